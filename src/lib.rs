@@ -1,0 +1,8 @@
+//! Latent diffusion on a hand-written compute engine.
+#![deny(missing_docs)]
+
+pub mod error;
+pub mod tensor;
+
+pub use error::{Error, Result};
+pub use tensor::{Shape, Tensor};
