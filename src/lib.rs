@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 pub mod error;
+pub mod models;
 pub mod tensor;
 
 pub use error::{Error, Result};
