@@ -4,6 +4,7 @@
 pub mod error;
 pub mod models;
 pub mod tensor;
+pub mod weights;
 
 pub use error::{Error, Result};
 pub use tensor::{Shape, Tensor};

@@ -1,0 +1,231 @@
+//! The files of one component, opened: every tensor by the name it has on disk.
+
+use super::header::{self, Entry};
+use super::map::{Bytes, open_problem};
+use super::{Naming, Weights, printable};
+use crate::error::{Error, Result, nearest};
+use safetensors::Dtype;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// One or several safetensors files whose tensors together are a checkpoint.
+///
+/// Opening maps the files and reads their headers alone; a tensor's bytes are read when they are used.
+pub struct Checkpoint {
+    path: PathBuf,
+    files: Vec<(PathBuf, Bytes)>,
+    /// For each name, its file and where it lies there.
+    tensors: HashMap<String, (usize, Entry)>,
+    /// The names that networks have asked for.
+    asked: Mutex<HashSet<String>>,
+}
+
+impl Checkpoint {
+    /// Opens a safetensors file, or the files that a `.index.json` lists.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or is something else.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            return Self::open_all(path, &shards(path)?);
+        }
+        Self::open_all(path, &[path.to_owned()])
+    }
+
+    /// Opens the weights of a component's folder: `diffusion_pytorch_model` or `model`, in one file or in shards.
+    ///
+    /// With a `variant` (`fp16`) only that one is taken; without, the full one comes first and then `fp16`.
+    ///
+    /// # Errors
+    /// If the folder holds no such file, or one that cannot be used.
+    pub fn open_folder(folder: &Path, variant: Option<&str>) -> Result<Self> {
+        let variants = variant.map_or(vec!["", ".fp16"], |_| vec![]);
+        let chosen: Vec<String> = variant.iter().map(|name| format!(".{name}")).collect();
+        for variant in variants
+            .into_iter()
+            .chain(chosen.iter().map(String::as_str))
+        {
+            for stem in ["diffusion_pytorch_model", "model"] {
+                for name in [
+                    format!("{stem}{variant}.safetensors"),
+                    format!("{stem}.safetensors.index{variant}.json"),
+                    format!("{stem}{variant}.safetensors.index.json"),
+                ] {
+                    let path = folder.join(name);
+                    // A dangling link is taken too, so that the error is about the incomplete download.
+                    if path.symlink_metadata().is_ok() {
+                        return Self::open(path);
+                    }
+                }
+            }
+        }
+        Err(Error::file(folder, no_weights(folder, variant)))
+    }
+
+    /// Reads a safetensors file that is part of the program; `name` stands for its path in messages.
+    ///
+    /// # Errors
+    /// If the bytes are not a sound safetensors file.
+    pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Self> {
+        Self::assemble(
+            Path::new(name),
+            vec![(name.into(), Bytes::from_static(bytes))],
+        )
+    }
+
+    fn open_all(path: &Path, files: &[PathBuf]) -> Result<Self> {
+        let files = files
+            .iter()
+            .map(|file| Ok((file.clone(), Bytes::map(file)?)))
+            .collect::<Result<_>>()?;
+        Self::assemble(path, files)
+    }
+
+    fn assemble(path: &Path, files: Vec<(PathBuf, Bytes)>) -> Result<Self> {
+        let mut tensors = HashMap::new();
+        for (index, (file, bytes)) in files.iter().enumerate() {
+            for (name, entry) in header::read(file, bytes)? {
+                if tensors.contains_key(&name) {
+                    let name = printable(&name);
+                    return Err(Error::file(
+                        file,
+                        format!("holds tensor `{name}`, which another shard holds too"),
+                    ));
+                }
+                tensors.insert(name, (index, entry));
+            }
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            files,
+            tensors,
+            asked: Mutex::default(),
+        })
+    }
+
+    /// The weights of one network in this checkpoint.
+    pub fn weights(self: &Arc<Self>, naming: Naming) -> Weights {
+        Weights::of_checkpoint(self.clone(), naming)
+    }
+
+    /// The file that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The names of all tensors, in no particular order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The sizes of a tensor as they are on disk.
+    pub fn dims(&self, name: &str) -> Option<&[usize]> {
+        Some(&self.tensors.get(name)?.1.shape)
+    }
+
+    /// The one number in a tensor of one element, such as the `scale_factor` that some checkpoints hold; `None` if there
+    /// is no such tensor, or it is something else than one float.
+    pub fn scalar(&self, name: &str) -> Option<f64> {
+        let (file, entry) = self.tensors.get(name)?;
+        let bytes = self.files[*file].1.get(entry.range.clone())?;
+        match (entry.dtype, bytes.len()) {
+            (Dtype::F64, 8) => Some(f64::from_le_bytes(bytes.try_into().ok()?)),
+            (Dtype::F32, 4) => Some(f32::from_le_bytes(bytes.try_into().ok()?).into()),
+            (Dtype::F16, 2) => Some(half::f16::from_le_bytes(bytes.try_into().ok()?).into()),
+            (Dtype::BF16, 2) => Some(half::bf16::from_le_bytes(bytes.try_into().ok()?).into()),
+            _ => None,
+        }
+    }
+
+    /// Where a tensor lies: its file's path and bytes, and its place there. Notes that it was asked for.
+    pub(super) fn find(&self, name: &str) -> Option<(&Path, &Bytes, &Entry)> {
+        let (file, entry) = self.tensors.get(name)?;
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.insert(name.to_owned());
+        let (path, bytes) = &self.files[*file];
+        Some((path, bytes, entry))
+    }
+
+    /// The name in the file nearest to `wanted`.
+    pub(super) fn nearest(&self, wanted: &str) -> Option<&str> {
+        nearest(wanted, self.names())
+    }
+
+    /// Names behind `prefix` that nobody asked for, sorted.
+    pub(super) fn unused(&self, prefix: &str) -> Vec<String> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let unused: BTreeSet<&str> = self
+            .names()
+            .filter(|name| name.starts_with(prefix) && !asked.contains(*name))
+            .collect();
+        unused.into_iter().map(str::to_owned).collect()
+    }
+}
+
+/// The shards that an index lists, beside it.
+fn shards(index: &Path) -> Result<Vec<PathBuf>> {
+    let text = fs::read_to_string(index)
+        .map_err(|error| Error::file(index, open_problem(index, &error)))?;
+    let damaged =
+        |problem: &str| Error::file(index, format!("is not an index of shards: {problem}"));
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| damaged(&error.to_string()))?;
+    let map = json
+        .get("weight_map")
+        .and_then(|map| map.as_object())
+        .ok_or_else(|| damaged("it has no object `weight_map`"))?;
+    let mut files = BTreeSet::new();
+    for file in map.values() {
+        let file = file
+            .as_str()
+            .ok_or_else(|| damaged("a shard's name is not text"))?;
+        // An index comes from strangers: it may name files beside itself and nothing else.
+        if Path::new(file).components().count() != 1 || file.contains(['/', '\\']) || file == ".." {
+            return Err(damaged(&format!(
+                "`{}` is not a file beside it",
+                printable(file)
+            )));
+        }
+        files.insert(index.with_file_name(file));
+    }
+    if files.is_empty() {
+        return Err(damaged("it lists no shard"));
+    }
+    Ok(files.into_iter().collect())
+}
+
+/// Why a folder has no weights to open, going by what it does hold.
+fn no_weights(folder: &Path, variant: Option<&str>) -> String {
+    let names: Vec<String> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    let ends = |ending: &str| names.iter().find(|name| name.ends_with(ending));
+    if let (Some(variant), Some(other)) = (variant, ends(".safetensors")) {
+        return format!(
+            "holds no `{variant}` variant of its weights, but `{}`",
+            printable(other)
+        );
+    }
+    if let Some(pickle) = ends(".bin").or(ends(".ckpt")).or(ends(".pt")) {
+        return format!(
+            "holds its weights only as a pickle, `{}`: convert it to safetensors, or download the .safetensors file",
+            printable(pickle)
+        );
+    }
+    "holds no weights: `diffusion_pytorch_model.safetensors` or `model.safetensors` is expected"
+        .into()
+}

@@ -1,0 +1,314 @@
+//! The weights of networks: mapped from safetensors files, or made up from a seed.
+//!
+//! A network asks for its weights by the names and shapes its graph has; what they are called on disk is settled by a
+//! [`Naming`]. Files stay as they are: mapped, shared by everyone who opened the model, in the precision they were saved
+//! in, and converted where they are used. So opening a model costs no memory and a few milliseconds.
+
+mod checkpoint;
+mod header;
+mod map;
+mod names;
+mod save;
+mod synthetic;
+mod view;
+
+pub use checkpoint::Checkpoint;
+pub use names::{Naming, UNetLayout};
+pub use save::save;
+pub use view::{Dtype, TensorView};
+
+use crate::error::{Error, Result};
+use crate::tensor::Shape;
+use names::Source;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use synthetic::Synthetic;
+
+/// How many names a message lists.
+const SHOWN: usize = 10;
+
+/// The weights of one network, by the names its graph has. Cloning shares them.
+#[derive(Clone)]
+pub struct Weights(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Checkpoint(Arc<Checkpoint>, Arc<Naming>),
+    Synthetic(Arc<Synthetic>),
+}
+
+impl Weights {
+    /// Opens a safetensors file that has the graph's own names.
+    ///
+    /// # Errors
+    /// If the file is missing or damaged, or is something else.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Ok(Arc::new(Checkpoint::open(path)?).weights(Naming::bare()))
+    }
+
+    /// Weights that exist for every name and shape: deterministic in the seed, the name and the shape, in f16, and scaled
+    /// so that activations stay near 1. A tensor is made when it is first asked for, and kept.
+    pub fn synthetic(seed: u64) -> Self {
+        Self(Kind::Synthetic(Arc::new(Synthetic::new(seed))))
+    }
+
+    fn of_checkpoint(checkpoint: Arc<Checkpoint>, naming: Naming) -> Self {
+        Self(Kind::Checkpoint(checkpoint, Arc::new(naming)))
+    }
+
+    /// The tensor that the graph calls `name`.
+    ///
+    /// `shape` is the checkpoint's logical one: `[O, C, R, S]` for a convolution, `[O, C]` for a linear layer. Trailing
+    /// ones do not matter, so that a 1x1 convolution on disk is a linear layer.
+    ///
+    /// # Errors
+    /// If there is no such tensor, or it has another shape, or a type that no weight has.
+    pub fn get(&self, name: &str, shape: &Shape) -> Result<TensorView> {
+        match &self.0 {
+            Kind::Synthetic(synthetic) => Ok(synthetic.get(name, *shape)),
+            Kind::Checkpoint(checkpoint, naming) => {
+                let sources = naming.sources(name);
+                match sources
+                    .iter()
+                    .find(|source| checkpoint.contains(&source.name))
+                {
+                    Some(source) => part(checkpoint, source, name, *shape),
+                    None => Err(missing(checkpoint, &sources, name)),
+                }
+            }
+        }
+    }
+
+    /// Checks that every tensor of a network is there, in one message for all that are not.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get) where one tensor does not fit; where several do not, with how many and the first few names.
+    pub fn check<'a>(&self, tensors: impl IntoIterator<Item = (&'a str, Shape)>) -> Result<()> {
+        let Kind::Checkpoint(checkpoint, naming) = &self.0 else {
+            return Ok(());
+        };
+        let (mut all, mut absent, mut unfit) = (0, vec![], vec![]);
+        for (name, shape) in tensors {
+            all += 1;
+            // The nearest name is searched for once, not for each of a thousand names of another architecture.
+            if !self.contains(name) {
+                absent.push(name);
+            } else if let Err(error) = self.get(name, &shape) {
+                unfit.push(error);
+            }
+        }
+        match (absent.as_slice(), unfit.len()) {
+            ([], 0) => Ok(()),
+            ([], 1) => Err(unfit.swap_remove(0)),
+            ([name], 0) => Err(missing(checkpoint, &naming.sources(name), name)),
+            _ => {
+                let mut problem = format!("does not hold this network ({all} tensors)");
+                if let Some(kind) = kind(checkpoint) {
+                    problem += &format!("; it looks like {kind}");
+                }
+                if !absent.is_empty() {
+                    problem += &format!("; {} missing: {}", absent.len(), listed(&absent));
+                }
+                if let Some(first) = unfit.first() {
+                    problem += &format!("; {} unfit, the first: {first}", unfit.len());
+                }
+                Err(Error::file(checkpoint.path(), problem))
+            }
+        }
+    }
+
+    /// Whether there is a tensor that the graph calls `name`.
+    pub fn contains(&self, name: &str) -> bool {
+        match &self.0 {
+            Kind::Synthetic(_) => true,
+            Kind::Checkpoint(checkpoint, naming) => naming
+                .sources(name)
+                .iter()
+                .any(|source| checkpoint.contains(&source.name)),
+        }
+    }
+
+    /// The names in the file, of this network, that were never asked for; buffers that no network needs are left out.
+    pub fn unused(&self) -> Vec<String> {
+        match &self.0 {
+            Kind::Synthetic(_) => vec![],
+            Kind::Checkpoint(checkpoint, naming) => {
+                let prefix = naming.prefix();
+                let mut names = checkpoint.unused(prefix);
+                names.retain(|name| !is_ignored(&name[prefix.len()..]));
+                names
+            }
+        }
+    }
+
+    /// [`unused`](Self::unused) as one sentence that names at most ten, or `None` if all were used.
+    pub fn unused_sentence(&self) -> Option<String> {
+        let unused = self.unused();
+        let names: Vec<&str> = unused.iter().map(String::as_str).collect();
+        (!names.is_empty()).then(|| {
+            let path = self.path().unwrap_or_default();
+            format!(
+                "{}: {} tensors are not used: {}",
+                path.display(),
+                names.len(),
+                listed(&names)
+            )
+        })
+    }
+
+    /// The file the weights are in; `None` for synthetic ones.
+    pub fn path(&self) -> Option<PathBuf> {
+        match &self.0 {
+            Kind::Synthetic(_) => None,
+            Kind::Checkpoint(checkpoint, _) => Some(checkpoint.path().to_owned()),
+        }
+    }
+}
+
+/// The tensor, or the third of one, that `source` names, as `shape`.
+fn part(checkpoint: &Checkpoint, source: &Source, name: &str, shape: Shape) -> Result<TensorView> {
+    let (path, bytes, entry) = checkpoint
+        .find(&source.name)
+        .ok_or_else(|| missing(checkpoint, std::slice::from_ref(source), name))?;
+    let refuse = |problem: String| Error::Tensor {
+        path: path.to_owned(),
+        tensor: name.to_owned(),
+        problem: problem + &stored_as(name, &source.name),
+    };
+    let dtype = Dtype::from_safetensors(entry.dtype).ok_or_else(|| {
+        refuse(format!(
+            "is stored as {:?}, and weights are read from F16, BF16 and F32",
+            entry.dtype
+        ))
+    })?;
+    let mut expected = shape.dims().to_vec();
+    let mut range = entry.range.clone();
+    if let (Some(third), Some(rows)) = (source.third, expected.first_mut()) {
+        *rows *= 3;
+        let size = range.len() / 3;
+        range = range.start + third * size..range.start + (third + 1) * size;
+    }
+    if without_trailing_ones(&expected) != without_trailing_ones(&entry.shape) {
+        return Err(refuse(format!(
+            "has shape {:?}, but this network needs {expected:?}",
+            entry.shape
+        )));
+    }
+    let bytes = bytes
+        .slice(range)
+        .ok_or_else(|| refuse("lies outside its file".into()))?;
+    Ok(TensorView::new(dtype, shape, bytes))
+}
+
+/// The error for a tensor that is under none of the names it may have.
+fn missing(checkpoint: &Checkpoint, sources: &[Source], name: &str) -> Error {
+    let wanted = sources.first().map_or(name, |source| &source.name);
+    let mut problem = format!("is missing{}", stored_as(name, wanted));
+    if let Some(nearest) = checkpoint.nearest(wanted) {
+        problem += &format!("; the nearest name in the file is `{}`", printable(nearest));
+    }
+    if let Some(kind) = kind(checkpoint) {
+        problem += &format!("; the file looks like {kind}");
+    }
+    Error::Tensor {
+        path: checkpoint.path().to_owned(),
+        tensor: name.to_owned(),
+        problem,
+    }
+}
+
+/// ` (in the file: ...)` where the file's name is another.
+fn stored_as(name: &str, source: &str) -> String {
+    if name == source {
+        String::new()
+    } else {
+        format!(" (in the file: `{}`)", printable(source))
+    }
+}
+
+fn without_trailing_ones(dims: &[usize]) -> &[usize] {
+    let end = dims
+        .iter()
+        .rposition(|&size| size != 1)
+        .map_or(0, |last| last + 1);
+    &dims[..end]
+}
+
+/// What a checkpoint seems to hold, by names that only such files have.
+fn kind(checkpoint: &Checkpoint) -> Option<&'static str> {
+    let any = |test: &dyn Fn(&str) -> bool| checkpoint.names().any(test);
+    if any(&|name| name.contains("lora_") || name.contains(".lora.")) {
+        Some("a LoRA, which changes a model and is not one")
+    } else if any(&|name| name.starts_with("conditioner.embedders.")) {
+        Some("Stable Diffusion XL, which is not supported")
+    } else if any(&|name| name.contains("control_model.") || name.starts_with("controlnet_")) {
+        Some("a ControlNet, which guides a model and is not one")
+    } else if any(&|name| name.contains("double_blocks.") || name.contains("joint_blocks.")) {
+        Some("a diffusion transformer, which is not supported")
+    } else if any(&|name| name.starts_with("model.diffusion_model.")) {
+        Some("a whole model in CompVis's names")
+    } else if any(&|name| name.starts_with("down_blocks.")) {
+        Some("a UNet in diffusers' names")
+    } else if any(&|name| name.starts_with("decoder.up_blocks.")) {
+        Some("an autoencoder in diffusers' names")
+    } else if any(&|name| name.starts_with("decoder.up.")) {
+        Some("an autoencoder in CompVis's names")
+    } else if any(&|name| name.contains("encoder.layers.0.self_attn.")) {
+        Some("a CLIP encoder")
+    } else {
+        None
+    }
+}
+
+/// Whether a name that no graph asks for is no cause for a remark: buffers, training's losses, unused heads.
+fn is_ignored(name: &str) -> bool {
+    const PREFIXES: [&str; 16] = [
+        "model.diffusion_model.",
+        "model_ema.",
+        "first_stage_model.",
+        "cond_stage_model.",
+        "loss.",
+        "betas",
+        "alphas_cumprod",
+        "sqrt_",
+        "posterior_",
+        "log_one_minus_",
+        "lvlb_weights",
+        "logvar",
+        "scale_factor",
+        "logit_scale",
+        "text_projection",
+        "vision_model.",
+    ];
+    name.ends_with("position_ids")
+        || name.ends_with("attn_mask")
+        || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// At most ten names, and how many more there are.
+fn listed(names: &[&str]) -> String {
+    let shown: Vec<String> = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| printable(name))
+        .collect();
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// A name from a file, safe to print: control characters escaped, and not endless.
+fn printable(name: &str) -> String {
+    const LONGEST: usize = 160;
+    let shown: String = name
+        .chars()
+        .take(LONGEST)
+        .flat_map(char::escape_debug)
+        .collect();
+    if name.chars().nth(LONGEST).is_some() {
+        shown + "..."
+    } else {
+        shown
+    }
+}
