@@ -2,9 +2,11 @@
 #![deny(missing_docs)]
 
 pub mod error;
-pub mod models;
+pub mod graph;
+pub mod ops;
 pub mod tensor;
 pub mod weights;
 
 pub use error::{Error, Result};
+pub use graph::Graph;
 pub use tensor::{Shape, Tensor};

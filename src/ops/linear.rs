@@ -1,0 +1,232 @@
+//! Matrix product with a weight: linear maps and 1x1 convolutions, which are the same thing on `[N, H, W, C]`.
+
+use super::{Activation, Cost, Operator, Slice, require};
+use crate::error::Result as CrateResult;
+use crate::graph::{Graph, Param, Value};
+use crate::tensor::Shape;
+
+/// `y[.., o] = sum_c x[.., c] weight[o, c] + bias[o]`, then the epilogue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Linear {
+    /// `[O, C]`; a checkpoint may hold it as a 1x1 convolution.
+    pub weight: Param,
+    /// `[O]`.
+    pub bias: Option<Param>,
+    /// What is fused after the product.
+    pub epilogue: Epilogue,
+}
+
+/// What a matrix product or convolution does to its result before storing it, in this order. Models never ask for it: the
+/// fusion pass folds the nodes that follow into their producer, and each step is defined by the operation it replaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Epilogue {
+    /// Adds one value per image and channel (an extra operand `[N, O]`): `add_channels`.
+    pub channels: bool,
+    /// Applies a non-linearity: `activation`.
+    pub activation: Option<Activation>,
+    /// Multiplies the first half of the channels by GELU of the second, halving them: `geglu`.
+    pub gate: bool,
+    /// Adds a tensor of the result's shape (an extra operand, the last): `add`.
+    pub residual: bool,
+}
+
+impl Epilogue {
+    /// How many operands the epilogue adds.
+    pub fn operands(&self) -> usize {
+        usize::from(self.channels) + usize::from(self.residual)
+    }
+
+    /// The shape of the result where the product itself has shape `product`; checks the extra operands.
+    pub(super) fn infer(&self, product: Shape, operands: &[Shape]) -> Result<Shape, String> {
+        let mut operands = operands.iter();
+        if self.channels {
+            let expected: Shape = [product.batch(), product.channels()].into();
+            let fits = operands.next() == Some(&expected);
+            require(fits, || {
+                format!("the channel operand of {product} must be {expected}")
+            })?;
+        }
+        let shape = if self.gate {
+            let channels = product.channels();
+            require(channels.is_multiple_of(2), || {
+                format!("{channels} channels have no halves")
+            })?;
+            product.with_channels(channels / 2)
+        } else {
+            product
+        };
+        if self.residual {
+            let fits = operands.next() == Some(&shape);
+            require(fits, || format!("the residual operand must be {shape}"))?;
+        }
+        require(operands.next().is_none(), || {
+            "has operands left over".to_owned()
+        })?;
+        Ok(shape)
+    }
+
+    /// Finishes one row: `product` holds the sums with bias; `image` is the row's image.
+    pub(super) fn eval_row(
+        &self,
+        product: &mut [f32],
+        row: usize,
+        image: usize,
+        operands: &[Slice],
+        output: &mut [f32],
+    ) {
+        let mut operands = operands.iter();
+        if let Some(v) = self.channels.then(|| operands.next()).flatten() {
+            let v = &v.data[image * product.len()..][..product.len()];
+            product.iter_mut().zip(v).for_each(|(p, v)| *p += v);
+        }
+        if let Some(activation) = self.activation {
+            product.iter_mut().for_each(|p| *p = activation.apply(*p));
+        }
+        if self.gate {
+            let (value, gate) = product.split_at(output.len());
+            for ((y, v), g) in output.iter_mut().zip(value).zip(gate) {
+                *y = v * Activation::Gelu.apply(*g);
+            }
+        } else {
+            output.copy_from_slice(product);
+        }
+        if let Some(r) = self.residual.then(|| operands.next()).flatten() {
+            let r = &r.data[row * output.len()..][..output.len()];
+            output.iter_mut().zip(r).for_each(|(y, r)| *y += r);
+        }
+    }
+}
+
+impl Graph {
+    /// Appends a linear map to `features` channels with the scope's `weight` and, where asked, `bias`.
+    ///
+    /// # Shapes
+    /// `x [.., C]` gives `[.., features]`; `weight [features, C]`, `bias [features]`.
+    ///
+    /// # Errors
+    /// None for a value of this graph.
+    pub fn linear(&mut self, x: Value, features: usize, bias: bool) -> CrateResult<Value> {
+        let weight = self.param("weight", [features, self.shape(x).channels()]);
+        let bias = bias.then(|| self.param("bias", [features]));
+        self.push(
+            Linear {
+                weight,
+                bias,
+                epilogue: Epilogue::default(),
+            },
+            &[x],
+        )
+    }
+}
+
+impl Operator for Linear {
+    fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        let (x, operands) = inputs.split_first().ok_or("takes an operand")?;
+        let [out, channels] = [self.weight.shape.dims()[0], self.weight.shape.channels()];
+        require(x.rank() >= 1 && x.channels() == channels, || {
+            format!("the weight {} does not fit {x}", self.weight.shape)
+        })?;
+        self.epilogue.infer(x.with_channels(out), operands)
+    }
+
+    fn cost(&self, inputs: &[Shape], output: Shape) -> Cost {
+        let flops = 2 * inputs[0].rows() * self.weight.shape.len();
+        Cost::of(flops, inputs, output, &self.params())
+    }
+
+    fn params(&self) -> Vec<&Param> {
+        std::iter::once(&self.weight).chain(&self.bias).collect()
+    }
+
+    fn eval(&self, inputs: &[Slice], params: &[Slice], output: &mut [f32]) {
+        let x = inputs[0];
+        let channels = x.shape.channels();
+        let rows_per_image = x.shape.rows() / x.shape.batch().max(1);
+        let mut product = vec![0.0; self.weight.shape.dims()[0]];
+        let width = output.len() / x.shape.rows().max(1);
+        for (row, (x, y)) in x
+            .data
+            .chunks(channels)
+            .zip(output.chunks_mut(width))
+            .enumerate()
+        {
+            for (o, (p, w)) in product
+                .iter_mut()
+                .zip(params[0].data.chunks(channels))
+                .enumerate()
+            {
+                let sum: f64 = x
+                    .iter()
+                    .zip(w)
+                    .map(|(x, w)| f64::from(*x) * f64::from(*w))
+                    .sum();
+                *p = (sum + params.get(1).map_or(0.0, |b| f64::from(b.data[o]))) as f32;
+            }
+            self.epilogue
+                .eval_row(&mut product, row, row / rows_per_image, &inputs[1..], y);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn param(shape: impl Into<Shape>) -> Param {
+        Param {
+            name: "p".into(),
+            shape: shape.into(),
+        }
+    }
+
+    #[test]
+    fn product_bias_and_every_epilogue_step_in_order() {
+        let epilogue = Epilogue {
+            channels: true,
+            activation: None,
+            gate: true,
+            residual: true,
+        };
+        let op = Linear {
+            weight: param([2, 1]),
+            bias: Some(param([2])),
+            epilogue,
+        };
+        let x = Slice {
+            shape: [1, 2, 1].into(),
+            data: &[1.0, 2.0],
+        };
+        let w = Slice {
+            shape: [2, 1].into(),
+            data: &[3.0, 0.0],
+        };
+        let b = Slice {
+            shape: [2].into(),
+            data: &[0.5, 0.0],
+        };
+        let v = Slice {
+            shape: [1, 2].into(),
+            data: &[0.0, 1.0],
+        };
+        let r = Slice {
+            shape: [1, 2, 1].into(),
+            data: &[100.0, 200.0],
+        };
+        assert_eq!(op.infer(&[x.shape, v.shape, r.shape]), Ok([1, 2, 1].into()));
+        let mut y = [0.0; 2];
+        op.eval(&[x, v, r], &[w, b], &mut y);
+        let gelu = Activation::Gelu.apply(1.0);
+        assert_eq!(y, [3.5 * gelu + 100.0, 6.5 * gelu + 200.0]);
+    }
+
+    #[test]
+    fn a_weight_of_other_channels_is_refused() {
+        let op = Linear {
+            weight: param([2, 3]),
+            bias: None,
+            epilogue: Epilogue::default(),
+        };
+        assert!(op.infer(&[[1, 4].into()]).unwrap_err().contains("[2, 3]"));
+        assert_eq!(op.cost(&[[5, 3].into()], [5, 2].into()).flops, 60);
+    }
+}
