@@ -1,0 +1,201 @@
+"""UNet with spatial transformers and the state-dict names of CompVis (ldm/modules/diffusionmodules/openaimodel.py).
+
+Facts that the numbers depend on: GroupNorm eps 1e-5 in residual blocks and the output, 1e-6 in the spatial
+transformer; LayerNorm eps 1e-5; the timestep embedding has cosines first; downsampling pads 1 on every side;
+skips are concatenated after the stream; GEGLU's value comes first and its gate (exact GELU) second.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def timestep_embedding(timesteps, width: int):
+    half = width // 2
+    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32) / half)
+    angles = timesteps.float()[:, None] * frequencies.to(timesteps.device)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class ResBlock(nn.Module):
+    def __init__(self, channels: int, emb_channels: int, out_channels: int, groups: int):
+        super().__init__()
+        self.in_layers = nn.Sequential(nn.GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, out_channels))
+        self.out_layers = nn.Sequential(nn.GroupNorm(groups, out_channels), nn.SiLU(), nn.Identity(),
+                                        nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        nn.init.zeros_(self.out_layers[3].weight)
+        nn.init.zeros_(self.out_layers[3].bias)
+        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x, emb):
+        h = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
+        return self.skip_connection(x) + self.out_layers(h)
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, query_dim: int, context_dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(query_dim, query_dim, bias=False)
+        self.to_k = nn.Linear(context_dim, query_dim, bias=False)
+        self.to_v = nn.Linear(context_dim, query_dim, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(query_dim, query_dim), nn.Identity())
+
+    def forward(self, x, context=None):
+        context = x if context is None else context
+        split = lambda t: t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        h = F.scaled_dot_product_attention(split(self.to_q(x)), split(self.to_k(context)), split(self.to_v(context)))
+        return self.to_out(h.transpose(1, 2).flatten(2))
+
+
+class GEGLU(nn.Module):
+    def __init__(self, dim: int, inner: int):
+        super().__init__()
+        self.proj = nn.Linear(dim, 2 * inner)
+
+    def forward(self, x):
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, dim: int):
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class BasicTransformerBlock(nn.Module):
+    def __init__(self, dim: int, heads: int, context_dim: int | None):
+        super().__init__()
+        self.attn1 = CrossAttention(dim, dim, heads)
+        self.ff = FeedForward(dim)
+        self.attn2 = CrossAttention(dim, context_dim or dim, heads)
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+
+    def forward(self, x, context):
+        x = self.attn1(self.norm1(x)) + x
+        x = self.attn2(self.norm2(x), context) + x
+        return self.ff(self.norm3(x)) + x
+
+
+class SpatialTransformer(nn.Module):
+    def __init__(self, channels: int, heads: int, depth: int, context_dim: int | None, groups: int, linear: bool):
+        super().__init__()
+        self.linear = linear
+        projection = (lambda: nn.Linear(channels, channels)) if linear else (lambda: nn.Conv2d(channels, channels, 1))
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = projection()
+        self.transformer_blocks = nn.ModuleList(BasicTransformerBlock(channels, heads, context_dim) for _ in range(depth))
+        self.proj_out = projection()
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def forward(self, x, context):
+        height, width = x.shape[2:]
+        tokens = lambda t: t.flatten(2).transpose(1, 2)
+        image = lambda t: t.transpose(1, 2).unflatten(2, (height, width))
+        h = self.norm(x)
+        h = self.proj_in(tokens(h)) if self.linear else tokens(self.proj_in(h))
+        for block in self.transformer_blocks:
+            h = block(h, context)
+        h = image(self.proj_out(h)) if self.linear else self.proj_out(image(h))
+        return h + x
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x):
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class TimestepSequential(nn.Sequential):
+    """A sequence whose members take what they need of (embedding, context)."""
+
+    def forward(self, x, emb, context):
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                x = layer(x, emb)
+            elif isinstance(layer, SpatialTransformer):
+                x = layer(x, context)
+            else:
+                x = layer(x)
+        return x
+
+
+class UNetModel(nn.Module):
+    """Predicts noise or velocity from a noisy latent, its timesteps and the text's context."""
+
+    def __init__(self, in_channels: int, out_channels: int, model_channels: int, attention_resolutions, num_res_blocks: int,
+                 channel_mult, use_spatial_transformer: bool, context_dim: int | None = None, num_heads: int = -1,
+                 num_head_channels: int = -1, transformer_depth: int = 1, use_linear_in_transformer: bool = False,
+                 num_groups: int = 32, image_size: int = 0, legacy: bool = False):
+        super().__init__()
+        if not use_spatial_transformer:
+            raise ValueError("only UNets with spatial transformers are written here")
+        self.model_channels = model_channels
+        emb = 4 * model_channels
+        self.time_embed = nn.Sequential(nn.Linear(model_channels, emb), nn.SiLU(), nn.Linear(emb, emb))
+
+        def attention(width):
+            heads = num_heads if num_head_channels == -1 else width // num_head_channels
+            return SpatialTransformer(width, heads, transformer_depth, context_dim, num_groups, use_linear_in_transformer)
+
+        width, scale, skips = model_channels, 1, [model_channels]
+        self.input_blocks = nn.ModuleList([TimestepSequential(nn.Conv2d(in_channels, width, 3, padding=1))])
+        for level, mult in enumerate(channel_mult):
+            for _ in range(num_res_blocks):
+                layers = [ResBlock(width, emb, mult * model_channels, num_groups)]
+                width = mult * model_channels
+                if scale in attention_resolutions:
+                    layers.append(attention(width))
+                self.input_blocks.append(TimestepSequential(*layers))
+                skips.append(width)
+            if level != len(channel_mult) - 1:
+                self.input_blocks.append(TimestepSequential(Downsample(width)))
+                skips.append(width)
+                scale *= 2
+        self.middle_block = TimestepSequential(
+            ResBlock(width, emb, width, num_groups), attention(width), ResBlock(width, emb, width, num_groups))
+        self.output_blocks = nn.ModuleList()
+        for level, mult in reversed(list(enumerate(channel_mult))):
+            for i in range(num_res_blocks + 1):
+                layers = [ResBlock(width + skips.pop(), emb, mult * model_channels, num_groups)]
+                width = mult * model_channels
+                if scale in attention_resolutions:
+                    layers.append(attention(width))
+                if level and i == num_res_blocks:
+                    layers.append(Upsample(width))
+                    scale //= 2
+                self.output_blocks.append(TimestepSequential(*layers))
+        self.out = nn.Sequential(nn.GroupNorm(num_groups, width), nn.SiLU(), nn.Conv2d(width, out_channels, 3, padding=1))
+        nn.init.zeros_(self.out[2].weight)
+        nn.init.zeros_(self.out[2].bias)
+
+    def forward(self, x, timesteps, context=None):
+        emb = self.time_embed(timestep_embedding(timesteps, self.model_channels))
+        skips = []
+        for block in self.input_blocks:
+            x = block(x, emb, context)
+            skips.append(x)
+        x = self.middle_block(x, emb, context)
+        for block in self.output_blocks:
+            x = block(torch.cat([x, skips.pop()], dim=1), emb, context)
+        return self.out(x)
