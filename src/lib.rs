@@ -5,6 +5,7 @@ pub mod error;
 pub mod graph;
 pub mod ops;
 pub mod tensor;
+pub mod tokenizer;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -1,0 +1,196 @@
+//! The CLIP tokenizer against `transformers.CLIPTokenizer`, and against damaged files.
+//!
+//! `tools/tokens.py` writes the folders under `tests/data/tokenizer`: `sample` is committed, `full` (20,000 strings and more) is
+//! not, and is compared too where the script has been run.
+
+use latent_diffusion::error::Error;
+use latent_diffusion::tokenizer::{MAX_PROMPT_BYTES, Tokenizer};
+use serde::Deserialize;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+#[derive(Deserialize)]
+struct Settings {
+    begin: u32,
+    end: u32,
+    pad: u32,
+    length: usize,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    text: String,
+    count: usize,
+    ids: Vec<u32>,
+}
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizer")
+}
+
+fn sample() -> PathBuf {
+    data().join("sample/sd1")
+}
+
+/// Compares every case of a folder and returns how many there were.
+fn compare(folder: &Path) -> usize {
+    let tokenizer = Tokenizer::open(folder).unwrap();
+    let cases = fs::read_to_string(folder.join("cases.jsonl")).unwrap();
+    let mut lines = cases.lines();
+    let settings: Settings = serde_json::from_str(lines.next().unwrap()).unwrap();
+    let found = (
+        tokenizer.begin(),
+        tokenizer.end(),
+        tokenizer.pad(),
+        tokenizer.max_length(),
+    );
+    assert_eq!(
+        found,
+        (settings.begin, settings.end, settings.pad, settings.length)
+    );
+    let mut compared = 0;
+    for line in lines {
+        let mut case: Case = serde_json::from_str(line).unwrap();
+        case.ids.resize(settings.length, settings.pad);
+        let encoding = tokenizer.encode(&case.text).unwrap();
+        assert_eq!(encoding.ids, case.ids, "{:?}", case.text);
+        assert_eq!(encoding.count, case.count, "{:?}", case.text);
+        assert_eq!(encoding.dropped.is_some(), case.count > settings.length - 2);
+        compared += 1;
+    }
+    println!("{}: {compared} strings equal", folder.display());
+    compared
+}
+
+#[test]
+fn ids_equal_the_reference() {
+    for layout in ["sd1", "sd2", "json"] {
+        assert!(compare(&data().join("sample").join(layout)) >= 30);
+        let full = data().join("full").join(layout);
+        if full.exists() {
+            compare(&full);
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let tokenizer = Tokenizer::open(sample()).unwrap();
+    let fits = tokenizer.encode(&"1 ".repeat(75)).unwrap();
+    assert_eq!((fits.count, fits.dropped), (75, None));
+    let long = format!("{} A red\n Balloon", "1 ".repeat(74));
+    let encoding = tokenizer.encode(&long).unwrap();
+    assert_eq!(encoding.dropped.as_deref(), Some("red balloon"));
+    assert_eq!(encoding.ids.len(), 77);
+
+    // A cut inside a character shows the whole character.
+    let short = Tokenizer::open(sample())
+        .unwrap()
+        .with_max_length(3)
+        .unwrap();
+    assert_eq!(short.encode("🎈").unwrap().dropped.as_deref(), Some("🎈"));
+    assert!(short.with_max_length(1).is_err());
+}
+
+#[test]
+fn the_empty_prompt_is_legal_and_the_huge_one_is_not() {
+    let tokenizer = Tokenizer::open(sample()).unwrap();
+    let empty = tokenizer.encode("").unwrap();
+    assert_eq!(empty.count, 0);
+    assert_eq!(empty.ids[..2], [tokenizer.begin(), tokenizer.end()]);
+
+    let largest = "字".repeat(MAX_PROMPT_BYTES / 3);
+    assert!(tokenizer.encode(&largest).unwrap().dropped.is_some());
+    let error = tokenizer.encode(&format!("{largest}字")).unwrap_err();
+    assert!(matches!(error, Error::Request(_)));
+    assert!(error.to_string().contains("65538"), "{error}");
+}
+
+#[test]
+fn embedded_files_give_the_same_tokenizer() {
+    let read = |name| fs::read(sample().join(name)).unwrap();
+    let embedded = Tokenizer::from_bytes(&read("vocab.json"), &read("merges.txt")).unwrap();
+    let opened = Tokenizer::open(sample()).unwrap();
+    let prompt = "A red balloon over snowy mountains at sunset";
+    assert_eq!(
+        embedded.encode(prompt).unwrap(),
+        opened.encode(prompt).unwrap()
+    );
+    assert_eq!(embedded.vocab_size(), opened.vocab_size());
+}
+
+/// Opens a copy of the sample after `damage` has been done to it; what it refuses with must say all of `words`.
+fn refused(damage: impl Fn(&Path), words: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["vocab.json", "merges.txt"] {
+        fs::copy(sample().join(name), folder.path().join(name)).unwrap();
+    }
+    damage(folder.path());
+    let error = Tokenizer::open(folder.path()).unwrap_err();
+    assert!(matches!(error, Error::File { .. }), "{error:?}");
+    let sentence = error.to_string();
+    for word in words {
+        assert!(sentence.contains(word), "{word:?} not in {sentence:?}");
+    }
+}
+
+#[test]
+fn missing_and_damaged_files_are_refused_by_name() {
+    let write = |name: &'static str, text: &'static str| {
+        move |folder: &Path| fs::write(folder.join(name), text).unwrap()
+    };
+    let remove =
+        |name: &'static str| move |folder: &Path| fs::remove_file(folder.join(name)).unwrap();
+    refused(remove("vocab.json"), &["vocab.json", "missing"]);
+    refused(remove("merges.txt"), &["merges.txt", "missing"]);
+    refused(
+        |folder| {
+            remove("merges.txt")(folder);
+            remove("vocab.json")(folder)
+        },
+        &["no tokenizer"],
+    );
+    refused(write("vocab.json", "{\"a\": 1"), &["vocab.json", "damaged"]);
+    refused(
+        write("vocab.json", "<!DOCTYPE html>"),
+        &["vocab.json", "damaged"],
+    );
+    refused(
+        write("vocab.json", "{}"),
+        &["vocab.json", "<|startoftext|>"],
+    );
+    refused(
+        write("merges.txt", "#version: 0.2\na\n"),
+        &["merges.txt", "line 2"],
+    );
+    refused(
+        write("merges.txt", "#version: 0.2\nq qqqq\n"),
+        &["merges.txt", "`qqqq`"],
+    );
+    refused(
+        write("tokenizer_config.json", "[]"),
+        &["tokenizer_config.json"],
+    );
+    refused(
+        write("special_tokens_map.json", r#"{"pad_token": "[PAD]"}"#),
+        &["vocab.json", "[PAD]"],
+    );
+    refused(
+        write(
+            "tokenizer.json",
+            r#"{"model": {"vocab": {}, "merges": []}}"#,
+        ),
+        &["tokenizer.json", "CLIP"],
+    );
+    refused(
+        |folder| fs::write(folder.join("merges.txt"), [0xff, 0xfe]).unwrap(),
+        &["merges.txt", "UTF-8"],
+    );
+    refused(
+        |folder| {
+            remove("vocab.json")(folder);
+            fs::create_dir(folder.join("vocab.json")).unwrap()
+        },
+        &["vocab.json", "cannot be read"],
+    );
+}
