@@ -165,21 +165,19 @@ impl Graph {
             .operator()
             .infer(&shapes)
             .map_err(|problem| Error::shape(self.path(""), format!("{}: {problem}", op.name())))?;
-        self.append(Node {
+        let name = self.path("");
+        Ok(self.append(Node {
             op,
             inputs: inputs.to_vec(),
             shape,
-            name: self.path(""),
-        })
+            name,
+        }))
     }
 
     /// Appends a finished node, as a pass over another graph does.
-    pub(crate) fn append(&mut self, node: Node) -> Result<Value> {
-        if self.nodes.len() >= u32::MAX as usize {
-            return Err(Error::shape(node.name, "a graph holds at most 2^32 nodes"));
-        }
+    pub(crate) fn append(&mut self, node: Node) -> Value {
         self.nodes.push(node);
-        Ok(Value::at(self.nodes.len() - 1))
+        Value::at(self.nodes.len() - 1)
     }
 
     /// The value that answers for the module at `path`: the last node of exactly that name, else the last one inside it.

@@ -1,13 +1,20 @@
 //! Latent diffusion on a hand-written compute engine.
 #![deny(missing_docs)]
 
+pub mod backend;
+pub mod cpu;
 pub mod error;
 pub mod graph;
+pub mod models;
 pub mod ops;
+pub mod plan;
+pub mod session;
 pub mod tensor;
 pub mod tokenizer;
 pub mod weights;
 
 pub use error::{Error, Result};
 pub use graph::Graph;
+pub use session::Session;
 pub use tensor::{Shape, Tensor};
+pub use weights::Weights;

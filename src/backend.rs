@@ -1,0 +1,91 @@
+//! The seam between what is computed and where: six verbs.
+//!
+//! `alloc`, `write` and `read` move bytes, `select` chooses a kernel from shapes alone, `load` brings a weight to the device, `run` does the work.
+//! Everything above (sessions, pipelines, the command line) is generic over this trait; everything below knows nothing of models.
+
+use crate::error::Result;
+use crate::graph::{Node, Param};
+use crate::ops::{Cost, Op};
+use crate::plan::Place;
+use crate::tensor::Shape;
+use crate::weights::Weights;
+
+/// A device that runs graphs.
+pub trait Backend: Sized {
+    /// Device memory for the values of one session.
+    type Arena;
+    /// A chosen kernel, ready to be launched.
+    type Kernel;
+    /// A weight where the device wants it.
+    type Weight;
+
+    /// The device's name, for people.
+    fn name(&self) -> String;
+
+    /// Bytes of a value's element, unless the value is exact.
+    fn element_bytes(&self) -> usize;
+
+    /// Memory for `bytes` bytes of values.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory) if there is not as much.
+    fn alloc(&self, bytes: usize) -> Result<Self::Arena>;
+
+    /// Stores host values at a place.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn write(&self, arena: &mut Self::Arena, place: Place, values: &[f32]) -> Result<()>;
+
+    /// Fetches the values at a place.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn read(&self, arena: &Self::Arena, place: Place, values: &mut [f32]) -> Result<()>;
+
+    /// The kernel for a node whose operands have the shapes `inputs`: a pure choice that needs no device.
+    ///
+    /// # Errors
+    /// If the device has no kernel for these shapes.
+    fn select(&self, node: &Node, inputs: &[Shape]) -> Result<Selection<Self>>;
+
+    /// The weight `param`, in the layout the device's kernels read.
+    ///
+    /// # Errors
+    /// If the weight is missing or has another shape.
+    fn load(&self, param: &Param, weights: &Weights) -> Result<Self::Weight>;
+
+    /// Runs steps in order.
+    ///
+    /// # Errors
+    /// If the device fails, or the user asked to stop.
+    fn run(&self, arena: &mut Self::Arena, steps: &[Step<Self>]) -> Result<()>;
+}
+
+/// A kernel and what it needs besides its operands.
+pub struct Selection<B: Backend> {
+    /// The choice.
+    pub kernel: B::Kernel,
+    /// Bytes of scratch memory while it runs.
+    pub workspace_bytes: usize,
+}
+
+/// One operation of a program, with everything in its place.
+pub struct Step<B: Backend> {
+    /// The module path.
+    pub name: String,
+    /// What is computed.
+    pub op: Op,
+    /// How.
+    pub kernel: B::Kernel,
+    /// Where the operands lie.
+    pub inputs: Vec<Place>,
+    /// Where the result goes.
+    pub output: Place,
+    /// Where scratch memory starts, if the kernel asked for any: its offset and size in bytes.
+    pub workspace: Option<(usize, usize)>,
+    /// The learnt tensors, in the order of [`Operator::params`](crate::ops::Operator::params).
+    pub weights: Vec<B::Weight>,
+    /// The work.
+    pub cost: Cost,
+}

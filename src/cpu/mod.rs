@@ -1,0 +1,118 @@
+//! The CPU: f32, on a fixed number of threads.
+//!
+//! Every reduction runs in an order that depends on the shape of one image and on nothing else: not on the batch, the number
+//! of threads or the machine's load. So the same request gives the same bytes alone, in a batch, on one thread or on many.
+//!
+//! Weights stay mapped as they are on disk and are converted where they are used.
+
+mod arena;
+
+use crate::backend::{Backend, Selection, Step};
+use crate::error::{Error, Result};
+use crate::graph::{Node, Param};
+use crate::ops::Slice;
+use crate::plan::Place;
+use crate::tensor::Shape;
+use crate::weights::{TensorView, Weights};
+use arena::Arena;
+use rayon::ThreadPool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The CPU as a device.
+pub struct Cpu {
+    pool: ThreadPool,
+    stop: Arc<AtomicBool>,
+}
+
+impl Cpu {
+    /// The CPU with `threads` threads (0: one per core). A run ends early, between two operations, once `stop` is set.
+    ///
+    /// # Errors
+    /// If the system refuses the threads.
+    pub fn new(threads: usize, stop: Arc<AtomicBool>) -> Result<Self> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .map_err(|error| Error::Device(format!("cannot start {threads} threads: {error}")))?;
+        Ok(Self { pool, stop })
+    }
+
+    /// The number of threads.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+}
+
+impl Backend for Cpu {
+    type Arena = Arena;
+    type Kernel = ();
+    type Weight = TensorView;
+
+    fn name(&self) -> String {
+        format!("cpu ({} threads, f32)", self.threads())
+    }
+
+    fn element_bytes(&self) -> usize {
+        size_of::<f32>()
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Arena> {
+        Arena::new(bytes)
+    }
+
+    fn write(&self, arena: &mut Arena, place: Place, values: &[f32]) -> Result<()> {
+        arena.slice_mut(place)?.copy_from_slice(values);
+        Ok(())
+    }
+
+    fn read(&self, arena: &Arena, place: Place, values: &mut [f32]) -> Result<()> {
+        values.copy_from_slice(arena.slice(place)?);
+        Ok(())
+    }
+
+    fn select(&self, _: &Node, _: &[Shape]) -> Result<Selection<Self>> {
+        Ok(Selection {
+            kernel: (),
+            workspace_bytes: 0,
+        })
+    }
+
+    fn load(&self, param: &Param, weights: &Weights) -> Result<TensorView> {
+        weights.get(&param.name, &param.shape)
+    }
+
+    fn run(&self, arena: &mut Arena, steps: &[Step<Self>]) -> Result<()> {
+        self.pool.install(|| {
+            for step in steps {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Err(Error::Interrupted);
+                }
+                run_step(arena, step)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn run_step(arena: &mut Arena, step: &Step<Cpu>) -> Result<()> {
+    let views = arena.views(&step.inputs, step.output, step.workspace)?;
+    debug_assert!(
+        views.workspace.is_empty(),
+        "select asks for no scratch memory"
+    );
+    let values: Vec<Vec<f32>> = step.weights.iter().map(TensorView::to_f32).collect();
+    let params: Vec<Slice> = step
+        .weights
+        .iter()
+        .zip(&values)
+        .map(|(view, data)| Slice {
+            shape: view.shape(),
+            data,
+        })
+        .collect();
+    step.op
+        .operator()
+        .eval(&views.inputs, &params, views.output);
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! From a graph to a program's layout: pure functions that need no device.
+//!
+//! [`fuse`](fuse::fuse) folds textbook operations together, [`memory`] decides where every value lives, [`pack`] brings weights
+//! into the order kernels read. A [`Plan`] is the result of the first two: which nodes run, and where their tensors lie in one arena.
+
+pub mod fuse;
+pub mod memory;
+
+use crate::graph::{Graph, Value};
+use crate::ops::Op;
+use crate::tensor::Shape;
+use memory::Interval;
+
+/// Where a tensor lies in the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Bytes from the arena's start.
+    pub offset: usize,
+    /// The sizes.
+    pub shape: Shape,
+    /// Held in 32 bits whatever the device's working precision.
+    pub exact: bool,
+}
+
+/// A fused graph with a place for every value.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The graph that runs.
+    pub graph: Graph,
+    /// A place per node. A reshape shares its operand's.
+    pub places: Vec<Place>,
+    /// Offset in bytes of each node's scratch memory, where it has any.
+    pub workspaces: Vec<Option<usize>>,
+    /// Bytes of the arena.
+    pub arena_bytes: usize,
+    /// Bytes that all values would take side by side.
+    pub sum_bytes: usize,
+    /// Bytes alive at once at the worst moment: no arena can be smaller.
+    pub lower_bound_bytes: usize,
+}
+
+impl Plan {
+    /// Lays out `graph` for a device whose elements have `element_bytes` bytes and whose kernel for node `i` needs
+    /// `workspace_bytes[i]` bytes of scratch memory.
+    ///
+    /// Inputs keep their place for the whole run, so that they may be set once and used by many runs; outputs live to the end.
+    pub fn new(graph: Graph, element_bytes: usize, workspace_bytes: &[usize]) -> Self {
+        let nodes = graph.nodes();
+        let end = nodes.len();
+        let roots = roots(&graph);
+        let exact = |index: usize| matches!(&nodes[index].op, Op::Input(input) if input.exact);
+        let mut intervals: Vec<Interval> = nodes
+            .iter()
+            .enumerate()
+            .map(|(index, node)| {
+                let bytes = node.shape.len() * if exact(index) { 4 } else { element_bytes };
+                match node.op {
+                    Op::Input(_) => Interval {
+                        bytes,
+                        first: 0,
+                        last: end,
+                    },
+                    _ => Interval {
+                        bytes,
+                        first: index,
+                        last: index,
+                    },
+                }
+            })
+            .collect();
+        for (index, node) in nodes.iter().enumerate() {
+            for input in &node.inputs {
+                let interval = &mut intervals[roots[input.index()]];
+                interval.last = interval.last.max(index);
+            }
+        }
+        for (_, value) in graph.outputs() {
+            intervals[roots[value.index()]].last = end;
+        }
+        for (index, &root) in roots.iter().enumerate() {
+            if root != index {
+                intervals[index].bytes = 0;
+            }
+        }
+        intervals.extend(
+            workspace_bytes
+                .iter()
+                .enumerate()
+                .map(|(index, &bytes)| Interval {
+                    bytes,
+                    first: index,
+                    last: index,
+                }),
+        );
+        let layout = memory::lay_out(&intervals);
+        let places = (0..end)
+            .map(|index| Place {
+                offset: layout.offsets[roots[index]],
+                shape: nodes[index].shape,
+                exact: exact(roots[index]),
+            })
+            .collect();
+        let workspaces = workspace_bytes
+            .iter()
+            .zip(&layout.offsets[end..])
+            .map(|(&bytes, &offset)| (bytes > 0).then_some(offset))
+            .collect();
+        Self {
+            places,
+            workspaces,
+            arena_bytes: layout.bytes,
+            sum_bytes: layout.sum_bytes,
+            lower_bound_bytes: layout.lower_bound_bytes,
+            graph,
+        }
+    }
+
+    /// Where `value` lies.
+    pub fn place(&self, value: Value) -> Place {
+        self.places[value.index()]
+    }
+}
+
+/// For each node, the node whose memory it shares: itself, or what a chain of reshapes starts from.
+fn roots(graph: &Graph) -> Vec<usize> {
+    let mut roots: Vec<usize> = Vec::with_capacity(graph.nodes().len());
+    for (index, node) in graph.nodes().iter().enumerate() {
+        roots.push(match (&node.op, node.inputs.first()) {
+            (Op::Reshape(_), Some(operand)) => roots[operand.index()],
+            _ => index,
+        });
+    }
+    roots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Activation;
+
+    #[test]
+    fn reshapes_share_memory_and_inputs_keep_theirs() {
+        let mut g = Graph::new();
+        let x = g.input("x", [1, 4, 4, 8]);
+        let t = g.input_exact("t", [3]);
+        let a = g.activate(x, Activation::Silu).unwrap();
+        let b = g.reshape(a, [1, 16, 8]).unwrap();
+        let c = g.activate(b, Activation::Silu).unwrap();
+        let d = g.activate(c, Activation::Silu).unwrap();
+        g.output("d", d);
+        let plan = Plan::new(g, 2, &[0, 0, 0, 0, 64, 0]);
+        assert_eq!(plan.place(a).offset, plan.place(b).offset);
+        assert!(plan.place(t).exact && !plan.place(a).exact);
+        assert_ne!(
+            plan.place(b).offset,
+            plan.place(c).offset,
+            "an operand outlives its use"
+        );
+        assert_eq!(
+            plan.place(d).offset,
+            plan.place(a).offset,
+            "dead memory is used again"
+        );
+        assert!(
+            [a, c, d]
+                .iter()
+                .all(|v| plan.place(*v).offset != plan.place(x).offset)
+        );
+        assert!(plan.workspaces[4].is_some() && plan.workspaces[3].is_none());
+        assert!(plan.lower_bound_bytes <= plan.arena_bytes && plan.arena_bytes <= plan.sum_bytes);
+    }
+}

@@ -1,0 +1,220 @@
+//! A graph made runnable: fused, planned and loaded on a device at fixed shapes.
+//!
+//! ```text
+//! Graph --fuse--> Graph --select--> kernels --lifetimes--> offsets --load--> steps --run-->
+//! ```
+//!
+//! Everything that can fail because of a model or a request fails in [`Session::new`]; after that a run only computes. Another size or
+//! batch is another session over the same weights.
+
+use crate::backend::{Backend, Step};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Value};
+use crate::ops::{Cost, Op};
+use crate::plan::{Plan, fuse::fuse};
+use crate::tensor::Tensor;
+use crate::weights::Weights;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A graph on a device.
+pub struct Session<B: Backend> {
+    backend: Arc<B>,
+    plan: Plan,
+    steps: Vec<Step<B>>,
+    arena: B::Arena,
+}
+
+/// What one step of a run took.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// The module path.
+    pub name: String,
+    /// The operation's name.
+    pub op: &'static str,
+    /// The work, from shapes.
+    pub cost: Cost,
+    /// Wall-clock time.
+    pub time: Duration,
+}
+
+impl<B: Backend> Session<B> {
+    /// Makes `graph` runnable with `weights` on `backend`.
+    ///
+    /// # Errors
+    /// If weights are missing or unfit, or the device has too little memory or no kernel for a shape.
+    pub fn new(backend: &Arc<B>, graph: Graph, weights: &Weights) -> Result<Self> {
+        Self::with_fusion(backend, graph, weights, |_| true)
+    }
+
+    /// As [`new`](Self::new), with only the fusion rules that `enabled` lets through. Without any, every node of the graph can be observed.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_fusion(
+        backend: &Arc<B>,
+        graph: Graph,
+        weights: &Weights,
+        enabled: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
+        weights.check(
+            graph
+                .params()
+                .map(|param| (param.name.as_str(), param.shape)),
+        )?;
+        let graph = fuse(graph, enabled);
+        let selections = graph
+            .nodes()
+            .iter()
+            .map(|node| {
+                let shapes: Vec<_> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
+                backend.select(node, &shapes)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let workspaces: Vec<usize> = selections.iter().map(|s| s.workspace_bytes).collect();
+        let plan = Plan::new(graph, backend.element_bytes(), &workspaces);
+        let mut steps = Vec::new();
+        for (index, (node, selection)) in plan.graph.nodes().iter().zip(selections).enumerate() {
+            if matches!(node.op, Op::Input(_) | Op::Reshape(_)) {
+                continue;
+            }
+            let inputs: Vec<_> = node.inputs.iter().map(|&v| plan.place(v)).collect();
+            let shapes: Vec<_> = inputs.iter().map(|place| place.shape).collect();
+            let operator = node.op.operator();
+            let weights = operator
+                .params()
+                .into_iter()
+                .map(|p| backend.load(p, weights));
+            steps.push(Step {
+                name: node.name.clone(),
+                op: node.op.clone(),
+                kernel: selection.kernel,
+                inputs,
+                output: plan.places[index],
+                workspace: plan.workspaces[index].map(|offset| (offset, selection.workspace_bytes)),
+                weights: weights.collect::<Result<_>>()?,
+                cost: operator.cost(&shapes, node.shape),
+            });
+        }
+        let arena = backend.alloc(plan.arena_bytes)?;
+        Ok(Self {
+            backend: backend.clone(),
+            plan,
+            steps,
+            arena,
+        })
+    }
+
+    /// The plan that runs.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The work of one run.
+    pub fn cost(&self) -> Cost {
+        self.steps
+            .iter()
+            .fold(Cost::default(), |sum, step| sum + step.cost)
+    }
+
+    /// Sets the input `name`. It keeps its value over runs.
+    ///
+    /// # Errors
+    /// If there is no such input, or it has another shape.
+    pub fn set(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
+        let mut inputs = self.plan.graph.inputs();
+        let value = inputs
+            .find(|(input, _)| *input == name)
+            .map(|(_, value)| value);
+        let place = self
+            .plan
+            .place(value.ok_or_else(|| unknown(name, self.plan.graph.inputs()))?);
+        drop(inputs);
+        if place.shape != tensor.shape() {
+            let found = tensor.shape();
+            return Err(Error::shape(
+                name,
+                format!("the input is {}, not {found}", place.shape),
+            ));
+        }
+        self.backend.write(&mut self.arena, place, tensor.data())
+    }
+
+    /// Runs the graph once.
+    ///
+    /// # Errors
+    /// If the device fails, or the user asked to stop.
+    pub fn run(&mut self) -> Result<()> {
+        self.backend.run(&mut self.arena, &self.steps)
+    }
+
+    /// The result `name` of the last run.
+    ///
+    /// # Errors
+    /// If there is no such result, or the device fails.
+    pub fn get(&self, name: &str) -> Result<Tensor> {
+        let outputs = || {
+            self.plan
+                .graph
+                .outputs()
+                .iter()
+                .map(|(name, value)| (name.as_str(), *value))
+        };
+        let value = outputs()
+            .find(|(output, _)| *output == name)
+            .map(|(_, value)| value);
+        let place = self
+            .plan
+            .place(value.ok_or_else(|| unknown(name, outputs()))?);
+        let mut tensor = Tensor::zeros(place.shape);
+        self.backend.read(&self.arena, place, tensor.data_mut())?;
+        Ok(tensor)
+    }
+
+    /// Runs the graph step by step and times each.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn profile(&mut self) -> Result<Vec<Timing>> {
+        let mut timings = Vec::with_capacity(self.steps.len());
+        for step in &self.steps {
+            let start = Instant::now();
+            self.backend
+                .run(&mut self.arena, std::slice::from_ref(step))?;
+            timings.push(Timing {
+                name: step.name.clone(),
+                op: step.op.name(),
+                cost: step.cost,
+                time: start.elapsed(),
+            });
+        }
+        Ok(timings)
+    }
+
+    /// Runs the graph again, step by step, and names the first whose result holds NaN or infinity.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn first_not_finite(&mut self) -> Result<Option<String>> {
+        for step in &self.steps {
+            self.backend
+                .run(&mut self.arena, std::slice::from_ref(step))?;
+            let mut result = Tensor::zeros(step.output.shape);
+            self.backend
+                .read(&self.arena, step.output, result.data_mut())?;
+            if result.count_not_finite() > 0 {
+                return Ok(Some(step.name.clone()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A name that a graph does not have, with those it has.
+fn unknown<'a>(name: &str, known: impl Iterator<Item = (&'a str, Value)>) -> Error {
+    let known: Vec<&str> = known.map(|(name, _)| name).collect();
+    Error::shape(
+        name,
+        format!("is no tensor of this graph, which has {}", known.join(", ")),
+    )
+}
