@@ -148,6 +148,32 @@ impl Checkpoint {
         }
     }
 
+    /// What the checkpoint seems to hold, by names that only such files have.
+    pub fn kind(&self) -> Option<&'static str> {
+        let any = |test: &dyn Fn(&str) -> bool| self.names().any(test);
+        if any(&|name| name.contains("lora_") || name.contains(".lora.")) {
+            Some("a LoRA, which changes a model and is not one")
+        } else if any(&|name| name.starts_with("conditioner.embedders.")) {
+            Some("Stable Diffusion XL, which is not supported")
+        } else if any(&|name| name.contains("control_model.") || name.starts_with("controlnet_")) {
+            Some("a ControlNet, which guides a model and is not one")
+        } else if any(&|name| name.contains("double_blocks.") || name.contains("joint_blocks.")) {
+            Some("a diffusion transformer, which is not supported")
+        } else if any(&|name| name.starts_with("model.diffusion_model.")) {
+            Some("a whole model in CompVis's names")
+        } else if any(&|name| name.starts_with("down_blocks.")) {
+            Some("a UNet in diffusers' names")
+        } else if any(&|name| name.starts_with("decoder.up_blocks.")) {
+            Some("an autoencoder in diffusers' names")
+        } else if any(&|name| name.starts_with("decoder.up.")) {
+            Some("an autoencoder in CompVis's names")
+        } else if any(&|name| name.contains("encoder.layers.0.self_attn.")) {
+            Some("a CLIP encoder")
+        } else {
+            None
+        }
+    }
+
     /// Where a tensor lies: its file's path and bytes, and its place there. Notes that it was asked for.
     pub(super) fn find(&self, name: &str) -> Option<(&Path, &Bytes, &Entry)> {
         let (file, entry) = self.tensors.get(name)?;

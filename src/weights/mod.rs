@@ -103,7 +103,7 @@ impl Weights {
             ([name], 0) => Err(missing(checkpoint, &naming.sources(name), name)),
             _ => {
                 let mut problem = format!("does not hold this network ({all} tensors)");
-                if let Some(kind) = kind(checkpoint) {
+                if let Some(kind) = checkpoint.kind() {
                     problem += &format!("; it looks like {kind}");
                 }
                 if !absent.is_empty() {
@@ -207,7 +207,7 @@ fn missing(checkpoint: &Checkpoint, sources: &[Source], name: &str) -> Error {
     if let Some(nearest) = checkpoint.nearest(wanted) {
         problem += &format!("; the nearest name in the file is `{}`", printable(nearest));
     }
-    if let Some(kind) = kind(checkpoint) {
+    if let Some(kind) = checkpoint.kind() {
         problem += &format!("; the file looks like {kind}");
     }
     Error::Tensor {
@@ -232,32 +232,6 @@ fn without_trailing_ones(dims: &[usize]) -> &[usize] {
         .rposition(|&size| size != 1)
         .map_or(0, |last| last + 1);
     &dims[..end]
-}
-
-/// What a checkpoint seems to hold, by names that only such files have.
-fn kind(checkpoint: &Checkpoint) -> Option<&'static str> {
-    let any = |test: &dyn Fn(&str) -> bool| checkpoint.names().any(test);
-    if any(&|name| name.contains("lora_") || name.contains(".lora.")) {
-        Some("a LoRA, which changes a model and is not one")
-    } else if any(&|name| name.starts_with("conditioner.embedders.")) {
-        Some("Stable Diffusion XL, which is not supported")
-    } else if any(&|name| name.contains("control_model.") || name.starts_with("controlnet_")) {
-        Some("a ControlNet, which guides a model and is not one")
-    } else if any(&|name| name.contains("double_blocks.") || name.contains("joint_blocks.")) {
-        Some("a diffusion transformer, which is not supported")
-    } else if any(&|name| name.starts_with("model.diffusion_model.")) {
-        Some("a whole model in CompVis's names")
-    } else if any(&|name| name.starts_with("down_blocks.")) {
-        Some("a UNet in diffusers' names")
-    } else if any(&|name| name.starts_with("decoder.up_blocks.")) {
-        Some("an autoencoder in diffusers' names")
-    } else if any(&|name| name.starts_with("decoder.up.")) {
-        Some("an autoencoder in CompVis's names")
-    } else if any(&|name| name.contains("encoder.layers.0.self_attn.")) {
-        Some("a CLIP encoder")
-    } else {
-        None
-    }
 }
 
 /// Whether a name that no graph asks for is no cause for a remark: buffers, training's losses, unused heads.

@@ -5,8 +5,16 @@
 //! struct and never asks where it came from. A choice that no network of this crate implements is refused where the
 //! file is read, with the key's name; it has no field here.
 
+mod compvis;
+mod diffusers;
+mod folder;
+mod limits;
 mod schedule;
+mod section;
+mod transformers;
 
+pub use compvis::from_yaml;
+pub use folder::unsupported_parts;
 pub use schedule::{BetaSchedule, Prediction, SamplingDefaults, ScheduleConfig, TimestepSpacing};
 
 /// Everything that is known about a model before its weights are read.
@@ -28,6 +36,25 @@ pub struct ModelConfig {
     pub latent_size: Option<usize>,
     /// What the model's authors recommend for sampling.
     pub sampling: SamplingDefaults,
+    /// Parts of the model that this crate cannot run, each as the end of a sentence that begins with the model's name. The
+    /// other parts can be run alone.
+    pub unsupported: Vec<String>,
+}
+
+impl Default for ModelConfig {
+    /// A model without any component.
+    fn default() -> Self {
+        Self {
+            unet: None,
+            autoencoder: None,
+            text: None,
+            schedule: ScheduleConfig::default(),
+            scale_factor: 1.0,
+            latent_size: None,
+            sampling: SamplingDefaults::default(),
+            unsupported: vec![],
+        }
+    }
 }
 
 /// The UNet of section 3.3 of the paper: ADM's network with cross-attention.

@@ -73,6 +73,21 @@ pub enum TimestepSpacing {
     Trailing,
 }
 
+impl TimestepSpacing {
+    /// The names that [`parse`](Self::parse) knows.
+    pub(super) const EXPECTED: &str = "leading, linspace or trailing";
+
+    /// The rule of this name, as diffusers names them.
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        match name {
+            "leading" => Some(Self::Leading),
+            "linspace" => Some(Self::Linspace),
+            "trailing" => Some(Self::Trailing),
+            _ => None,
+        }
+    }
+}
+
 /// What the model's authors recommend; a request overrides each.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SamplingDefaults {

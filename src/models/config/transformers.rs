@@ -1,0 +1,47 @@
+//! Reads the sizes of a text encoder as transformers saves them.
+
+use super::limits::checked;
+use super::section::Section;
+use super::{ClipActivation, ClipConfig};
+use crate::error::Result;
+
+/// The value that every text encoder released before 2023 has as its `eos_token_id`, by a mistake of its converter: its
+/// token ids mean nothing, and the tokenizer's files are right.
+const MISTAKEN_EOS: usize = 2;
+
+/// `CLIPTextConfig`, with its defaults.
+pub(super) fn clip_text(root: &Section) -> Result<ClipConfig> {
+    // A whole CLIP model holds its two encoders' sizes one level below.
+    if let Some(text) = root.section("text_config")?
+        && root.get("hidden_size").is_none()
+    {
+        return clip_text(&text);
+    }
+    let size = |key, default| Ok(root.size(key)?.unwrap_or(default));
+    let activation = match root.text("hidden_act")? {
+        None | Some("quick_gelu") => ClipActivation::QuickGelu,
+        Some("gelu") => ClipActivation::Gelu,
+        Some(_) => return Err(root.unfit("hidden_act", "quick_gelu or gelu")),
+    };
+    let token = |key| {
+        let token = root.size(key)?;
+        Ok(token.and_then(|token| u32::try_from(token).ok()))
+    };
+    let tokens_hold = root
+        .size("eos_token_id")?
+        .is_some_and(|eos| eos != MISTAKEN_EOS);
+    let config = ClipConfig {
+        vocab: size("vocab_size", 49408)?,
+        width: size("hidden_size", 512)?,
+        layers: size("num_hidden_layers", 12)?,
+        heads: size("num_attention_heads", 8)?,
+        mlp: size("intermediate_size", 2048)?,
+        positions: size("max_position_embeddings", 77)?,
+        activation,
+        norm_eps: root.real("layer_norm_eps")?.unwrap_or(1e-5) as f32,
+        skip_layers: 0,
+        eos_token: token("eos_token_id")?.filter(|_| tokens_hold),
+        pad_token: token("pad_token_id")?.filter(|_| tokens_hold),
+    };
+    checked(root, config)
+}

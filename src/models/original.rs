@@ -1,0 +1,112 @@
+//! Where CompVis's releases keep things: a yaml file, one checkpoint, and every network behind a prefix in it.
+
+use super::open::ModelFiles;
+use crate::error::{Error, Result};
+use crate::weights::{Checkpoint, Naming};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The configuration in a folder: `config.yaml`, or else the only yaml file.
+pub(super) fn configuration(folder: &Path) -> Result<Option<PathBuf>> {
+    only_file(folder, "config.yaml", "yaml")
+}
+
+/// The checkpoint in a folder: `model.safetensors`, or else the only safetensors file.
+pub(super) fn weights(folder: &Path) -> Result<PathBuf> {
+    if let Some(file) = only_file(folder, "model.safetensors", "safetensors")? {
+        return Ok(file);
+    }
+    let problem = match only_file(folder, "model.ckpt", "ckpt")? {
+        Some(_) => "holds its weights only as a pickle (.ckpt), which can run code when it is read, so it is not: convert \
+                    it to `model.safetensors`"
+            .to_owned(),
+        None => "holds no weights: `model.safetensors` is expected beside the configuration".to_owned(),
+    };
+    Err(Error::file(folder, problem))
+}
+
+/// The file of this name, or else the only one with this extension.
+fn only_file(folder: &Path, name: &str, extension: &str) -> Result<Option<PathBuf>> {
+    let usual = folder.join(name);
+    if usual.is_file() {
+        return Ok(Some(usual));
+    }
+    let shown = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    let entries = fs::read_dir(shown)
+        .map_err(|error| Error::file(shown, format!("cannot be read: {error}")))?;
+    let mut found: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .collect();
+    match found.len() {
+        0 | 1 => Ok(found.pop()),
+        several => Err(Error::file(
+            folder,
+            format!(
+                "holds {several} .{extension} files, and none is `{name}`: give the path of the model's file"
+            ),
+        )),
+    }
+}
+
+/// Gives each network that the configuration describes its weights, where the checkpoint holds them.
+pub(super) fn assign(model: &mut ModelFiles, checkpoint: &Arc<Checkpoint>) -> Result<()> {
+    // A network that stands alone in its file has no prefix.
+    let find = |prefixes: &[&'static str], marker: &str| {
+        let holds = |prefix: &&&str| checkpoint.contains(&format!("{prefix}{marker}"));
+        prefixes.iter().find(holds).map(|prefix| prefix.to_string())
+    };
+    let original = |prefix| checkpoint.weights(Naming::Original { prefix });
+    if model.config.unet.is_some() {
+        model.unet = find(&["model.diffusion_model.", ""], "time_embed.0.weight").map(original);
+    }
+    if model.config.autoencoder.is_some() {
+        let prefixes = ["first_stage_model.", ""];
+        let prefix = find(&prefixes, "decoder.conv_in.weight")
+            .or_else(|| find(&prefixes, "encoder.conv_in.weight"));
+        model.autoencoder = prefix.map(original);
+    }
+    if model.config.text.is_some() {
+        let prefixes = [
+            "cond_stage_model.transformer.text_model.",
+            "cond_stage_model.transformer.",
+            "text_model.",
+            "",
+        ];
+        let clip =
+            find(&prefixes, "embeddings.token_embedding.weight").map(|prefix| Naming::Clip {
+                prefix: prefix.trim_end_matches("text_model.").to_owned(),
+            });
+        let open_clip = || {
+            let prefix = find(&["cond_stage_model.model.", ""], "token_embedding.weight")?;
+            Some(Naming::OpenClip { prefix })
+        };
+        model.text = clip
+            .or_else(open_clip)
+            .map(|naming| checkpoint.weights(naming));
+    }
+    // Some of the unconditional models keep in a buffer what the configuration leaves out.
+    if let Some(scale) = checkpoint
+        .scalar("scale_factor")
+        .filter(|scale| *scale > 0.0)
+    {
+        model.config.scale_factor = scale;
+    }
+    if model.unet.is_none() && model.autoencoder.is_none() && model.text.is_none() {
+        let kind = checkpoint
+            .kind()
+            .map(|kind| format!("; it looks like {kind}"));
+        let problem = "holds none of the networks that its configuration describes";
+        return Err(Error::file(
+            checkpoint.path(),
+            problem.to_owned() + &kind.unwrap_or_default(),
+        ));
+    }
+    Ok(())
+}
