@@ -5,8 +5,8 @@
 //! or devices: the same graph object runs in f32 on the CPU and in f16 on a GPU.
 //!
 //! Scopes name nodes. A model opens a scope per module, named as the checkpoint names it, so a node, an error, a profile
-//! line and a PyTorch module all say `input_blocks.1.1.transformer_blocks.0.attn2`. The node that computes a module's
-//! answer carries the module's own path.
+//! line and a PyTorch module all say `input_blocks.1.1.transformer_blocks.0.attn2`. The last node at a module's path, or
+//! inside it, computes the module's answer.
 
 use crate::error::{Error, Result};
 use crate::ops::{Input, Op};
@@ -180,15 +180,15 @@ impl Graph {
         Value::at(self.nodes.len() - 1)
     }
 
-    /// The value that answers for the module at `path`: the last node of exactly that name, else the last one inside it.
+    /// The value that answers for the module at `path`: the last node of that name or inside it.
     pub fn find(&self, path: &str) -> Option<Value> {
-        let inside = |name: &str| {
+        let belongs = |name: &str| {
             name.strip_prefix(path)
-                .is_some_and(|rest| rest.starts_with('.'))
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        let last = |matches: &dyn Fn(&Node) -> bool| self.nodes.iter().rposition(matches);
-        last(&|node| node.name == path)
-            .or_else(|| last(&|node| inside(&node.name)))
+        self.nodes
+            .iter()
+            .rposition(|node| belongs(&node.name))
             .map(Value::at)
     }
 }
