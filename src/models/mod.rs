@@ -1,8 +1,11 @@
 //! The published networks: what a model on disk is, and the graphs its configuration describes.
 
+mod blocks;
 pub mod config;
 mod hub;
 mod open;
 mod original;
+mod spatial_transformer;
+pub mod unet;
 
 pub use open::{ModelFiles, OpenOptions, from_embedded, open};

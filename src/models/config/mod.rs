@@ -90,6 +90,13 @@ pub struct UNetConfig {
     pub norm_eps: f32,
 }
 
+impl UNetConfig {
+    /// What both sides of a latent must be a multiple of, so that each level halves the one before without a remainder.
+    pub fn factor(&self) -> usize {
+        1 << self.levels.len().saturating_sub(1)
+    }
+}
+
 /// One resolution of a [`UNetConfig`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UNetLevel {

@@ -1,0 +1,253 @@
+//! The UNet that predicts the noise (or velocity) in a latent.
+//!
+//! Blocks are numbered through, as in ADM's code: `input_blocks` down, `middle_block`, `output_blocks` up, where each
+//! output block first takes the latest unused input block's answer.
+
+use super::blocks::{self, Norm, ResBlock, conv3x3, expect_channels, norm_conv};
+use super::config::{Attention, UNetConfig};
+use super::spatial_transformer::SpatialTransformer;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Value};
+use crate::ops::{Activation, Axis, Padding};
+
+const RES_BLOCK: ResBlock = ResBlock {
+    first: ["in_layers.0", "in_layers.1", "in_layers.2"],
+    embedding: "emb_layers.1",
+    second: ["out_layers.0", "out_layers.1", "out_layers.3"],
+    skip: "skip_connection",
+};
+
+/// What a UNet is given.
+#[derive(Clone, Copy, Debug)]
+pub struct UNetInputs {
+    /// The noisy latent, `[N, h, w, C]`, with whatever conditioning is concatenated to it.
+    pub sample: Value,
+    /// The timestep of each image, `[N]`, exact.
+    pub timestep: Value,
+    /// What the transformers attend to, `[N, L, D]`.
+    pub context: Option<Value>,
+    /// The class of each image, `[N]`, exact.
+    pub class_labels: Option<Value>,
+}
+
+/// A UNet alone.
+///
+/// # Shapes
+/// Inputs `sample [batch, height, width, C]`, `timestep [batch]`, `context [batch, context_tokens, D]` if the model has one,
+/// `class_labels [batch]` if it has classes; output `sample [batch, height, width, O]`. Sizes are in latent pixels.
+///
+/// # Errors
+/// As [`forward`].
+pub fn build(
+    config: &UNetConfig,
+    batch: usize,
+    [height, width]: [usize; 2],
+    context_tokens: usize,
+) -> Result<Graph> {
+    let mut g = Graph::new();
+    let sample = g.input("sample", [batch, height, width, config.in_channels]);
+    let timestep = g.input_exact("timestep", [batch]);
+    let context = config
+        .context_dim
+        .map(|features| g.input("context", [batch, context_tokens, features]));
+    let class_labels = config
+        .num_classes
+        .map(|_| g.input_exact("class_labels", [batch]));
+    let inputs = UNetInputs {
+        sample,
+        timestep,
+        context,
+        class_labels,
+    };
+    let predicted = forward(&mut g, config, inputs)?;
+    g.output("sample", predicted);
+    Ok(g)
+}
+
+/// Appends a UNet to a graph.
+///
+/// # Shapes
+/// Those of [`UNetInputs`] give `[N, h, w, O]`.
+///
+/// # Errors
+/// [`Error::Request`] if a size is not a multiple of [`UNetConfig::factor`]; [`Error::Shape`] if the inputs are not those
+/// the configuration describes, or if it describes a network that is not supported.
+///
+/// # Source
+/// Section 3.3 of the paper; Dhariwal and Nichol, arXiv:2105.05233, section 3; `UNetModel` in CompVis's `openaimodel.py`.
+pub fn forward(g: &mut Graph, config: &UNetConfig, inputs: UNetInputs) -> Result<Value> {
+    check(g, config, &inputs)?;
+    let embedding = embedding(g, config, &inputs)?;
+    let stage = Stage {
+        config,
+        embedding,
+        context: inputs.context,
+    };
+    let (h, skips) = stage.down(g, inputs.sample)?;
+    let h = g.scope("middle_block", |g| stage.middle(g, h))?;
+    let h = stage.up(g, h, skips)?;
+    g.scope("out", |g| {
+        norm_conv(g, h, stage.norm(), ["0", "1", "2"], config.out_channels)
+    })
+}
+
+/// What every block of one UNet shares.
+struct Stage<'a> {
+    config: &'a UNetConfig,
+    embedding: Value,
+    context: Option<Value>,
+}
+
+impl Stage<'_> {
+    fn norm(&self) -> Norm {
+        Norm {
+            groups: self.config.norm_groups,
+            eps: self.config.norm_eps,
+        }
+    }
+
+    /// The input blocks: the last one's answer, and everyone's for the way up.
+    fn down(&self, g: &mut Graph, sample: Value) -> Result<(Value, Vec<Value>)> {
+        let mut x = g.scope("input_blocks.0.0", |g| {
+            conv3x3(g, sample, self.config.model_channels)
+        })?;
+        let mut skips = vec![x];
+        for (index, level) in self.config.levels.iter().enumerate() {
+            for _ in 0..level.res_blocks {
+                x = g.scope(&format!("input_blocks.{}", skips.len()), |g| {
+                    let x = self.res_block(g, 0, x, level.channels)?;
+                    self.attention(g, x, level.attention)
+                })?;
+                skips.push(x);
+            }
+            if index + 1 < self.config.levels.len() {
+                x = g.scope(&format!("input_blocks.{}.0.op", skips.len()), |g| {
+                    g.conv2d(x, level.channels, 3, 2, Padding::all(1))
+                })?;
+                skips.push(x);
+            }
+        }
+        Ok((x, skips))
+    }
+
+    fn middle(&self, g: &mut Graph, x: Value) -> Result<Value> {
+        let channels = g.shape(x).channels();
+        let x = self.res_block(g, 0, x, channels)?;
+        let x = self.attention(g, x, self.config.middle)?;
+        self.res_block(g, 2, x, channels)
+    }
+
+    /// The output blocks, each on the answers of the block before and of its counterpart on the way down.
+    fn up(&self, g: &mut Graph, mut x: Value, mut skips: Vec<Value>) -> Result<Value> {
+        let blocks = skips.len();
+        for (index, level) in self.config.levels.iter().enumerate().rev() {
+            for block in 0..=level.res_blocks {
+                let scope = format!("output_blocks.{}", blocks - skips.len());
+                let skip = skips
+                    .pop()
+                    .ok_or_else(|| Error::shape(&scope, "there is no input block left to take"))?;
+                x = g.scope(&scope, |g| {
+                    let x = g.concat(&[x, skip], Axis::Channels)?;
+                    let x = self.res_block(g, 0, x, level.channels)?;
+                    let x = self.attention(g, x, level.attention)?;
+                    if block < level.res_blocks || index == 0 {
+                        return Ok(x);
+                    }
+                    let position = if level.attention == Attention::None {
+                        "1"
+                    } else {
+                        "2"
+                    };
+                    g.scope(position, |g| blocks::upsample(g, x))
+                })?;
+            }
+        }
+        Ok(x)
+    }
+
+    fn res_block(
+        &self,
+        g: &mut Graph,
+        position: usize,
+        x: Value,
+        channels: usize,
+    ) -> Result<Value> {
+        g.scope(&position.to_string(), |g| {
+            RES_BLOCK.forward(g, x, channels, self.norm(), Some(self.embedding))
+        })
+    }
+
+    /// What follows a res block, always at position 1.
+    fn attention(&self, g: &mut Graph, x: Value, attention: Attention) -> Result<Value> {
+        match attention {
+            Attention::None => Ok(x),
+            Attention::Pixels { .. } => Err(Error::shape(
+                g.path("1"),
+                "attention over pixels without a transformer (AttentionBlock) is not supported yet",
+            )),
+            Attention::Transformer { heads, depth } => {
+                let transformer = SpatialTransformer {
+                    heads,
+                    depth,
+                    norm_groups: self.config.norm_groups,
+                };
+                g.scope("1", |g| transformer.forward(g, x, self.context))
+            }
+        }
+    }
+}
+
+/// SiLU of the time embedding, the class's embedding added before: what the res blocks take.
+fn embedding(g: &mut Graph, config: &UNetConfig, inputs: &UNetInputs) -> Result<Value> {
+    let width = 4 * config.model_channels;
+    let mut embedding = g.scope("time_embed", |g| {
+        let h = g.timestep_embedding(inputs.timestep, config.model_channels)?;
+        let h = g.scope("0", |g| g.linear(h, width, true))?;
+        let h = g.scope("1", |g| g.activate(h, Activation::Silu))?;
+        g.scope("2", |g| g.linear(h, width, true))
+    })?;
+    if let (Some(labels), Some(classes)) = (inputs.class_labels, config.num_classes) {
+        let class = g.scope("label_emb", |g| g.embedding(labels, classes, width))?;
+        embedding = g.scope("emb", |g| g.add(embedding, class))?;
+    }
+    g.scope("emb", |g| g.activate(embedding, Activation::Silu))
+}
+
+/// Refuses inputs that are not the configuration's, and configurations that are not supported.
+fn check(g: &Graph, config: &UNetConfig, inputs: &UNetInputs) -> Result<()> {
+    let refuse = |problem: &str| Err(Error::shape(g.path("unet"), problem));
+    if config.scale_shift_norm || config.res_block_updown {
+        return refuse(
+            "scale-shift normalisation (use_scale_shift_norm) and res blocks that change the resolution (resblock_updown) \
+             are not supported yet",
+        );
+    }
+    if config.levels.is_empty() {
+        return refuse("the configuration has no levels");
+    }
+    if inputs.context.is_some() != config.context_dim.is_some() {
+        return refuse(
+            "a context must be given if and only if the configuration has a context_dim",
+        );
+    }
+    if inputs.class_labels.is_some() != config.num_classes.is_some() {
+        return refuse(
+            "class labels must be given if and only if the configuration has num_classes",
+        );
+    }
+    expect_channels(g, inputs.sample, "sample", config.in_channels)?;
+    if let (Some(context), Some(width)) = (inputs.context, config.context_dim) {
+        expect_channels(g, context, "context", width)?;
+    }
+    let (shape, factor) = (g.shape(inputs.sample), config.factor());
+    match shape.image() {
+        Some([_, h, w, _]) if h % factor == 0 && w % factor == 0 && h * w > 0 => Ok(()),
+        Some([_, h, w, _]) => Err(Error::request(format!(
+            "latents of {w}x{h} do not fit the UNet, which takes multiples of {factor} along both sides"
+        ))),
+        None => refuse("the sample is no image [N, H, W, C]"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
