@@ -1,6 +1,8 @@
 //! The published networks: what a model on disk is, and the graphs its configuration describes.
 
+pub mod autoencoder;
 mod blocks;
+pub mod clip;
 pub mod config;
 mod hub;
 mod open;
