@@ -1,0 +1,42 @@
+"""Writes the parity dumps that the tests compare the engine with, and the small random models they belong to.
+
+    pip install torch==2.11.0 diffusers==0.42.1 transformers==5.23.0 safetensors pyyaml
+    python tools/dumps/make.py                              # tests/data/parity, all cases
+    python tools/dumps/make.py --demo assets/demo --out DIR # dumps of the demo model, from its PyTorch twin
+
+Each case is a folder: `model/` is what `ldm parity --model` is given, each `*.safetensors` beside it is a dump. Seeded:
+the same versions write the same tensors (the order of a file's metadata may differ).
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from cases import CASES
+from demo import demo
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "tests/data/parity", help="folder to write into")
+    parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES), help="cases to write")
+    parser.add_argument("--demo", type=Path, metavar="MODEL", help="write dumps of this model, a demo folder, instead of the cases")
+    arguments = parser.parse_args()
+    # One thread sums in one order: the same values on every machine of one kind.
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        if arguments.demo:
+            demo(arguments.demo, arguments.out)
+            return
+        for name in arguments.only:
+            shutil.rmtree(arguments.out / name, ignore_errors=True)
+            CASES[name](arguments.out / name)
+            size = sum(file.stat().st_size for file in (arguments.out / name).rglob("*") if file.is_file())
+            print(f"{name}: {size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
