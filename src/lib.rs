@@ -5,6 +5,7 @@ pub mod backend;
 pub mod cpu;
 pub mod error;
 pub mod graph;
+pub mod image;
 pub mod models;
 pub mod ops;
 pub mod plan;

@@ -1,0 +1,17 @@
+//! Images and latents on disk.
+//!
+//! Inside the engine an image is a tensor `[1, H, W, 3]` in -1..1; everything about bytes, file formats and metadata is here. Results
+//! are PNG files, encoded by the `png` crate because only that one writes text chunks; images given by the user are read by the
+//! `image` crate, which knows more formats. Every file appears whole or not at all.
+
+mod file;
+mod infotext;
+mod latent;
+mod png;
+mod read;
+
+pub use file::{Existing, write_file};
+pub use infotext::Infotext;
+pub use latent::{read_latent, write_latent};
+pub use png::{TextChunk, encode_png, read_text_chunks, write_png};
+pub use read::{MAX_PIXELS, read_image, resize};
