@@ -2,6 +2,7 @@
 
 use latent_diffusion::weights::{Checkpoint, Dtype, Naming, Weights, save};
 use latent_diffusion::{Error, Shape};
+use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -362,4 +363,31 @@ fn saving_to_an_impossible_place_is_an_output_error() {
     let tensors = [("a".to_owned(), &seed, "a", Shape::new(&[1]))];
     let error = save(Path::new("/nonexistent/folder/model.safetensors"), tensors).unwrap_err();
     assert_eq!(error.exit_code(), 6);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever happens to a few bytes of a file, it is read or refused, and so is each of its tensors.
+    #[test]
+    fn no_damage_makes_the_reader_panic(
+        damage in prop::collection::vec((0usize..260, any::<u8>()), 1..4),
+        end in 0usize..600,
+    ) {
+        let (folder, path) = odd_file();
+        let mut bytes = std::fs::read(&path).unwrap();
+        for (place, byte) in damage {
+            bytes[place] = byte;
+        }
+        bytes.truncate(end.max(260));
+        let path = folder.path().join("damaged.safetensors");
+        std::fs::write(&path, bytes).unwrap();
+        if let Ok(weights) = Weights::open(&path) {
+            for name in ["linear.weight", "position_ids", "conv.weight"] {
+                if let Ok(view) = weights.get(name, &[2, 3].into()) {
+                    prop_assert_eq!(view.to_f32().len(), 6);
+                }
+            }
+        }
+    }
 }

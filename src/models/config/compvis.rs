@@ -19,8 +19,13 @@ use std::path::Path;
 /// # Errors
 /// If the text is not YAML, a key is missing or has an unusable value, or the network has a part that is not supported.
 pub fn from_yaml(file: &Path, yaml: &str) -> Result<ModelConfig> {
-    let value: Value = serde_saphyr::from_str(yaml)
-        .map_err(|error| Error::file(file, format!("is not readable as YAML: {error}")))?;
+    let value: Value = serde_saphyr::from_str(yaml).map_err(|error| {
+        // The lines after the first are a drawing of the place.
+        let error = error.to_string();
+        let first = error.lines().next().unwrap_or_default();
+        let problem = first.trim_start_matches("error: ");
+        Error::file(file, format!("is not readable as YAML: {problem}"))
+    })?;
     let root = Section::root(file, &value)?;
     let model = root.need_section("model")?;
     let params = model.need_section("params")?;
