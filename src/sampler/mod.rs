@@ -1,0 +1,390 @@
+//! Samplers as data: each turns a schedule into rows of coefficients, and one small loop runs them all.
+//!
+//! Between calls of the network every sampler takes linear combinations of the same few vectors, with coefficients
+//! that are known before the first call. So a sampler here is a function from numbers to numbers, in f64, and what is
+//! left to do on a device is, per [`Row`],
+//!
+//! ```text
+//! output  = network(x, timestep)                        guidance included
+//! x'      = combination of (x, output, noise, memory)
+//! memory' = combinations of the same
+//! ```
+//!
+//! which is the same work for DDIM and for UniPC: a device captures it once and reads the coefficients from a table.
+//! [`Trajectory::run`] is that loop, in its plainest form.
+//!
+//! Three observations keep the rows this small:
+//!
+//! - The state is always variance-preserving (see [`crate::schedule`]), the scale that the networks were trained on. Where
+//!   k-diffusion divides its state by `sqrt(sigma^2 + 1)` before each call, here there is nothing to scale. The images are
+//!   the same, and the states are `sqrt(sigma^2 + 1)` times smaller.
+//! - What a network predicts (noise, velocity, image) is a combination of state and output, so it is folded into the
+//!   coefficients, which stay finite for a velocity at zero signal.
+//! - A state that a step began from is a combination of where it led and of the memory; nothing but results is remembered.
+//!
+//! A row draws noise only where its coefficient is not zero. CompVis draws at every step even where `eta` is 0, but then it
+//! uses none of the draws, and with one stream per image nobody else reads on from there.
+
+mod combination;
+mod first_order;
+mod grid;
+mod multistep;
+mod name;
+
+pub use combination::{Combination, MAX_MEMORY, TERMS};
+pub use name::{Sampler, SigmaSpacing};
+
+use crate::error::{Error, Result};
+use crate::models::config::{Prediction, TimestepSpacing};
+use crate::schedule::{Level, Schedule};
+use grid::{Step, Stride};
+
+/// What a request says about sampling; the rest is the schedule's.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Number of steps, 1 to 1000.
+    pub steps: usize,
+    /// How noise ratios are spread, for the samplers that count by them.
+    pub sigmas: SigmaSpacing,
+    /// How much of the posterior's noise is drawn afresh: 0 where none is given, except 1 for Euler a. Used by DDIM and
+    /// Euler a.
+    pub eta: Option<f64>,
+    /// DDPM's variance, from the posterior's (0) to the forward step's (1).
+    pub large_variance: f64,
+    /// Image to image: the share of the trajectory that is run, above 0 and up to 1. `None` starts from noise alone.
+    pub strength: Option<f64>,
+    /// Choose timesteps as CompVis does, exactly: see [`Schedule::compvis_timesteps`].
+    pub compvis_timesteps: bool,
+    /// Number of timesteps that a latent consistency model was distilled on.
+    pub original_steps: usize,
+}
+
+impl Options {
+    /// The given number of steps, and everything else as usual.
+    pub fn new(steps: usize) -> Self {
+        Self {
+            steps,
+            sigmas: SigmaSpacing::Normal,
+            eta: None,
+            large_variance: 0.0,
+            strength: None,
+            compvis_timesteps: false,
+            original_steps: 50,
+        }
+    }
+}
+
+/// One call of the network, and what follows from it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// The time the network is told; fractional for some samplers.
+    pub timestep: f64,
+    /// The vectors after this row: the state, then the memory, latest first.
+    pub next: Vec<Combination>,
+}
+
+impl Row {
+    fn new(at: Level, next: Vec<Combination>) -> Self {
+        Self {
+            timestep: at.timestep,
+            next,
+        }
+    }
+
+    fn memoryless(at: Level, next: Combination) -> Self {
+        Self::new(at, vec![next])
+    }
+
+    /// Whether this row uses fresh noise.
+    pub fn draws_noise(&self) -> bool {
+        self.next.iter().any(|c| c.of_noise() != 0.0)
+    }
+}
+
+/// A whole sampling run, but for the network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trajectory {
+    /// The first state is `latent` times the encoded image plus `noise` times standard normal noise; from noise alone,
+    /// `latent` is 0.
+    pub start: Start,
+    /// How many earlier results are kept, 0 to [`MAX_MEMORY`].
+    pub memory: usize,
+    /// The calls of the network, in order.
+    pub rows: Vec<Row>,
+}
+
+/// The mixture that the first state is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Start {
+    /// Share of the encoded image.
+    pub latent: f64,
+    /// Share of standard normal noise.
+    pub noise: f64,
+}
+
+impl Sampler {
+    /// The trajectory of this sampler on a schedule.
+    ///
+    /// # Errors
+    /// If the steps, the strength or the spacing do not fit the sampler or the schedule.
+    pub fn plan(self, schedule: &Schedule, options: &Options) -> Result<Trajectory> {
+        check(schedule, options)?;
+        let prediction = schedule.prediction();
+        let visited = match self {
+            Self::Ddpm => grid::whole_timesteps(schedule, options, Stride::ToNext)?,
+            Self::Ddim | Self::Plms => grid::whole_timesteps(schedule, options, Stride::Fixed)?,
+            Self::Euler | Self::EulerAncestral | Self::Heun => grid::ratios(schedule, options)?,
+            Self::DpmSolver2M | Self::DpmSolver2MSde | Self::UniPc => {
+                grid::ratios_at_whole_timesteps(schedule, options)?
+            }
+            Self::Lcm => grid::distilled_timesteps(schedule, options)?,
+        };
+        let (steps, start) = self.begin(schedule, options, visited)?;
+        let rows = match self {
+            Self::Ddpm => first_order::ddpm(prediction, &steps, options.large_variance),
+            Self::Ddim => first_order::ddim(prediction, &steps, options.eta.unwrap_or(0.0)),
+            Self::Euler => first_order::ddim(prediction, &steps, 0.0),
+            Self::EulerAncestral => {
+                first_order::ddim(prediction, &steps, options.eta.unwrap_or(1.0))
+            }
+            Self::Lcm => first_order::lcm(prediction, &steps),
+            Self::Plms => multistep::plms(prediction, &steps),
+            Self::Heun => multistep::heun(prediction, &steps),
+            Self::DpmSolver2M => multistep::dpm_solver(prediction, &steps, false),
+            Self::DpmSolver2MSde => multistep::dpm_solver(prediction, &steps, true),
+            Self::UniPc => multistep::unipc(prediction, &steps),
+        };
+        if !rows
+            .iter()
+            .all(|row| row.next.iter().all(|c| c.is_finite()))
+        {
+            return Err(Error::request(format!(
+                "{} has no finite coefficients on this noise schedule: its betas are too small or too large",
+                self.name()
+            )));
+        }
+        let memory = rows.first().map_or(0, |row| row.next.len() - 1);
+        Ok(Trajectory {
+            start,
+            memory,
+            rows,
+        })
+    }
+
+    /// The steps that are run of those visited, and the state before the first of them.
+    ///
+    /// Image to image skips the first `steps - floor(steps * strength)` and starts from the image at the level where the rest
+    /// begins. From noise alone, the ratio samplers start with the share of noise of their first level unless their
+    /// timesteps are leading, and all others with noise of unit variance; both as diffusers has it.
+    fn begin(
+        self,
+        schedule: &Schedule,
+        options: &Options,
+        mut visited: Vec<Step>,
+    ) -> Result<(Vec<Step>, Start)> {
+        if let (Some(strength), false) = (options.strength, self == Self::Lcm) {
+            let run = (visited.len() as f64 * strength) as usize;
+            visited.drain(..visited.len() - run);
+        }
+        let Some(Step { from: first, .. }) = visited.first().copied() else {
+            return Err(Error::request(format!(
+                "strength {} of {} steps leaves none to run: ask for more of either",
+                options.strength.unwrap_or(1.0),
+                options.steps
+            )));
+        };
+        if schedule.prediction() == Prediction::Epsilon
+            && schedule.ends_in_pure_noise()
+            && first.timestep > (schedule.len() - 2) as f64
+        {
+            return Err(Error::request(
+                "this schedule ends in pure noise (zero terminal SNR), where a network that predicts noise says nothing \
+                 about the image: it needs a v-prediction model, or leading timesteps",
+            ));
+        }
+        let by_ratio = matches!(self, Self::Euler | Self::EulerAncestral | Self::Heun);
+        let leading = schedule.spacing() == TimestepSpacing::Leading
+            && !matches!(
+                options.sigmas,
+                SigmaSpacing::SgmUniform | SigmaSpacing::Simple
+            );
+        let start = match options.strength {
+            Some(_) => Start {
+                latent: first.alpha,
+                noise: first.sigma,
+            },
+            None => Start {
+                latent: 0.0,
+                noise: if by_ratio && !leading {
+                    first.sigma
+                } else {
+                    1.0
+                },
+            },
+        };
+        Ok((visited, start))
+    }
+}
+
+/// Refuses numbers that no sampler can work with.
+fn check(schedule: &Schedule, options: &Options) -> Result<()> {
+    let share = |what: &str, value: f64| {
+        if (0.0..=1.0).contains(&value) {
+            Ok(())
+        } else {
+            Err(Error::request(format!(
+                "{what} is a share between 0 and 1, not {value}"
+            )))
+        }
+    };
+    if options.steps < 1 || options.steps > schedule.len() {
+        return Err(Error::request(format!(
+            "{} steps: this model was trained on {} timesteps, so ask for 1 to {}",
+            options.steps,
+            schedule.len(),
+            schedule.len()
+        )));
+    }
+    share("eta", options.eta.unwrap_or(0.0))?;
+    share("the variance of DDPM", options.large_variance)?;
+    share("strength", options.strength.unwrap_or(1.0))
+}
+
+impl Trajectory {
+    /// Runs the rows on host vectors in f64: what every device does with them in its own precision.
+    ///
+    /// `x` is the first state, mixed as [`Trajectory::start`] says; `draw` gives as many fresh normal values; `network`
+    /// answers for a state and a timestep.
+    pub fn run(
+        &self,
+        x: Vec<f64>,
+        mut draw: impl FnMut(usize) -> Vec<f64>,
+        mut network: impl FnMut(&[f64], f64) -> Vec<f64>,
+    ) -> Vec<f64> {
+        let size = x.len();
+        let mut state = vec![vec![0.0; size]; 1 + self.memory];
+        state[0] = x;
+        for row in &self.rows {
+            let output = network(&state[0], row.timestep);
+            let noise = if row.draws_noise() {
+                draw(size)
+            } else {
+                vec![0.0; size]
+            };
+            let combined = |combination: &Combination| {
+                let vectors = [&state[0], &output, &noise].into_iter().chain(&state[1..]);
+                let mut sum = vec![0.0; size];
+                for (coefficient, vector) in combination.coefficients().iter().zip(vectors) {
+                    for (s, v) in sum.iter_mut().zip(vector) {
+                        *s += coefficient * v;
+                    }
+                }
+                sum
+            };
+            state = row.next.iter().map(combined).collect();
+        }
+        state.swap_remove(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::config::ScheduleConfig;
+
+    fn schedule(change: impl FnOnce(&mut ScheduleConfig)) -> Schedule {
+        let mut config = ScheduleConfig {
+            set_alpha_to_one: true,
+            ..ScheduleConfig::default()
+        };
+        change(&mut config);
+        Schedule::new(&config).unwrap()
+    }
+
+    /// No solver errs where the noise the network sees never changes.
+    #[test]
+    fn a_network_that_knows_the_image_leads_every_sampler_to_it() {
+        const IMAGE: f64 = 0.75;
+        let schedule = schedule(|_| ());
+        for sampler in Sampler::ALL.into_iter().filter(|s| *s != Sampler::Lcm) {
+            for steps in [1, 2, 3, 20, 500] {
+                let trajectory = sampler.plan(&schedule, &Options::new(steps)).unwrap();
+                let end = trajectory.run(
+                    vec![trajectory.start.noise * 1.3],
+                    |_| vec![-0.4],
+                    |x, timestep| {
+                        let level = schedule.level_between(timestep);
+                        vec![(x[0] - level.alpha * IMAGE) / level.sigma]
+                    },
+                );
+                assert!(
+                    (end[0] - IMAGE).abs() < 1e-9,
+                    "{sampler:?} {steps}: {end:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn noise_is_drawn_only_where_it_is_used() {
+        let schedule = schedule(|_| ());
+        let draws = |sampler: Sampler| {
+            let trajectory = sampler.plan(&schedule, &Options::new(4)).unwrap();
+            trajectory
+                .rows
+                .iter()
+                .map(Row::draws_noise)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(draws(Sampler::Ddim), [false; 4]);
+        assert_eq!(draws(Sampler::EulerAncestral), [true, true, true, false]);
+        assert_eq!(draws(Sampler::Lcm), [true, true, true, false]);
+    }
+
+    #[test]
+    fn ddim_plans_every_number_of_steps() {
+        let schedule = schedule(|c| c.set_alpha_to_one = false);
+        for steps in 1..=1000 {
+            for compvis_timesteps in [false, true] {
+                let options = Options {
+                    compvis_timesteps,
+                    ..Options::new(steps)
+                };
+                let trajectory = Sampler::Ddim.plan(&schedule, &options).unwrap();
+                assert!(compvis_timesteps || trajectory.rows.len() == steps);
+                assert!(trajectory.rows.iter().all(|row| row.timestep <= 999.0));
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_requests_are_refused() {
+        let message = |schedule: &Schedule, sampler: Sampler, options: Options| {
+            sampler.plan(schedule, &options).unwrap_err().to_string()
+        };
+        let plain = schedule(|_| ());
+        let ddim = |options| message(&plain, Sampler::Ddim, options);
+        assert!(ddim(Options::new(0)).contains("ask for 1 to 1000"));
+        assert!(ddim(Options::new(1001)).contains("ask for 1 to 1000"));
+        let strength = |strength| Options {
+            strength: Some(strength),
+            ..Options::new(20)
+        };
+        assert!(ddim(strength(0.01)).contains("leaves none to run"));
+        assert!(ddim(strength(f64::NAN)).contains("between 0 and 1"));
+        let karras = Options {
+            sigmas: SigmaSpacing::Karras,
+            ..Options::new(20)
+        };
+        assert!(ddim(karras).contains("visits whole timesteps"));
+        assert!(message(&plain, Sampler::UniPc, Options::new(1000)).contains("ask for fewer"));
+        assert!(message(&plain, Sampler::Lcm, Options::new(51)).contains("at most 50 steps"));
+        let pure_noise = schedule(|c| {
+            c.zero_terminal_snr = true;
+            c.timestep_spacing = TimestepSpacing::Trailing;
+        });
+        for sampler in Sampler::ALL {
+            assert!(message(&pure_noise, sampler, Options::new(20)).contains("v-prediction"));
+        }
+    }
+}
