@@ -4,7 +4,8 @@
 //! and `decoder`; the 1x1 convolutions at the latent, `quant_conv` and `post_quant_conv`, are outside of these.
 
 use super::blocks::{
-    self, AttentionBlock, Norm, NormConv, ResBlock, conv3x3, expect_channels, norm_conv, on_tokens,
+    self, Norm, NormConv, ProjectedAttention, ResBlock, conv3x3, expect_channels, norm_conv,
+    on_tokens,
 };
 use super::config::{AutoencoderConfig, AutoencoderLevel};
 use crate::error::{Error, Result};
@@ -22,7 +23,7 @@ const RES_BLOCK: ResBlock = ResBlock {
     skip: "nin_shortcut",
 };
 
-const ATTENTION: AttentionBlock = AttentionBlock {
+const ATTENTION: ProjectedAttention = ProjectedAttention {
     qkv: ["q", "k", "v"],
     bias: true,
     out: "proj_out",

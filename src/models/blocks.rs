@@ -79,8 +79,8 @@ pub(super) fn upsample(g: &mut Graph, x: Value) -> Result<Value> {
     g.scope("conv", |g| conv3x3(g, x, channels))
 }
 
-/// The names and biases of the projections around attention.
-pub(super) struct AttentionBlock {
+/// Attention between four linear maps: their names, and whether they have biases.
+pub(super) struct ProjectedAttention {
     /// Queries, keys and values.
     pub(super) qkv: [&'static str; 3],
     /// Whether those three have a bias.
@@ -89,7 +89,7 @@ pub(super) struct AttentionBlock {
     pub(super) out: &'static str,
 }
 
-impl AttentionBlock {
+impl ProjectedAttention {
     /// Attention of `x` on `context` (on `x` itself for self-attention), as wide as `x`, within the current scope.
     pub(super) fn forward(
         &self,

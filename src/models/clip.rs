@@ -1,12 +1,12 @@
 //! CLIP's text encoder: what a prompt's tokens become before the UNet attends to them.
 
-use super::blocks::AttentionBlock;
+use super::blocks::ProjectedAttention;
 use super::config::{ClipActivation, ClipConfig};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::ops::Activation;
 
-const ATTENTION: AttentionBlock = AttentionBlock {
+const ATTENTION: ProjectedAttention = ProjectedAttention {
     qkv: ["q_proj", "k_proj", "v_proj"],
     bias: true,
     out: "out_proj",

@@ -3,7 +3,7 @@
 //! Everything between its two ends happens on tokens, one per pixel. The 1x1 convolutions of SD 1 and the linear layers of
 //! SD 2 are the same operation there.
 
-use super::blocks::{AttentionBlock, on_tokens};
+use super::blocks::{ProjectedAttention, on_tokens};
 use crate::error::Result;
 use crate::graph::{Graph, Value};
 
@@ -12,7 +12,7 @@ const GROUP_NORM_EPS: f32 = 1e-6;
 
 const LAYER_NORM_EPS: f32 = 1e-5;
 
-const ATTENTION: AttentionBlock = AttentionBlock {
+const ATTENTION: ProjectedAttention = ProjectedAttention {
     qkv: ["to_q", "to_k", "to_v"],
     bias: false,
     out: "to_out.0",

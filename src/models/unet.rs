@@ -78,27 +78,27 @@ pub fn build(
 pub fn forward(g: &mut Graph, config: &UNetConfig, inputs: UNetInputs) -> Result<Value> {
     check(g, config, &inputs)?;
     let embedding = embedding(g, config, &inputs)?;
-    let stage = Stage {
+    let body = Body {
         config,
         embedding,
         context: inputs.context,
     };
-    let (h, skips) = stage.down(g, inputs.sample)?;
-    let h = g.scope("middle_block", |g| stage.middle(g, h))?;
-    let h = stage.up(g, h, skips)?;
+    let (h, skips) = body.down(g, inputs.sample)?;
+    let h = g.scope("middle_block", |g| body.middle(g, h))?;
+    let h = body.up(g, h, skips)?;
     g.scope("out", |g| {
-        norm_conv(g, h, stage.norm(), ["0", "1", "2"], config.out_channels)
+        norm_conv(g, h, body.norm(), ["0", "1", "2"], config.out_channels)
     })
 }
 
-/// What every block of one UNet shares.
-struct Stage<'a> {
+/// The blocks of one UNet, with what each of them takes.
+struct Body<'a> {
     config: &'a UNetConfig,
     embedding: Value,
     context: Option<Value>,
 }
 
-impl Stage<'_> {
+impl Body<'_> {
     fn norm(&self) -> Norm {
         Norm {
             groups: self.config.norm_groups,

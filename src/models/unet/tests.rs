@@ -12,7 +12,7 @@ enum Heads {
     Channels(usize),
 }
 
-/// A UNet with spatial transformers after every res block, at all levels but the last or at all but the first.
+/// A UNet whose res blocks are followed by spatial transformers at the levels where `attends` says so.
 fn config(
     [in_channels, out_channels]: [usize; 2],
     model_channels: usize,
