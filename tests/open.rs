@@ -1,8 +1,10 @@
 //! Opening models in every layout, under every family of names. `data/names` is written by tools/names.py.
 
-use latent_diffusion::models::{ModelFiles, OpenOptions, from_embedded, open};
+use latent_diffusion::graph::Graph;
+use latent_diffusion::models::{ModelFiles, OpenOptions, autoencoder, from_embedded, open, unet};
 use latent_diffusion::weights::{Weights, save};
 use latent_diffusion::{Error, Result, Shape};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -52,6 +54,13 @@ fn write(path: &Path, list: &[(&str, &str, Shape)], rename: impl Fn(&str, &str) 
 fn put(path: PathBuf, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
+}
+
+/// The weights that graphs of this network ask for are those of the list, no more and no fewer.
+fn asks_for(graphs: &[Graph], list: &[(&str, &str, Shape)]) {
+    let params = graphs.iter().flat_map(Graph::params);
+    let asked: BTreeSet<&str> = params.map(|param| param.name.as_str()).collect();
+    assert_eq!(asked, list.iter().map(|(ours, _, _)| *ours).collect());
 }
 
 /// Every weight has the values that were written for it, and no name is left over.
@@ -170,6 +179,15 @@ fn diffusers_and_compvis_folders_hold_the_same_model() {
         Some(diffusers_folder.path().join("tokenizer"))
     );
     for model in [diffusers, original] {
+        let unet = model.config.unet.as_ref().unwrap();
+        asks_for(
+            &[unet::build(unet, 1, [8, 8], 5).unwrap()],
+            &names(UNET_NAMES),
+        );
+        let stage = model.config.autoencoder.as_ref().unwrap();
+        let encoder = autoencoder::build_encoder(stage, 1, [32, 32]).unwrap();
+        let decoder = autoencoder::build_decoder(stage, 1, [8, 8]).unwrap();
+        asks_for(&[encoder, decoder], &names(VAE_NAMES));
         assert_eq!(model.config.unsupported, Vec::<String>::new());
         agrees(&model.unet.unwrap(), &names(UNET_NAMES));
         agrees(&model.autoencoder.unwrap(), &names(VAE_NAMES));

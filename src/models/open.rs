@@ -28,6 +28,35 @@ pub struct ModelFiles {
     pub tokenizer: Option<PathBuf>,
 }
 
+impl ModelFiles {
+    /// A model of synthetic weights, with no tokenizer.
+    pub fn synthetic(name: &str, config: ModelConfig, seed: u64) -> Self {
+        let mut model = Self::empty(name.to_owned(), config);
+        model.make_up_weights(seed);
+        model
+    }
+
+    fn empty(name: String, config: ModelConfig) -> Self {
+        Self {
+            name,
+            config,
+            unet: None,
+            autoencoder: None,
+            text: None,
+            tokenizer: None,
+        }
+    }
+
+    /// Gives every network that is described synthetic weights.
+    fn make_up_weights(&mut self, seed: u64) {
+        let made = Weights::synthetic(seed);
+        let config = &self.config;
+        self.unet = config.unet.as_ref().map(|_| made.clone());
+        self.autoencoder = config.autoencoder.as_ref().map(|_| made.clone());
+        self.text = config.text.as_ref().map(|_| made);
+    }
+}
+
 /// How to look for a model.
 #[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
@@ -90,14 +119,7 @@ impl<'a> Opening<'a> {
             _ => name.to_string_lossy().into_owned(),
         };
         Self {
-            model: ModelFiles {
-                name,
-                config: ModelConfig::default(),
-                unet: None,
-                autoencoder: None,
-                text: None,
-                tokenizer: None,
-            },
+            model: ModelFiles::empty(name, ModelConfig::default()),
             options,
         }
     }
@@ -152,11 +174,7 @@ impl<'a> Opening<'a> {
         self.model.config = config::from_yaml(yaml, &read(yaml)?)?;
         self.model.tokenizer = tokenizer(&[folder, &folder.join("tokenizer")]);
         if let Some(seed) = self.options.synthetic {
-            let config = &self.model.config;
-            let made = Weights::synthetic(seed);
-            self.model.unet = config.unet.is_some().then(|| made.clone());
-            self.model.autoencoder = config.autoencoder.is_some().then(|| made.clone());
-            self.model.text = config.text.is_some().then_some(made);
+            self.model.make_up_weights(seed);
             return Ok(());
         }
         let weights = match weights {

@@ -4,11 +4,12 @@
 //! `cond_stage_config.params`, `rescale_betas_zero_snr` under `model.params`, and `sampling` at the root.
 
 use super::limits::checked;
+use super::presets::{CLIP_VIT_L_14, OPEN_CLIP_VIT_H_14};
 use super::section::Section;
 use super::{
-    Attention, AutoencoderConfig, AutoencoderLevel, BetaSchedule, ClipActivation, ClipConfig,
-    ModelConfig, Prediction, SamplingDefaults, ScheduleConfig, TimestepSpacing, UNetConfig,
-    UNetLevel, transformers::clip_text,
+    Attention, AutoencoderConfig, AutoencoderLevel, BetaSchedule, ClipConfig, ModelConfig,
+    Prediction, SamplingDefaults, ScheduleConfig, TimestepSpacing, UNetConfig, UNetLevel,
+    transformers::clip_text,
 };
 use crate::error::{Error, Result};
 use serde_json::{Value, json};
@@ -293,18 +294,18 @@ fn autoencoder(params: &Section) -> Result<AutoencoderConfig> {
 /// `FrozenCLIPEmbedder`: CLIP ViT-L/14's text encoder, unless `text_config` gives its sizes.
 fn clip(stage: &Section) -> Result<ClipConfig> {
     let Some(params) = stage.section("params")? else {
-        return Ok(VIT_L_14);
+        return Ok(CLIP_VIT_L_14);
     };
     params.only(&[("layer", json!("last"))])?;
     match params.section("text_config")? {
         Some(sizes) => clip_text(&sizes),
-        None => Ok(VIT_L_14),
+        None => Ok(CLIP_VIT_L_14),
     }
 }
 
 /// `FrozenOpenCLIPEmbedder`: OpenCLIP ViT-H/14's text encoder.
 fn open_clip(stage: &Section) -> Result<ClipConfig> {
-    let mut config = VIT_H_14;
+    let mut config = OPEN_CLIP_VIT_H_14;
     if let Some(params) = stage.section("params")? {
         params.only(&[("arch", json!("ViT-H-14"))])?;
         config.skip_layers = match params.text("layer")? {
@@ -315,27 +316,3 @@ fn open_clip(stage: &Section) -> Result<ClipConfig> {
     }
     Ok(config)
 }
-
-const VIT_L_14: ClipConfig = ClipConfig {
-    vocab: 49408,
-    width: 768,
-    layers: 12,
-    heads: 12,
-    mlp: 3072,
-    positions: 77,
-    activation: ClipActivation::QuickGelu,
-    norm_eps: 1e-5,
-    skip_layers: 0,
-    eos_token: Some(49407),
-    pad_token: Some(49407),
-};
-
-const VIT_H_14: ClipConfig = ClipConfig {
-    width: 1024,
-    layers: 24,
-    heads: 16,
-    mlp: 4096,
-    activation: ClipActivation::Gelu,
-    pad_token: Some(0),
-    ..VIT_L_14
-};

@@ -9,6 +9,7 @@ mod compvis;
 mod diffusers;
 mod folder;
 mod limits;
+mod presets;
 mod schedule;
 mod section;
 mod transformers;
