@@ -1,0 +1,88 @@
+//! Between images and latents.
+
+use super::{Pipeline, draw, finite};
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::models::autoencoder;
+use crate::rng::Noise;
+use crate::tensor::Tensor;
+
+impl<B: Backend> Pipeline<B> {
+    /// The image of a latent.
+    ///
+    /// # Shapes
+    /// `[N, h, w, C]`, at the diffusion model's scale, gives `[N, f h, f w, 3]`, about -1..1.
+    ///
+    /// # Errors
+    /// If the model has no autoencoder, or the image is not finite.
+    pub fn decode(&self, latent: &Tensor) -> Result<Tensor> {
+        let (config, weights) = self.model.autoencoder()?;
+        let Some([n, h, w, _]) = latent.shape().image() else {
+            return Err(Error::request(format!(
+                "a latent is [N, h, w, C], not {}",
+                latent.shape()
+            )));
+        };
+        let scaled = self.scaled(latent, 1.0 / self.model.config.scale_factor)?;
+        let graph = autoencoder::build_decoder(config, n, [h, w])?;
+        let mut session = self.session((graph, weights))?;
+        session.set("latent", &scaled)?;
+        session.run()?;
+        finite(session.get("image")?, "the decoder", &mut session)
+    }
+
+    /// Mean and log variance of an image's latent, at the autoencoder's own scale.
+    ///
+    /// # Shapes
+    /// `[N, H, W, 3]` in -1..1 gives twice `[N, H / f, W / f, C]`.
+    ///
+    /// # Errors
+    /// If the model has no autoencoder, the sides are no multiples of `f`, or the result is not finite.
+    pub fn moments(&self, image: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (config, weights) = self.model.autoencoder()?;
+        let Some([n, h, w, _]) = image.shape().image() else {
+            return Err(Error::request(format!(
+                "an image is [N, H, W, 3], not {}",
+                image.shape()
+            )));
+        };
+        let graph = autoencoder::build_encoder(config, n, [h, w])?;
+        let mut session = self.session((graph, weights))?;
+        session.set("image", image)?;
+        session.run()?;
+        let moments = finite(session.get("moments")?, "the encoder", &mut session)?;
+        autoencoder::split_moments(&moments)
+    }
+
+    /// The latent of an image, the mean of its distribution, at the diffusion model's scale: what [`decode`](Self::decode) takes.
+    ///
+    /// # Errors
+    /// As [`moments`](Self::moments).
+    pub fn encode(&self, image: &Tensor) -> Result<Tensor> {
+        let (mean, _) = self.moments(image)?;
+        self.scaled(&mean, self.model.config.scale_factor)
+    }
+
+    /// A latent of the image per stream, drawn from its distribution, at the diffusion model's scale.
+    pub(super) fn posterior(&self, image: &Tensor, streams: &mut [Noise]) -> Result<Tensor> {
+        let (mean, logvar) = self.moments(image)?;
+        let Some([_, h, w, c]) = mean.shape().image() else {
+            return Err(Error::request("the encoder answered no image"));
+        };
+        let mut latent = draw(streams, [h, w, c])?;
+        for item in latent.data_mut().chunks_mut(h * w * c) {
+            for ((z, mean), logvar) in item.iter_mut().zip(mean.data()).zip(logvar.data()) {
+                *z = mean + (0.5 * logvar).exp() * *z;
+            }
+        }
+        self.scaled(&latent, self.model.config.scale_factor)
+    }
+
+    fn scaled(&self, tensor: &Tensor, factor: f64) -> Result<Tensor> {
+        let scaled = tensor
+            .data()
+            .iter()
+            .map(|&x| (f64::from(x) * factor) as f32);
+        Tensor::new(tensor.shape(), scaled.collect())
+    }
+}

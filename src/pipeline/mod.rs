@@ -1,0 +1,159 @@
+//! From a prompt to an image: the parts of a model, joined.
+//!
+//! ```text
+//! prompt --tokenizer--> ids --text encoder--> context
+//! noise  --sampler's rows, one network call each--> latent --autoencoder--> image
+//! ```
+//!
+//! Each part is a session of its own that lives only while it is needed, so the peak of memory is the largest part's and not the
+//! sum. Images are decoded one at a time for the same reason. The pipeline neither reads arguments nor writes files: it takes
+//! tensors and gives tensors, and reports through one callback.
+
+mod denoise;
+mod latent;
+mod model;
+mod request;
+mod text;
+
+pub use denoise::{Denoiser, Guided};
+pub use model::Model;
+pub use request::{InitImage, Request};
+
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::rng::Noise;
+use crate::schedule::Schedule;
+use crate::session::Session;
+use crate::tensor::Tensor;
+use std::sync::Arc;
+
+/// What happens while a request is carried out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Something the user should know and that stops nothing.
+    Warning(String),
+    /// A network call of the sampler is done.
+    Step {
+        /// Calls done so far.
+        done: usize,
+        /// Calls in all.
+        total: usize,
+    },
+    /// An image is decoded.
+    Decoded {
+        /// Images done so far.
+        done: usize,
+        /// Images in all.
+        total: usize,
+    },
+}
+
+/// A model on a device.
+pub struct Pipeline<B: Backend> {
+    backend: Arc<B>,
+    model: Model,
+}
+
+impl<B: Backend> Pipeline<B> {
+    /// Puts a model on a device. Nothing is loaded before it is needed.
+    pub fn new(backend: Arc<B>, model: Model) -> Self {
+        Self { backend, model }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Carries out a request: one image `[1, H, W, 3]` in -1..1 (not clamped) per image of the batch, image `i` from seed
+    /// `seed + i`.
+    ///
+    /// # Errors
+    /// If the request does not fit the model, weights are missing, a result is not finite, or the user asked to stop.
+    pub fn sample(&self, request: &Request, report: &mut dyn FnMut(Event)) -> Result<Vec<Tensor>> {
+        let latents = self.sample_latents(request, report)?;
+        let total = latents.len();
+        let mut images = Vec::with_capacity(total);
+        for latent in &latents {
+            images.push(self.decode(latent)?);
+            report(Event::Decoded {
+                done: images.len(),
+                total,
+            });
+        }
+        Ok(images)
+    }
+
+    /// As [`sample`](Self::sample), but stops before the autoencoder: latents `[1, h, w, C]` as [`decode`](Self::decode) takes
+    /// them, one per image.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn sample_latents(
+        &self,
+        request: &Request,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<Vec<Tensor>> {
+        request.check(&self.model)?;
+        let schedule = Schedule::new(&self.model.config.schedule)?;
+        let trajectory = request.sampler.plan(&schedule, &request.options)?;
+        let context = self.guided_context(request, report)?;
+        let mut streams: Vec<Noise> = (0..request.batch)
+            .map(|index| Noise::new(request.rng, request.seed_of(index)))
+            .collect();
+        let latent = match &request.init {
+            Some(init) => Some(self.posterior(&init.image, &mut streams)?),
+            None => None,
+        };
+        let shape = self.model.latent_shape(request)?;
+        let noise = draw(&mut streams, shape)?;
+        let start = trajectory.start;
+        let mixed = noise.data().iter().enumerate().map(|(index, noise)| {
+            let known = latent.as_ref().map_or(0.0, |l| f64::from(l.data()[index]));
+            (start.latent * known + start.noise * f64::from(*noise)) as f32
+        });
+        let first = Tensor::new(noise.shape(), mixed.collect())?;
+        let unet = self.model.unet()?;
+        let mut denoiser = Denoiser::new(&self.backend, unet, &context, shape, trajectory.memory)?;
+        let draw = &mut || draw(&mut streams, shape);
+        let last = denoiser.run(&trajectory, first, draw, report)?;
+        (0..request.batch).map(|index| last.item(index)).collect()
+    }
+
+    /// A session over one of the model's networks.
+    fn session(
+        &self,
+        network: (crate::graph::Graph, &crate::weights::Weights),
+    ) -> Result<Session<B>> {
+        Session::new(&self.backend, network.0, network.1)
+    }
+}
+
+/// Standard normal noise `[N, h, w, C]`, each image's from its own stream, in the order torch fills `[C, h, w]`.
+fn draw(streams: &mut [Noise], [height, width, channels]: [usize; 3]) -> Result<Tensor> {
+    let count = height * width * channels;
+    let shape = [streams.len(), channels, height, width];
+    let values = streams.iter_mut().flat_map(|stream| stream.normal(count));
+    let nchw = Tensor::new(shape, values.collect())?;
+    Ok(nchw.nchw_to_nhwc())
+}
+
+/// Refuses a result that holds NaN or infinity, naming the first node that made one.
+fn finite<B: Backend>(result: Tensor, stage: &str, session: &mut Session<B>) -> Result<Tensor> {
+    let bad = result.count_not_finite();
+    if bad == 0 {
+        return Ok(result);
+    }
+    let node = session.first_not_finite()?;
+    Err(Error::NotFinite {
+        stage: match node {
+            Some(node) => format!("{stage}, node {node},"),
+            None => stage.to_owned(),
+        },
+        what: format!(
+            "NaN or infinity in {bad} of {} values",
+            result.shape().len()
+        ),
+        hint: "look for damaged weights with `ldm inspect --check-weights`".to_owned(),
+    })
+}

@@ -1,0 +1,135 @@
+//! A model as the pipeline uses it: configuration, weights and tokenizer, whatever files they came from.
+
+use super::Request;
+use crate::error::{Error, Result};
+use crate::models::config::{AutoencoderConfig, ClipConfig, ModelConfig, UNetConfig};
+use crate::models::{ModelFiles, OpenOptions, open};
+use crate::tokenizer::Tokenizer;
+use crate::weights::Weights;
+use std::path::Path;
+
+/// A model: its networks, where their weights are, and its tokenizer.
+#[derive(Clone)]
+pub struct Model {
+    /// What to call it.
+    pub name: String,
+    /// Everything but weights.
+    pub config: ModelConfig,
+    unet: Option<Weights>,
+    autoencoder: Option<Weights>,
+    text: Option<Weights>,
+    tokenizer: Option<Tokenizer>,
+}
+
+impl Model {
+    /// Opens a model from a folder or file, or by its name in the local Hugging Face cache.
+    ///
+    /// # Errors
+    /// If there is none, or its files cannot be used.
+    pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
+        let files = open(path, options)?;
+        let tokenizer = match &files.tokenizer {
+            Some(folder) => Some(Tokenizer::open(folder)?),
+            None => None,
+        };
+        Self::new(files, tokenizer)
+    }
+
+    /// A model of files that are open, with the tokenizer its text encoder was trained with.
+    ///
+    /// # Errors
+    /// If the text encoder has fewer than two positions.
+    pub fn new(files: ModelFiles, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        let tokenizer = match (tokenizer, &files.config.text) {
+            (Some(tokenizer), Some(text)) => Some(tokenizer.with_max_length(text.positions)?),
+            (tokenizer, _) => tokenizer,
+        };
+        Ok(Self {
+            name: files.name,
+            config: files.config,
+            unet: files.unet,
+            autoencoder: files.autoencoder,
+            text: files.text,
+            tokenizer,
+        })
+    }
+
+    /// The UNet, if the model has one.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn unet(&self) -> Result<(&UNetConfig, &Weights)> {
+        self.part("UNet", &self.config.unet, &self.unet)
+    }
+
+    /// The autoencoder, if the model has one.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn autoencoder(&self) -> Result<(&AutoencoderConfig, &Weights)> {
+        self.part("autoencoder", &self.config.autoencoder, &self.autoencoder)
+    }
+
+    /// The text encoder, if the model has one.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn text(&self) -> Result<(&ClipConfig, &Weights)> {
+        self.part("text encoder", &self.config.text, &self.text)
+    }
+
+    /// The tokenizer, if the model has one.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| {
+            Error::file(
+                &self.name,
+                "has no tokenizer: put CLIP's vocab.json and merges.txt beside the weights, or in a folder `tokenizer` there",
+            )
+        })
+    }
+
+    fn part<'a, C>(
+        &self,
+        what: &str,
+        config: &'a Option<C>,
+        weights: &'a Option<Weights>,
+    ) -> Result<(&'a C, &'a Weights)> {
+        match (config, weights) {
+            (Some(config), Some(weights)) => Ok((config, weights)),
+            _ => Err(Error::file(
+                &self.name,
+                format!("has no {what}, which this needs"),
+            )),
+        }
+    }
+
+    /// Sides of an image must be multiples of this many pixels.
+    ///
+    /// # Errors
+    /// If the model has no autoencoder.
+    pub fn pixel_multiple(&self) -> Result<usize> {
+        let (autoencoder, _) = self.autoencoder()?;
+        let unet = self.config.unet.as_ref().map_or(1, UNetConfig::factor);
+        Ok(autoencoder.factor() * unet)
+    }
+
+    /// The size the model was trained on, `[width, height]` in pixels, where its configuration says.
+    pub fn native_size(&self) -> Option<[usize; 2]> {
+        let side = self.config.latent_size? * self.config.autoencoder.as_ref()?.factor();
+        Some([side, side])
+    }
+
+    /// `[h, w, C]` of a request's latents.
+    pub(super) fn latent_shape(&self, request: &Request) -> Result<[usize; 3]> {
+        let (autoencoder, _) = self.autoencoder()?;
+        let factor = autoencoder.factor();
+        Ok([
+            request.height / factor,
+            request.width / factor,
+            autoencoder.embed_dim,
+        ])
+    }
+}

@@ -1,0 +1,149 @@
+//! What a user asks for, checked against the model before anything is loaded.
+
+use super::Model;
+use crate::error::{Error, Result};
+use crate::rng::NoiseSource;
+use crate::sampler::{Options, Sampler};
+use crate::tensor::Tensor;
+
+/// The largest image that is attempted, in pixels.
+const MAX_PIXELS: usize = 1 << 26;
+
+/// The largest batch that is attempted.
+const MAX_BATCH: usize = 1 << 12;
+
+/// Text to image, or image to image where there is an initial image.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What to show; empty is legal.
+    pub prompt: String,
+    /// What to steer away from; empty is the usual unconditional half of guidance.
+    pub negative_prompt: String,
+    /// Pixels across.
+    pub width: usize,
+    /// Pixels down.
+    pub height: usize,
+    /// How noise becomes an image.
+    pub sampler: Sampler,
+    /// Steps, spacing, eta, strength.
+    pub options: Options,
+    /// Scale of classifier-free guidance; 1 asks the network once per step instead of twice.
+    pub guidance_scale: f32,
+    /// How far guidance's contrast is brought back to the conditional answer's (arXiv:2305.08891): 0 not, 1 wholly.
+    pub guidance_rescale: f32,
+    /// Seed of the first image; image `i` has this plus `i`.
+    pub seed: u64,
+    /// Whose noise.
+    pub rng: NoiseSource,
+    /// Images computed together.
+    pub batch: usize,
+    /// Where to start from, if not from noise alone. How far from it, [`Options::strength`] says.
+    pub init: Option<InitImage>,
+}
+
+/// The image that image-to-image starts from.
+#[derive(Clone, Debug)]
+pub struct InitImage {
+    /// `[1, H, W, 3]` in -1..1, of the request's size.
+    pub image: Tensor,
+}
+
+impl Request {
+    /// A prompt, and everything else as the model's authors recommend or, where they say nothing, DDIM with 50 steps and scale 7.5.
+    pub fn new(model: &Model, prompt: impl Into<String>) -> Result<Self> {
+        let defaults = &model.config.sampling;
+        let [width, height] = model.native_size().unwrap_or([512, 512]);
+        let sampler = match &defaults.sampler {
+            Some(name) => Sampler::parse(name)?,
+            None => Sampler::Ddim,
+        };
+        Ok(Self {
+            prompt: prompt.into(),
+            negative_prompt: String::new(),
+            width,
+            height,
+            sampler,
+            options: Options::new(defaults.steps.unwrap_or(50)),
+            guidance_scale: defaults.guidance_scale.unwrap_or(7.5) as f32,
+            guidance_rescale: 0.0,
+            seed: 0,
+            rng: NoiseSource::Cpu,
+            batch: 1,
+            init: None,
+        })
+    }
+
+    /// The seed of image `index`.
+    pub fn seed_of(&self, index: usize) -> u64 {
+        self.seed.wrapping_add(index as u64)
+    }
+
+    /// Whether the network is asked twice per step, with and without the prompt.
+    pub fn guided(&self) -> bool {
+        self.guidance_scale != 1.0
+    }
+
+    /// Refuses what the model cannot do, before any weight is read.
+    ///
+    /// # Errors
+    /// [`Error::Request`], with what would be possible.
+    pub fn check(&self, model: &Model) -> Result<()> {
+        let multiple = model.pixel_multiple()?;
+        check_side("width", self.width, multiple)?;
+        check_side("height", self.height, multiple)?;
+        let pixels = self.width.checked_mul(self.height);
+        if pixels.is_none_or(|pixels| pixels > MAX_PIXELS) {
+            return Err(Error::request(format!(
+                "an image of {}x{} pixels is more than the {MAX_PIXELS} this program attempts",
+                self.width, self.height
+            )));
+        }
+        if self.batch == 0 || self.batch > MAX_BATCH {
+            return Err(Error::request(format!(
+                "a batch of {} images: ask for 1 to {MAX_BATCH}",
+                self.batch
+            )));
+        }
+        if !self.guidance_scale.is_finite() {
+            return Err(Error::request(format!(
+                "guidance scale {} is not a number to multiply by; 1 is without guidance, 3 to 9 are usual",
+                self.guidance_scale
+            )));
+        }
+        if !(0.0..=1.0).contains(&self.guidance_rescale) {
+            return Err(Error::request(format!(
+                "guidance rescale {} lies outside 0 to 1",
+                self.guidance_rescale
+            )));
+        }
+        let expected = [1, self.height, self.width, 3].into();
+        match &self.init {
+            Some(init) if init.image.shape() != expected => Err(Error::request(format!(
+                "the initial image is {}, but the request is for {expected}",
+                init.image.shape()
+            ))),
+            Some(_) if self.options.strength.is_none() => Err(Error::request(
+                "image to image needs a strength between 0 and 1: how far to depart from the image",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Refuses a side that is not a positive multiple, naming the two nearest that are.
+fn check_side(what: &str, side: usize, multiple: usize) -> Result<()> {
+    if side > 0 && side.is_multiple_of(multiple) {
+        return Ok(());
+    }
+    let below = side / multiple * multiple;
+    let nearest = match below {
+        0 => format!("the smallest is {multiple}"),
+        _ => format!(
+            "the nearest are {below} and {}",
+            below.saturating_add(multiple)
+        ),
+    };
+    Err(Error::request(format!(
+        "{what} {side} is not a multiple of {multiple}, as this model needs; {nearest}"
+    )))
+}
