@@ -1,3 +1,7 @@
 //! The `ldm` command.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,93 @@
+//! What is said where: results alone on standard output, everything else on standard error.
+//!
+//! Neither stream can fail a run by being closed: `ldm ... | head -1` still makes all its images. Hence `writeln!` with the
+//! outcome looked at, and never `println!`, which panics.
+
+use super::args::ConsoleArgs;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use latent_diffusion::{Error, Result};
+use std::io::{self, ErrorKind, Write};
+
+/// The two standard streams.
+pub struct Console {
+    quiet: bool,
+    verbose: bool,
+    bar: ProgressBar,
+}
+
+impl Console {
+    /// As the user wants to hear.
+    pub fn new(args: &ConsoleArgs) -> Self {
+        // indicatif hides a bar by itself when standard error is no terminal.
+        let target = match args.quiet || args.no_progress {
+            true => ProgressDrawTarget::hidden(),
+            false => ProgressDrawTarget::stderr(),
+        };
+        let template = "{msg} {wide_bar} {pos}/{len}  {steps_per_second} steps/s  {eta} left";
+        let style = ProgressStyle::with_template(template)
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .with_key(
+                "steps_per_second",
+                |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
+                    // Nothing can be done about a terminal that refuses a number.
+                    let _ = write!(out, "{:.2}", state.per_sec());
+                },
+            );
+        Self {
+            quiet: args.quiet,
+            verbose: args.verbose,
+            bar: ProgressBar::with_draw_target(None, target).with_style(style),
+        }
+    }
+
+    /// A line of the result, on standard output.
+    ///
+    /// # Errors
+    /// If it cannot be written, unless nobody reads it any more.
+    pub fn result(&self, line: &str) -> Result<()> {
+        self.bytes(format!("{line}\n").as_bytes())
+    }
+
+    /// Bytes of the result, on standard output.
+    ///
+    /// # Errors
+    /// As [`result`](Self::result).
+    pub fn bytes(&self, bytes: &[u8]) -> Result<()> {
+        let written = self.bar.suspend(|| {
+            let mut out = io::stdout().lock();
+            out.write_all(bytes).and_then(|()| out.flush())
+        });
+        match written {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                Err(Error::output("standard output", error.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Something that the user should know, unless they want to hear nothing.
+    pub fn note(&self, sentence: &str) {
+        if !self.quiet {
+            self.say(sentence);
+        }
+    }
+
+    /// Something for the curious.
+    pub fn detail(&self, sentence: &str) {
+        if self.verbose && !self.quiet {
+            self.say(sentence);
+        }
+    }
+
+    /// What went wrong: always said.
+    pub fn error(&self, sentence: &str) {
+        self.say(&format!("error: {sentence}"));
+    }
+
+    fn say(&self, sentence: &str) {
+        self.bar.suspend(|| {
+            // Without standard error there is nobody to tell.
+            let _ = writeln!(io::stderr(), "{sentence}");
+        });
+    }
+}
