@@ -47,8 +47,8 @@ impl Noise {
         })))
     }
 
-    /// Torch's CUDA stream, as a GPU large enough to give every value a thread of its own makes it (up to about 10^5
-    /// values; beyond, torch's values depend on the GPU).
+    /// Torch's CUDA stream, as a GPU makes it that has a thread for every value: 43,008 on an RTX 3060, 221,184 on an A100,
+    /// where the latent of a 512x512 image takes 16,384. Beyond that torch's values depend on the GPU, and ours do not.
     pub fn cuda(seed: u64) -> Self {
         Self(Generator::Cuda(TorchCuda { seed, calls: 0 }))
     }
@@ -205,12 +205,13 @@ impl TorchCuda {
     }
 }
 
-/// The first of the pair of normal values that cuRAND makes of two random words, in its f32 arithmetic.
+/// The first of the pair of normal values that cuRAND makes of two random words, in its f32 arithmetic with fused
+/// multiply-adds.
 fn curand_normal(a: u32, b: u32) -> f32 {
     const UNIT: f32 = 1.0 / (1u64 << 32) as f32;
     const TURN: f32 = TAU * UNIT;
-    let u = a as f32 * UNIT + UNIT / 2.0;
-    let v = b as f32 * TURN + TURN / 2.0;
+    let u = (a as f32).mul_add(UNIT, UNIT / 2.0);
+    let v = (b as f32).mul_add(TURN, TURN / 2.0);
     let radius = (-2.0 * f64::from(u).ln() as f32).sqrt();
     radius * f64::from(v).sin() as f32
 }

@@ -43,7 +43,7 @@ pub(super) fn noise(prediction: Prediction, level: Level, output: Combination) -
 ///
 /// # Source
 /// Song et al., arXiv:2010.02502, equation 12. With `fresh = 0` and levels counted by ratio it is Euler's method on the
-/// probability-flow ODE, `d x / d ratio = noise` (arXiv:2206.00364, algorithm 1 without churn).
+/// probability-flow ODE, `d x / d ratio = noise` (Karras et al., arXiv:2206.00364).
 pub(super) fn transfer(
     prediction: Prediction,
     step: Step,
@@ -104,8 +104,8 @@ pub(super) fn ddpm(prediction: Prediction, steps: &[Step], large: f64) -> Vec<Ro
 /// Latent consistency: each step goes to the image at once, and all but the last back up to the next level.
 ///
 /// # Source
-/// Luo et al., arXiv:2310.04378, algorithm 3; boundary scalings: Song et al., arXiv:2303.01469, appendix C, with data
-/// deviation 0.5 and timesteps scaled by 10 as released.
+/// Luo et al., arXiv:2310.04378 (multistep latent consistency sampling); boundary scalings: Song et al., arXiv:2303.01469,
+/// appendix C, with data deviation 0.5 and timesteps scaled by 10 as released.
 pub(super) fn lcm(prediction: Prediction, steps: &[Step]) -> Vec<Row> {
     const DATA_VARIANCE: f64 = 0.25;
     let row = |step: &Step| {

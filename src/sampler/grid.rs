@@ -49,7 +49,7 @@ pub(super) fn whole_timesteps(
         Stride::ToNext => Level::CLEAN,
         Stride::Fixed => schedule.final_level(),
     };
-    let fixed = schedule.len() / options.steps;
+    let fixed = schedule.timestep_count() / options.steps;
     let step = |(i, &t): (usize, &usize)| Step {
         from: schedule.level(t),
         to: if stride == Stride::ToNext || options.compvis_timesteps {
@@ -61,9 +61,10 @@ pub(super) fn whole_timesteps(
     Ok(timesteps.iter().enumerate().map(step).collect())
 }
 
-/// Noise ratios at timesteps that may be fractional, ending at no noise.
+/// Noise ratios at timesteps that may be fractional, ending at no noise. Karras's and exponential ratios lie between the
+/// first and the last ratio of the timesteps that would be visited without them.
 pub(super) fn ratios(schedule: &Schedule, options: &Options) -> Result<Vec<Step>> {
-    let (steps, last) = (options.steps, (schedule.len() - 1) as f64);
+    let (steps, last) = (options.steps, (schedule.timestep_count() - 1) as f64);
     let timesteps = match (options.sigmas, schedule.spacing()) {
         (SigmaSpacing::SgmUniform | SigmaSpacing::Simple, _) => named_timesteps(schedule, options),
         (_, TimestepSpacing::Linspace) if !options.compvis_timesteps => {
@@ -88,8 +89,9 @@ pub(super) fn ratios(schedule: &Schedule, options: &Options) -> Result<Vec<Step>
     strictly_falling(spaced.unwrap_or(levels), options)
 }
 
-/// Noise ratios at whole timesteps, ending at no noise. Karras's ratios are evaluated at the nearest timestep, exponential
-/// ones at the one below, as diffusers does.
+/// Noise ratios at whole timesteps, ending at no noise. Karras's and exponential ratios span the whole schedule; the first
+/// are evaluated at the nearest timestep, the others at the one below, as diffusers has it. (In its f32 the first timestep
+/// of exponential ratios, 999, comes out a rounding short and is cut to 998.)
 pub(super) fn ratios_at_whole_timesteps(
     schedule: &Schedule,
     options: &Options,
@@ -126,8 +128,8 @@ pub(super) fn ratios_at_whole_timesteps(
 /// # Source
 /// diffusers' `LCMScheduler.set_timesteps`.
 pub(super) fn distilled_timesteps(schedule: &Schedule, options: &Options) -> Result<Vec<Step>> {
-    let original = options.original_steps.clamp(1, schedule.len());
-    let stride = schedule.len() / original;
+    let original = options.original_steps.clamp(1, schedule.timestep_count());
+    let stride = schedule.timestep_count() / original;
     let kept = (original as f64 * options.strength.unwrap_or(1.0)) as usize;
     if options.steps > kept {
         return Err(Error::request(format!(
@@ -164,7 +166,7 @@ fn rule(
 
 /// The timesteps of the two spacings that name timesteps instead of ratios.
 fn named_timesteps(schedule: &Schedule, options: &Options) -> Vec<f64> {
-    let (count, steps) = (schedule.len(), options.steps);
+    let (count, steps) = (schedule.timestep_count(), options.steps);
     let last = (count - 1) as f64;
     let timestep = |i: usize| match options.sigmas {
         SigmaSpacing::Simple => last - (i * count / steps) as f64,

@@ -30,13 +30,15 @@ mod first_order;
 mod grid;
 mod multistep;
 mod name;
+mod trajectory;
 
 pub use combination::{Combination, MAX_MEMORY, TERMS};
 pub use name::{Sampler, SigmaSpacing};
+pub use trajectory::{Row, Start, Trajectory};
 
 use crate::error::{Error, Result};
 use crate::models::config::{Prediction, TimestepSpacing};
-use crate::schedule::{Level, Schedule};
+use crate::schedule::Schedule;
 use grid::{Step, Stride};
 
 /// What a request says about sampling; the rest is the schedule's.
@@ -72,54 +74,6 @@ impl Options {
             original_steps: 50,
         }
     }
-}
-
-/// One call of the network, and what follows from it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Row {
-    /// The time the network is told; fractional for some samplers.
-    pub timestep: f64,
-    /// The vectors after this row: the state, then the memory, latest first.
-    pub next: Vec<Combination>,
-}
-
-impl Row {
-    fn new(at: Level, next: Vec<Combination>) -> Self {
-        Self {
-            timestep: at.timestep,
-            next,
-        }
-    }
-
-    fn memoryless(at: Level, next: Combination) -> Self {
-        Self::new(at, vec![next])
-    }
-
-    /// Whether this row uses fresh noise.
-    pub fn draws_noise(&self) -> bool {
-        self.next.iter().any(|c| c.of_noise() != 0.0)
-    }
-}
-
-/// A whole sampling run, but for the network.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Trajectory {
-    /// The first state is `latent` times the encoded image plus `noise` times standard normal noise; from noise alone,
-    /// `latent` is 0.
-    pub start: Start,
-    /// How many earlier results are kept, 0 to [`MAX_MEMORY`].
-    pub memory: usize,
-    /// The calls of the network, in order.
-    pub rows: Vec<Row>,
-}
-
-/// The mixture that the first state is.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Start {
-    /// Share of the encoded image.
-    pub latent: f64,
-    /// Share of standard normal noise.
-    pub noise: f64,
 }
 
 impl Sampler {
@@ -195,7 +149,7 @@ impl Sampler {
         };
         if schedule.prediction() == Prediction::Epsilon
             && schedule.ends_in_pure_noise()
-            && first.timestep > (schedule.len() - 2) as f64
+            && first.timestep > (schedule.timestep_count() - 2) as f64
         {
             return Err(Error::request(
                 "this schedule ends in pure noise (zero terminal SNR), where a network that predicts noise says nothing \
@@ -237,54 +191,17 @@ fn check(schedule: &Schedule, options: &Options) -> Result<()> {
             )))
         }
     };
-    if options.steps < 1 || options.steps > schedule.len() {
+    if options.steps < 1 || options.steps > schedule.timestep_count() {
         return Err(Error::request(format!(
             "{} steps: this model was trained on {} timesteps, so ask for 1 to {}",
             options.steps,
-            schedule.len(),
-            schedule.len()
+            schedule.timestep_count(),
+            schedule.timestep_count()
         )));
     }
     share("eta", options.eta.unwrap_or(0.0))?;
     share("the variance of DDPM", options.large_variance)?;
     share("strength", options.strength.unwrap_or(1.0))
-}
-
-impl Trajectory {
-    /// Runs the rows on host vectors in f64: what every device does with them in its own precision.
-    ///
-    /// `x` is the first state, mixed as [`Trajectory::start`] says; `draw` gives as many fresh normal values; `network`
-    /// answers for a state and a timestep.
-    pub fn run(
-        &self,
-        x: Vec<f64>,
-        mut draw: impl FnMut(usize) -> Vec<f64>,
-        mut network: impl FnMut(&[f64], f64) -> Vec<f64>,
-    ) -> Vec<f64> {
-        let size = x.len();
-        let mut state = vec![vec![0.0; size]; 1 + self.memory];
-        state[0] = x;
-        for row in &self.rows {
-            let output = network(&state[0], row.timestep);
-            let noise = if row.draws_noise() {
-                draw(size)
-            } else {
-                vec![0.0; size]
-            };
-            let combined = |combination: &Combination| {
-                let vectors = [&state[0], &output, &noise].into_iter().chain(&state[1..]);
-                let mut sum = vec![0.0; size];
-                for (coefficient, vector) in combination.coefficients().iter().zip(vectors) {
-                    for (s, v) in sum.iter_mut().zip(vector) {
-                        *s += coefficient * v;
-                    }
-                }
-                sum
-            };
-            state = row.next.iter().map(combined).collect();
-        }
-        state.swap_remove(0)
-    }
 }
 
 #[cfg(test)]
@@ -339,6 +256,34 @@ mod tests {
         assert_eq!(draws(Sampler::Ddim), [false; 4]);
         assert_eq!(draws(Sampler::EulerAncestral), [true, true, true, false]);
         assert_eq!(draws(Sampler::Lcm), [true, true, true, false]);
+    }
+
+    #[test]
+    fn rows_use_no_more_memory_than_they_say() {
+        let schedule = schedule(|_| ());
+        for (sampler, memory) in [
+            (Sampler::Euler, 0),
+            (Sampler::Heun, 1),
+            (Sampler::DpmSolver2M, 1),
+            (Sampler::UniPc, 2),
+            (Sampler::Plms, 3),
+        ] {
+            let trajectory = sampler.plan(&schedule, &Options::new(8)).unwrap();
+            assert_eq!(trajectory.memory, memory);
+            for combination in trajectory.rows.iter().flat_map(|row| &row.next) {
+                let past = &combination.coefficients()[3 + memory..];
+                assert!(
+                    past.iter().all(|c| *c == 0.0),
+                    "{sampler:?}: {combination:?}"
+                );
+            }
+            assert!(
+                trajectory
+                    .rows
+                    .iter()
+                    .all(|row| row.next.len() == 1 + memory)
+            );
+        }
     }
 
     #[test]

@@ -22,7 +22,9 @@ const MEMORY: [Combination; 3] = Combination::MEMORY;
 /// times.
 ///
 /// # Source
-/// Liu et al., arXiv:2202.09778, equations 9, 12 and 22, without Runge-Kutta steps; CompVis `plms.py`.
+/// Liu et al., arXiv:2202.09778 (pseudo linear multistep), begun as CompVis's `plms.py` does: without Runge-Kutta steps. A
+/// single step is not taken twice. Image to image begins at its level's timestep, where diffusers, whose list of timesteps
+/// repeats one, begins one earlier.
 pub(super) fn plms(prediction: Prediction, steps: &[Step]) -> Vec<Row> {
     let [m1, m2, m3] = MEMORY;
     let mut rows = Vec::with_capacity(steps.len() + 1);
@@ -47,7 +49,7 @@ pub(super) fn plms(prediction: Prediction, steps: &[Step]) -> Vec<Row> {
 /// slopes at both its ends. The last step, to no noise, stays Euler's.
 ///
 /// # Source
-/// Karras et al., arXiv:2206.00364, algorithm 1 without churn; `n` steps evaluate the network `2 n - 1` times.
+/// Karras et al., arXiv:2206.00364, algorithm 1; `n` steps evaluate the network `2 n - 1` times.
 pub(super) fn heun(prediction: Prediction, steps: &[Step]) -> Vec<Row> {
     let [slope_before, ..] = MEMORY;
     let mut rows = Vec::with_capacity(2 * steps.len());
@@ -69,7 +71,7 @@ pub(super) fn heun(prediction: Prediction, steps: &[Step]) -> Vec<Row> {
 /// image yet and on the last step, to no noise.
 ///
 /// # Source
-/// Lu et al., arXiv:2211.01095, algorithm 2 (midpoint) and appendix on SDE solvers.
+/// Lu et al., arXiv:2211.01095, algorithm 2 (midpoint), and its section on SDE solvers.
 pub(super) fn dpm_solver(prediction: Prediction, steps: &[Step], sde: bool) -> Vec<Row> {
     let [before, ..] = MEMORY;
     let row = |i: usize| {
@@ -101,7 +103,7 @@ pub(super) fn dpm_solver(prediction: Prediction, steps: &[Step], sde: bool) -> V
 /// there, then the next is predicted from it.
 ///
 /// # Source
-/// Zhao et al., arXiv:2302.04867, algorithms 5 to 8; first order on the first step and the last.
+/// Zhao et al., arXiv:2302.04867, in the multistep form for data prediction; first order on the first step and the last.
 pub(super) fn unipc(prediction: Prediction, steps: &[Step]) -> Vec<Row> {
     let [before, before_that, _] = MEMORY;
     let second_order = |i: usize| i > 0 && i + 1 < steps.len();
@@ -143,7 +145,7 @@ fn lambda_before(steps: &[Step], i: usize) -> f64 {
     Level::lambda(steps[i - 1].from)
 }
 
-/// The corrector's weights of the earlier difference and of the new one: the solution of the 2x2 system of theorem 3.1 with
+/// The corrector's weights of the earlier difference and of the new one: the solution of UniPC's 2x2 system for
 /// points `r` and 1.
 fn corrector_weights(h: f64, r: f64) -> (f64, f64) {
     let big_b = (-h).exp_m1();

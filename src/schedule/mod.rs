@@ -139,13 +139,8 @@ impl Schedule {
     }
 
     /// Number of training timesteps.
-    pub fn len(&self) -> usize {
+    pub fn timestep_count(&self) -> usize {
         self.alpha_bar.len()
-    }
-
-    /// Whether there are no timesteps: never, once built.
-    pub fn is_empty(&self) -> bool {
-        self.alpha_bar.is_empty()
     }
 
     /// Whether the last timestep is noise alone.
@@ -155,7 +150,7 @@ impl Schedule {
 
     /// The level of a training timestep; past the last one, the last one's.
     pub fn level(&self, timestep: usize) -> Level {
-        let timestep = timestep.min(self.len() - 1);
+        let timestep = timestep.min(self.timestep_count() - 1);
         Level::from_alpha_bar(timestep as f64, self.alpha_bar[timestep])
     }
 
@@ -170,7 +165,7 @@ impl Schedule {
 
     /// The level at a fractional timestep, its ratio interpolated between its neighbours'.
     pub fn level_between(&self, timestep: f64) -> Level {
-        let last = self.len() - 1;
+        let last = self.timestep_count() - 1;
         let timestep = timestep.clamp(0.0, last as f64);
         let low = (timestep as usize).min(last - 1);
         let (from, to) = (self.ratios[low], self.ratios[low + 1]);
@@ -180,14 +175,14 @@ impl Schedule {
     /// The fractional timestep of a ratio, interpolated in its logarithm; ratios off the table get its ends.
     pub fn timestep_of_ratio(&self, ratio: f64) -> f64 {
         let above = self.ratios.partition_point(|r| *r <= ratio);
-        let low = above.saturating_sub(1).min(self.len() - 2);
+        let low = above.saturating_sub(1).min(self.timestep_count() - 2);
         let (from, to) = (self.ratios[low].ln(), self.ratios[low + 1].ln());
         low as f64 + ((ratio.ln() - from) / (to - from)).clamp(0.0, 1.0)
     }
 
     /// The smallest and the largest ratio of the table.
     pub fn ratio_range(&self) -> (f64, f64) {
-        (self.ratios[0], self.ratios[self.len() - 1])
+        (self.ratios[0], self.ratios[self.timestep_count() - 1])
     }
 }
 

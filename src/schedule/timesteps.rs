@@ -13,7 +13,7 @@ impl Schedule {
     /// diffusers' `DDIMScheduler.set_timesteps`; arXiv:2305.08891, table 2. One step of linspace starts at the last
     /// timestep, as counting down does, where `numpy.linspace` counts up and leaves the first.
     pub fn timesteps(&self, steps: usize) -> Vec<usize> {
-        let count = self.len();
+        let count = self.timestep_count();
         let descending = (0..steps).rev();
         match self.config.timestep_spacing {
             TimestepSpacing::Leading => {
@@ -42,7 +42,7 @@ impl Schedule {
     /// # Source
     /// diffusers' `DPMSolverMultistepScheduler.set_timesteps` and `UniPCMultistepScheduler.set_timesteps`.
     pub fn timesteps_of_intervals(&self, steps: usize) -> Vec<usize> {
-        let count = self.len();
+        let count = self.timestep_count();
         match self.config.timestep_spacing {
             TimestepSpacing::Leading => {
                 let stride = count / (steps + 1);
@@ -66,7 +66,7 @@ impl Schedule {
     /// # Source
     /// `make_ddim_timesteps` of CompVis/latent-diffusion, method `uniform`.
     pub fn compvis_timesteps(&self, steps: usize) -> Vec<usize> {
-        let count = self.len();
+        let count = self.timestep_count();
         let mut timesteps: Vec<usize> = (0..count)
             .step_by(count / steps)
             .map(|t| (t + 1).min(count - 1))
@@ -78,7 +78,7 @@ impl Schedule {
 
     /// Evenly spread whole timesteps that include the last.
     fn trailing(&self, steps: usize) -> Vec<usize> {
-        let count = self.len() as f64;
+        let count = self.timestep_count() as f64;
         let stride = count / steps as f64;
         (0..steps)
             .map(|i| (count - i as f64 * stride).round_ties_even() as usize - 1)
