@@ -153,17 +153,19 @@ impl<'a> Opening<'a> {
             return Ok(self.model);
         }
         // What the file is comes first: a web page has no configuration beside it either.
-        Checkpoint::open(file)?;
+        let kind = Checkpoint::open(file)?.kind();
         let own = file.with_extension("yaml");
         if own.is_file() {
             self.original(&own, folder, Some(file))?;
         } else if let Some(yaml) = original::configuration(folder)? {
             self.original(&yaml, folder, Some(file))?;
         } else {
+            let kind = kind.map(|kind| format!(" (it looks like {kind})"));
+            let problem = "has no configuration beside it: put the model's `config.yaml` into its folder, or give the \
+                           folder of a diffusers model";
             return Err(Error::file(
                 file,
-                "has no configuration beside it: put the model's `config.yaml` into its folder, or give the folder of a \
-                 diffusers model",
+                problem.to_owned() + &kind.unwrap_or_default(),
             ));
         }
         Ok(self.model)

@@ -137,8 +137,8 @@ impl Checkpoint {
     /// The one number in a tensor of one element, such as the `scale_factor` that some checkpoints hold; `None` if there
     /// is no such tensor, or it is something else than one float.
     pub fn scalar(&self, name: &str) -> Option<f64> {
-        let (file, entry) = self.tensors.get(name)?;
-        let bytes = self.files[*file].1.get(entry.range.clone())?;
+        let (_, bytes, entry) = self.entry(name)?;
+        let bytes = bytes.get(entry.range.clone())?;
         match (entry.dtype, bytes.len()) {
             (Dtype::F64, 8) => Some(f64::from_le_bytes(bytes.try_into().ok()?)),
             (Dtype::F32, 4) => Some(f32::from_le_bytes(bytes.try_into().ok()?).into()),
@@ -174,13 +174,19 @@ impl Checkpoint {
         }
     }
 
-    /// Where a tensor lies: its file's path and bytes, and its place there. Notes that it was asked for.
-    pub(super) fn find(&self, name: &str) -> Option<(&Path, &Bytes, &Entry)> {
+    /// Where a tensor lies: its file's path and bytes, and its place there.
+    pub(super) fn entry(&self, name: &str) -> Option<(&Path, &Bytes, &Entry)> {
         let (file, entry) = self.tensors.get(name)?;
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.insert(name.to_owned());
         let (path, bytes) = &self.files[*file];
         Some((path, bytes, entry))
+    }
+
+    /// As [`entry`](Self::entry), and notes that the tensor was asked for.
+    pub(super) fn find(&self, name: &str) -> Option<(&Path, &Bytes, &Entry)> {
+        let found = self.entry(name)?;
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.insert(name.to_owned());
+        Some(found)
     }
 
     /// The name in the file nearest to `wanted`.
@@ -217,7 +223,7 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>> {
             .as_str()
             .ok_or_else(|| damaged("a shard's name is not text"))?;
         // An index comes from strangers: it may name files beside itself and nothing else.
-        if Path::new(file).components().count() != 1 || file.contains(['/', '\\']) || file == ".." {
+        if Path::new(file).file_name() != Some(file.as_ref()) {
             return Err(damaged(&format!(
                 "`{}` is not a file beside it",
                 printable(file)

@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod header;
+mod inventory;
 mod map;
 mod names;
 mod save;
@@ -13,6 +14,7 @@ mod synthetic;
 mod view;
 
 pub use checkpoint::Checkpoint;
+pub use inventory::Inventory;
 pub use names::{Naming, UNetLayout};
 pub use save::save;
 pub use view::{Dtype, TensorView};

@@ -106,6 +106,18 @@ impl TensorView {
         self.read_f32(0, &mut values);
         values
     }
+
+    /// How many elements are NaN or infinite.
+    pub(super) fn count_not_finite(&self) -> usize {
+        let mut values = [0.0; 4096];
+        let mut count = 0;
+        for start in (0..self.shape.len()).step_by(values.len()) {
+            let part = values.len().min(self.shape.len() - start);
+            self.read_f32(start, &mut values[..part]);
+            count += values[..part].iter().filter(|x| !x.is_finite()).count();
+        }
+        count
+    }
 }
 
 impl fmt::Debug for TensorView {

@@ -1,0 +1,75 @@
+//! What a network's weights amount to on disk, and whether they are numbers at all: for people who look at a model.
+
+use super::checkpoint::Checkpoint;
+use super::view::TensorView;
+use super::{Dtype, Kind, Weights, is_ignored};
+use crate::tensor::Shape;
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+
+/// The sizes of a network's weights on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Number of elements of all tensors.
+    pub parameters: usize,
+    /// Bytes on disk.
+    pub bytes: usize,
+    /// Number of tensors of each stored type, `F16` for example.
+    pub dtypes: BTreeMap<String, usize>,
+}
+
+impl Weights {
+    /// Counts this network's tensors in the file; `None` for synthetic weights, which are made when they are asked for.
+    pub fn inventory(&self) -> Option<Inventory> {
+        let (checkpoint, names) = self.stored()?;
+        let mut inventory = Inventory::default();
+        for name in names {
+            let Some((_, _, entry)) = checkpoint.entry(name) else {
+                continue;
+            };
+            inventory.tensors += 1;
+            inventory.parameters += entry.shape.iter().product::<usize>();
+            inventory.bytes += entry.range.len();
+            *inventory
+                .dtypes
+                .entry(format!("{:?}", entry.dtype))
+                .or_default() += 1;
+        }
+        Some(inventory)
+    }
+
+    /// Reads every weight of this network, and names those that hold NaN or infinities, with how many.
+    pub fn not_finite(&self) -> Vec<(String, usize)> {
+        let Some((checkpoint, names)) = self.stored() else {
+            return vec![];
+        };
+        let mut found: Vec<(String, usize)> = names
+            .into_par_iter()
+            .filter_map(|name| {
+                let (_, bytes, entry) = checkpoint.entry(name)?;
+                let dtype = Dtype::from_safetensors(entry.dtype)?;
+                let shape = Shape::new(&[entry.shape.iter().product()]);
+                let view = TensorView::new(dtype, shape, bytes.slice(entry.range.clone())?);
+                let count = view.count_not_finite();
+                (count > 0).then(|| (name.to_owned(), count))
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// The checkpoint, and the names in it that belong to this network.
+    fn stored(&self) -> Option<(&Checkpoint, Vec<&str>)> {
+        let Kind::Checkpoint(checkpoint, naming) = &self.0 else {
+            return None;
+        };
+        let prefix = naming.prefix();
+        let own = |name: &&str| {
+            name.strip_prefix(prefix)
+                .is_some_and(|name| !is_ignored(name))
+        };
+        Some((checkpoint, checkpoint.names().filter(own).collect()))
+    }
+}
