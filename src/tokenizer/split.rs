@@ -6,6 +6,9 @@
 //! The pattern is a page of code rather than a regular expression: its alternatives never overlap but in their first
 //! character. Letters and numbers are the general categories of Unicode 16, as in the reference; `char::is_alphabetic` is another
 //! property (it counts Roman numerals and vowel signs as letters).
+//!
+//! One known difference: the reference composes by tables of about Unicode 9. A letter under several marks of which one is
+//! younger (Sogdian, Kawi and other historic scripts) may keep them in another order there.
 
 use std::ops::Range;
 use unicode_normalization::UnicodeNormalization;
