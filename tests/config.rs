@@ -177,14 +177,16 @@ fn diffusers_counts_heads_as_it_does() {
 }
 
 #[test]
-fn token_ids_of_the_old_converter_are_not_believed() {
-    let text =
-        |eos| json!({"model_type": "clip_text_model", "eos_token_id": eos, "pad_token_id": 1});
-    assert_eq!(component(text(2)).unwrap().text.unwrap().pad_token, None);
-    assert_eq!(
-        component(text(49407)).unwrap().text.unwrap().pad_token,
-        Some(1)
-    );
+fn token_ids_that_nobody_chose_are_not_believed() {
+    let text = |eos, pad| {
+        let json =
+            json!({"model_type": "clip_text_model", "eos_token_id": eos, "pad_token_id": pad});
+        let text = component(json).unwrap().text.unwrap();
+        (text.eos_token, text.pad_token)
+    };
+    assert_eq!(text(2, 0), (None, None));
+    assert_eq!(text(49407, 1), (Some(49407), None));
+    assert_eq!(text(49407, 0), (Some(49407), Some(0)));
 }
 
 #[test]

@@ -205,6 +205,35 @@ fn text_encoders_are_found_without_their_scope() {
 }
 
 #[test]
+fn the_layer_that_stable_diffusion_2_skips_is_not_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let (before, _) = CONFIG.split_once("cond_stage_config").unwrap();
+    let open_clip = "cond_stage_config: {target: ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder, \
+                     params: {layer: penultimate}}\n";
+    put(
+        folder.path().join("config.yaml"),
+        &(before.to_owned() + open_clip),
+    );
+    let layer = |n| format!("transformer.resblocks.{n}.ln_1.weight");
+    let (used, skipped) = (layer(22), layer(23));
+    let shape = Shape::new(&[4]);
+    let all = ["token_embedding.weight", &used, &skipped].map(|name| (name, "", shape));
+    write(&folder.path().join("model.safetensors"), &all, |ours, _| {
+        format!("cond_stage_model.model.{ours}")
+    });
+    let text = open_plain(folder.path()).unwrap().text.unwrap();
+    let unused = text.unused();
+    assert!(
+        unused.iter().any(|name| name.ends_with(&used)),
+        "{unused:?}"
+    );
+    assert!(
+        !unused.iter().any(|name| name.ends_with(&skipped)),
+        "{unused:?}"
+    );
+}
+
+#[test]
 fn old_attention_names_of_autoencoders_are_found() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path().join("config.json"), VAE_CONFIG);

@@ -72,7 +72,7 @@ pub(super) fn assign(model: &mut ModelFiles, checkpoint: &Arc<Checkpoint>) -> Re
             .or_else(|| find(&prefixes, "encoder.conv_in.weight"));
         model.autoencoder = prefix.map(original);
     }
-    if model.config.text.is_some() {
+    if let Some(text) = &model.config.text {
         let prefixes = [
             "cond_stage_model.transformer.text_model.",
             "cond_stage_model.transformer.",
@@ -85,6 +85,9 @@ pub(super) fn assign(model: &mut ModelFiles, checkpoint: &Arc<Checkpoint>) -> Re
             });
         let open_clip = || {
             let prefix = find(&["cond_stage_model.model.", ""], "token_embedding.weight")?;
+            for skipped in text.layers.saturating_sub(text.skip_layers)..text.layers {
+                checkpoint.leave_out(&format!("{prefix}transformer.resblocks.{skipped}."));
+            }
             Some(Naming::OpenClip { prefix })
         };
         model.text = clip

@@ -174,6 +174,13 @@ impl Checkpoint {
         }
     }
 
+    /// Says that tensors behind `prefix` are not meant to be used, so that they are not reported.
+    pub fn leave_out(&self, prefix: &str) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = self.names().filter(|name| name.starts_with(prefix));
+        asked.extend(names.map(str::to_owned));
+    }
+
     /// Where a tensor lies: its file's path and bytes, and its place there.
     pub(super) fn entry(&self, name: &str) -> Option<(&Path, &Bytes, &Entry)> {
         let (file, entry) = self.tensors.get(name)?;

@@ -236,7 +236,8 @@ fn without_trailing_ones(dims: &[usize]) -> &[usize] {
     &dims[..end]
 }
 
-/// Whether a name that no graph asks for is no cause for a remark: buffers, training's losses, unused heads.
+/// Whether a name that no graph asks for is no cause for a remark: buffers, training's losses, heads that
+/// generation does not need, and the other networks of a file whose networks have prefixes.
 fn is_ignored(name: &str) -> bool {
     const PREFIXES: [&str; 16] = [
         "model.diffusion_model.",

@@ -9,6 +9,9 @@ use crate::error::Result;
 /// token ids mean nothing, and the tokenizer's files are right.
 const MISTAKEN_EOS: usize = 2;
 
+/// The `pad_token_id` of a configuration in which nobody chose one; in CLIP's vocabulary it is an exclamation mark.
+const DEFAULT_PAD: u32 = 1;
+
 /// `CLIPTextConfig`, with its defaults.
 pub(super) fn clip_text(root: &Section) -> Result<ClipConfig> {
     // A whole CLIP model holds its two encoders' sizes one level below.
@@ -41,7 +44,7 @@ pub(super) fn clip_text(root: &Section) -> Result<ClipConfig> {
         norm_eps: root.real("layer_norm_eps")?.unwrap_or(1e-5) as f32,
         skip_layers: 0,
         eos_token: token("eos_token_id")?.filter(|_| tokens_hold),
-        pad_token: token("pad_token_id")?.filter(|_| tokens_hold),
+        pad_token: token("pad_token_id")?.filter(|&pad| tokens_hold && pad != DEFAULT_PAD),
     };
     checked(root, config)
 }
