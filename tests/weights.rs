@@ -221,7 +221,7 @@ fn names_that_nobody_asked_for_are_reported() {
     weights.get("conv.weight", &[2, 1].into()).unwrap();
     let sentence = weights.unused_sentence().unwrap();
     assert!(
-        sentence.contains("1 tensors") && sentence.contains("linear.weight"),
+        sentence.contains("unused tensors (1)") && sentence.contains("linear.weight"),
         "{sentence}"
     );
     weights.get("linear.weight", &[2, 3].into()).unwrap();

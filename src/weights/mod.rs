@@ -149,12 +149,8 @@ impl Weights {
         let names: Vec<&str> = unused.iter().map(String::as_str).collect();
         (!names.is_empty()).then(|| {
             let path = self.path().unwrap_or_default();
-            format!(
-                "{}: {} tensors are not used: {}",
-                path.display(),
-                names.len(),
-                listed(&names)
-            )
+            let (path, count) = (path.display(), names.len());
+            format!("{path}: unused tensors ({count}): {}", listed(&names))
         })
     }
 
