@@ -1,0 +1,183 @@
+//! Convolutions: one pixel, one row, both downsamplings, upsampling folded in, and every epilogue.
+
+use super::{Case, IMAGES, Operand, case, epilogue_name, epilogues, extras, param};
+use latent_diffusion::Shape;
+use latent_diffusion::ops::{Conv2d, Epilogue, Operator, Padding};
+
+/// The attributes of a convolution.
+#[derive(Clone, Copy)]
+pub struct Filter {
+    /// Its side.
+    pub size: usize,
+    /// Pixels between outputs.
+    pub stride: usize,
+    /// Zeros around the image.
+    pub padding: Padding,
+    /// Whether the image is upsampled first.
+    pub upsample: bool,
+}
+
+/// The filter of nearly every convolution here.
+const SAME: Filter = Filter {
+    size: 3,
+    stride: 1,
+    padding: Padding {
+        top: 1,
+        left: 1,
+        bottom: 1,
+        right: 1,
+    },
+    upsample: false,
+};
+
+pub(super) fn cases() -> Vec<Case> {
+    // Height, width, channels in, channels out. The published networks begin with 3, 4, 6, 7, 9 and 16 channels.
+    let sizes = [
+        (1, 1, 5, 7),
+        (1, 1, 64, 64),
+        (1, 9, 7, 33),
+        (9, 1, 33, 5),
+        (2, 2, 300, 8),
+        (5, 7, 3, 32),
+        (4, 6, 4, 20),
+        (3, 5, 6, 16),
+        (3, 3, 7, 16),
+        (6, 5, 9, 16),
+        (5, 4, 16, 48),
+        (8, 8, 33, 31),
+        (11, 13, 8, 3),
+        (16, 16, 12, 18),
+    ];
+    let plain =
+        sizes.map(|(h, w, c, o)| conv2d([IMAGES, h, w, c].into(), o, SAME, Epilogue::default()));
+    let one_side = |top, left, bottom, right| Padding {
+        top,
+        left,
+        bottom,
+        right,
+    };
+    let filters = [
+        ("stride 2", Filter { stride: 2, ..SAME }),
+        (
+            "stride 2, padded below and right",
+            Filter {
+                stride: 2,
+                padding: Padding::bottom_right(),
+                ..SAME
+            },
+        ),
+        (
+            "stride 3, no padding",
+            Filter {
+                stride: 3,
+                padding: Padding::default(),
+                ..SAME
+            },
+        ),
+        (
+            "padded above",
+            Filter {
+                padding: one_side(2, 0, 0, 0),
+                ..SAME
+            },
+        ),
+        (
+            "padded left",
+            Filter {
+                padding: one_side(0, 2, 0, 0),
+                ..SAME
+            },
+        ),
+        (
+            "uneven padding",
+            Filter {
+                padding: one_side(0, 1, 3, 2),
+                ..SAME
+            },
+        ),
+        (
+            "upsampled",
+            Filter {
+                upsample: true,
+                ..SAME
+            },
+        ),
+        (
+            "upsampled, stride 2",
+            Filter {
+                upsample: true,
+                stride: 2,
+                ..SAME
+            },
+        ),
+        (
+            "1x1",
+            Filter {
+                size: 1,
+                padding: Padding::default(),
+                ..SAME
+            },
+        ),
+        (
+            "5x5",
+            Filter {
+                size: 5,
+                padding: Padding::all(2),
+                ..SAME
+            },
+        ),
+        (
+            "4x4, stride 2",
+            Filter {
+                size: 4,
+                stride: 2,
+                ..SAME
+            },
+        ),
+    ];
+    let filtered = filters.into_iter().flat_map(|(what, filter)| {
+        // Even sides and odd ones: with stride 2 they end differently.
+        [[IMAGES, 8, 6, 10], [IMAGES, 7, 5, 5]].map(|x| {
+            let mut case = conv2d(x.into(), 9, filter, Epilogue::default());
+            case.name += &format!(", {what}");
+            case
+        })
+    });
+    let fused = epilogues(&[false])
+        .into_iter()
+        .map(|epilogue| conv2d([IMAGES, 5, 6, 10].into(), 19, SAME, epilogue));
+    let folded = conv2d(
+        [IMAGES, 3, 4, 7].into(),
+        18,
+        Filter {
+            upsample: true,
+            ..SAME
+        },
+        Epilogue {
+            residual: true,
+            ..Epilogue::default()
+        },
+    );
+    plain
+        .into_iter()
+        .chain(filtered)
+        .chain(fused)
+        .chain([folded])
+        .collect()
+}
+
+/// A convolution of `x` to `out` channels.
+pub fn conv2d(x: Shape, out: usize, filter: Filter, epilogue: Epilogue) -> Case {
+    let plain = Conv2d {
+        weight: param("weight", [out, x.channels(), filter.size, filter.size]),
+        bias: Some(param("bias", [out])),
+        stride: filter.stride,
+        padding: filter.padding,
+        upsample: filter.upsample,
+        epilogue: Epilogue::default(),
+    };
+    let product = plain.infer(&[x]).expect("a filter that fits its image");
+    let operands = [vec![Operand::normal(x)], extras(epilogue, product, product)].concat();
+    let name = format!("{x} to {out}{}", epilogue_name(epilogue));
+    case(name, Conv2d { epilogue, ..plain }, operands)
+}

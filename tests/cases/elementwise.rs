@@ -1,0 +1,51 @@
+//! Non-linearities, gates and sums.
+
+use super::{Case, IMAGES, Operand, case, param};
+use latent_diffusion::Shape;
+use latent_diffusion::ops::{Activate, Activation, Add, AddChannels, AddPositions, Geglu};
+
+pub(super) fn cases() -> Vec<Case> {
+    let shapes: [Shape; 4] = [
+        [IMAGES, 1, 1].into(),
+        [IMAGES, 5, 14].into(),
+        [IMAGES, 3, 5, 7].into(),
+        [IMAGES, 9, 9, 66].into(),
+    ];
+    let mut all = vec![];
+    for shape in shapes {
+        all.push(case(shape, Add, vec![Operand::normal(shape); 2]));
+        let channels = Operand::normal([IMAGES, shape.channels()]);
+        all.push(case(
+            shape,
+            AddChannels,
+            vec![Operand::normal(shape), channels],
+        ));
+    }
+    for activation in [Activation::Silu, Activation::Gelu, Activation::QuickGelu] {
+        // Deviation 30: far into both tails, where an exponential overflows or vanishes.
+        for (shape, deviation) in [([IMAGES, 7, 33], 1.0), ([IMAGES, 40, 40], 30.0)] {
+            let what = format!("{activation:?} of {shape:?}, deviation {deviation}");
+            let x = Operand::spread(shape, 0.0, deviation);
+            all.push(case(what, Activate { activation }, vec![x]));
+        }
+    }
+    for (shape, deviation) in [
+        ([IMAGES, 1, 2], 1.0),
+        ([IMAGES, 5, 34], 1.0),
+        ([IMAGES, 9, 66], 9.0),
+    ] {
+        let what = format!("{shape:?}, deviation {deviation}");
+        all.push(case(
+            what,
+            Geglu,
+            vec![Operand::spread(shape, 0.0, deviation)],
+        ));
+    }
+    for (tokens, positions) in [(77, 77), (5, 77), (1, 1)] {
+        let table = param("weight", [positions, 33]);
+        let what = format!("{tokens} of {positions}");
+        let x = Operand::normal([IMAGES, tokens, 33]);
+        all.push(case(what, AddPositions { table }, vec![x]));
+    }
+    all
+}

@@ -1,0 +1,53 @@
+//! Matrix products: sizes that are no multiple of any tile, and every epilogue.
+
+use super::{Case, IMAGES, Operand, case, epilogue_name, epilogues, extras, param};
+use latent_diffusion::Shape;
+use latent_diffusion::ops::{Epilogue, Linear};
+
+pub(super) fn cases() -> Vec<Case> {
+    // Rows per image, channels in, channels out.
+    let sizes = [
+        (1, 1, 1),
+        (1, 320, 17),
+        (1, 5000, 9),
+        (2, 2049, 33),
+        (4, 64, 64),
+        (5, 7, 33),
+        (7, 33, 5),
+        (13, 40, 130),
+        (33, 257, 48),
+        (64, 96, 31),
+        (77, 24, 24),
+        (130, 5, 7),
+    ];
+    let plain = sizes.map(|(rows, channels, out)| {
+        let shape = [IMAGES, rows, channels].into();
+        linear(shape, out, true, Epilogue::default())
+    });
+    // Each image alone makes fewer rows than a tile, and the batch more than one.
+    let fused = epilogues(&[false, true])
+        .into_iter()
+        .map(|epilogue| linear([IMAGES, 11, 37].into(), 46, true, epilogue));
+    let other = [
+        linear([IMAGES, 6, 20].into(), 12, false, Epilogue::default()),
+        linear([IMAGES, 40].into(), 24, true, Epilogue::default()),
+        linear([IMAGES, 3, 5, 9].into(), 16, true, Epilogue::default()),
+        linear([1, 1, 64].into(), 64, true, Epilogue::default()),
+    ];
+    plain.into_iter().chain(fused).chain(other).collect()
+}
+
+/// A product of `x` to `out` channels.
+pub fn linear(x: Shape, out: usize, bias: bool, epilogue: Epilogue) -> Case {
+    let op = Linear {
+        weight: param("weight", [out, x.channels()]),
+        bias: bias.then(|| param("bias", [out])),
+        epilogue,
+    };
+    let product = x.with_channels(out);
+    let output = product.with_channels(if epilogue.gate { out / 2 } else { out });
+    let operands = [vec![Operand::normal(x)], extras(epilogue, product, output)].concat();
+    let bias = if bias { "" } else { ", no bias" };
+    let name = format!("{x} to {out}{bias}{}", epilogue_name(epilogue));
+    case(name, op, operands)
+}

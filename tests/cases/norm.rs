@@ -1,0 +1,88 @@
+//! Group and layer normalisation: every group size of the published networks, large means, tiny variances.
+
+use super::{Case, IMAGES, Operand, case, param};
+use latent_diffusion::Shape;
+use latent_diffusion::ops::{GroupNorm, LayerNorm};
+
+/// Channels per group of the published networks, all of 32 groups.
+const GROUP_SIZES: [usize; 28] = [
+    4, 5, 6, 7, 8, 10, 12, 14, 15, 16, 18, 20, 21, 24, 28, 30, 35, 36, 40, 42, 48, 49, 56, 60, 70,
+    84, 98, 112,
+];
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut all: Vec<Case> = GROUP_SIZES
+        .map(|size| {
+            group_norm(
+                Operand::normal([IMAGES, 2, 3, 32 * size]),
+                32,
+                1e-5,
+                size % 2 == 0,
+            )
+        })
+        .to_vec();
+    for (shape, groups) in [
+        ([IMAGES, 1, 1, 64], 32),
+        ([IMAGES, 1, 1, 33], 3),
+        ([IMAGES, 1, 7, 5], 1),
+        ([IMAGES, 5, 5, 7], 7),
+        ([IMAGES, 33, 31, 8], 2),
+        ([IMAGES, 32, 32, 24], 8),
+    ] {
+        all.push(group_norm(Operand::normal(shape), groups, 1e-6, true));
+    }
+    let tokens = Operand::normal([IMAGES, 9, 48]);
+    all.push(group_norm(tokens, 8, 1e-6, false));
+    // A mean far from zero drowns a variance computed as the mean of squares less the square of the mean; at a variance near
+    // epsilon, the wrong epsilon shows.
+    for (mean, deviation) in [(30.0, 1.0), (-4.0, 0.1), (0.0, 0.003), (0.0, 300.0)] {
+        let image = Operand::spread([IMAGES, 8, 8, 24], mean, deviation);
+        all.push(group_norm(image, 4, 1e-5, true));
+        let tokens = Operand::spread([IMAGES, 5, 33], mean, deviation);
+        all.push(layer_norm(tokens));
+    }
+    let shapes: [Shape; 6] = [
+        [IMAGES, 1, 7].into(),
+        [IMAGES, 7, 5].into(),
+        [IMAGES, 77, 128].into(),
+        [IMAGES, 3, 320].into(),
+        [IMAGES, 1, 1280].into(),
+        [IMAGES, 33].into(),
+    ];
+    all.extend(shapes.map(|shape| layer_norm(Operand::normal(shape))));
+    all
+}
+
+/// Where the values come from, if not from the standard normal distribution.
+fn spread(x: &Operand) -> String {
+    match x.values {
+        super::Values::Normal { mean, deviation } if (mean, deviation) != (0.0, 1.0) => {
+            format!(" about {mean} +- {deviation}")
+        }
+        _ => String::new(),
+    }
+}
+
+fn group_norm(x: Operand, groups: usize, eps: f32, silu: bool) -> Case {
+    let channels = x.shape.channels();
+    let op = GroupNorm {
+        groups,
+        eps,
+        weight: param("weight", [channels]),
+        bias: param("bias", [channels]),
+        silu,
+    };
+    let silu = if silu { " + silu" } else { "" };
+    let what = format!("{}{}, {groups} groups{silu}", x.shape, spread(&x));
+    case(what, op, vec![x])
+}
+
+fn layer_norm(x: Operand) -> Case {
+    let channels = x.shape.channels();
+    let op = LayerNorm {
+        eps: 1e-5,
+        weight: param("weight", [channels]),
+        bias: param("bias", [channels]),
+    };
+    case(format!("{}{}", x.shape, spread(&x)), op, vec![x])
+}

@@ -1,0 +1,34 @@
+//! What surrounds the network in a sampler's step: the timestep's features, guidance, and the update.
+
+use super::{Case, IMAGES, Operand, case};
+use latent_diffusion::ops::{Combine, Guidance, TimestepEmbedding};
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut all = vec![];
+    for features in [2, 10, 320] {
+        let timesteps = Operand::below([IMAGES], 1000);
+        let op = TimestepEmbedding { features };
+        all.push(case(format!("{features} features"), op, vec![timesteps]));
+    }
+    for settings in [[7.5, 0.0], [1.0, 0.0], [3.0, 0.7], [12.0, 1.0]] {
+        for shape in [[2 * IMAGES, 1, 3, 5], [2 * IMAGES, 16, 16, 4]] {
+            let what = format!("scale and rescale {settings:?}, {shape:?}");
+            let operands = vec![Operand::halves(shape), Operand::shared(&settings)];
+            all.push(case(what, Guidance, operands));
+        }
+    }
+    for coefficients in [&[1.0][..], &[0.5, -1.25], &[0.99, -0.2, 0.0, 1e-3, 0.7]] {
+        let terms = coefficients
+            .iter()
+            .map(|_| Operand::normal([IMAGES, 5, 7, 4]));
+        let operands = std::iter::once(Operand::shared(coefficients))
+            .chain(terms)
+            .collect();
+        all.push(case(
+            format!("coefficients {coefficients:?}"),
+            Combine,
+            operands,
+        ));
+    }
+    all
+}

@@ -1,0 +1,269 @@
+//! What is asked of a device, for one case at a time.
+
+use crate::bound::{Bound, Elements, device_roundoff};
+use crate::cases::{self, Case, IMAGES, Operand};
+use half::{bf16, f16};
+use latent_diffusion::backend::Backend;
+use latent_diffusion::ops::Slice;
+use latent_diffusion::weights::Dtype;
+use latent_diffusion::{Session, Shape, Tensor, Weights};
+use safetensors::tensor::TensorView;
+use std::sync::Arc;
+
+/// What went wrong.
+pub type Check = Result<(), String>;
+
+/// Asks `check` of every awkward case, and lists all that fail.
+pub fn every(what: &str, check: impl Fn(&Case) -> Check) {
+    let cases = cases::awkward();
+    let failed: Vec<String> = cases
+        .iter()
+        .filter_map(|case| Some(format!("{}: {}", case.name, check(case).err()?)))
+        .collect();
+    let [count, all] = [failed.len(), cases.len()];
+    assert!(
+        failed.is_empty(),
+        "{what}: {count} of {all} fail\n{}",
+        failed.join("\n")
+    );
+}
+
+/// The result is within rounding of the definition's.
+pub fn agrees<B: Backend>(backend: &Arc<B>, case: &Case) -> Check {
+    agrees_with(backend, case, &synthetic())
+}
+
+/// So it is with weights stored as bf16 and f32 (the synthetic ones are f16).
+pub fn agrees_stored<B: Backend>(backend: &Arc<B>, case: &Case) -> Check {
+    if case.op.operator().params().is_empty() {
+        return Ok(());
+    }
+    for dtype in [Dtype::BF16, Dtype::F32] {
+        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let path = folder.path().join("model.safetensors");
+        store(case, dtype, &path);
+        let weights = Weights::open(&path).map_err(|e| e.to_string())?;
+        agrees_with(backend, case, &weights).map_err(|problem| format!("{dtype:?}: {problem}"))?;
+    }
+    Ok(())
+}
+
+fn agrees_with<B: Backend>(backend: &Arc<B>, case: &Case, weights: &Weights) -> Check {
+    let inputs = case.inputs();
+    let found = run(backend, case, weights, &inputs);
+    let (expected, bound) = definition(case, weights, &inputs, device_roundoff(&**backend));
+    bound.check(found.data(), expected.data())
+}
+
+/// A second run, and each image of the batch run alone, give the same bits.
+pub fn reproducible<B: Backend>(backend: &Arc<B>, case: &Case) -> Check {
+    let inputs = case.inputs();
+    let batch = run(backend, case, &synthetic(), &inputs);
+    same_bits("again", &batch, &run(backend, case, &synthetic(), &inputs))?;
+    let Some(single) = alone(case) else {
+        return Ok(());
+    };
+    for image in 0..IMAGES {
+        let inputs = inputs_of(case, &inputs, image);
+        let found = run(backend, &single, &synthetic(), &inputs);
+        let expected = batch.item(image).map_err(|e| e.to_string())?;
+        same_bits(&format!("image {image} alone"), &expected, &found)?;
+    }
+    Ok(())
+}
+
+/// A NaN in the first image's part of any operand reaches every element the definition says it reaches, and no other image.
+pub fn passes_nan_on<B: Backend>(backend: &Arc<B>, case: &Case) -> Check {
+    let clean = case.inputs();
+    let healthy = run(backend, case, &synthetic(), &clean);
+    for (index, operand) in case.operands.iter().enumerate() {
+        if operand.is_exact() {
+            continue;
+        }
+        let mut inputs = clean.clone();
+        let middle = operand.shape.len() / operand.shape.batch() / 2;
+        inputs[index].data_mut()[middle] = f32::NAN;
+        let found = run(backend, case, &synthetic(), &inputs);
+        let (expected, _) = definition(case, &synthetic(), &inputs, device_roundoff(&**backend));
+        let swallowed = |(y, e): (&f32, &f32)| e.is_nan() && !y.is_nan();
+        let lost = found
+            .data()
+            .iter()
+            .zip(expected.data())
+            .filter(|p| swallowed(*p))
+            .count();
+        if lost > 0 {
+            return Err(format!("operand {index}: {lost} elements swallow it"));
+        }
+        if alone(case).is_some() {
+            for image in 1..IMAGES {
+                let [found, healthy] = [&found, &healthy].map(|t| t.item(image));
+                let (Ok(found), Ok(healthy)) = (found, healthy) else {
+                    return Err("the batch is lost".to_owned());
+                };
+                same_bits(&format!("operand {index}, image {image}"), &healthy, &found)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The bound of f32 accepts the definition itself, and refuses it with one element off by a hundredth of the result's
+/// largest: a comparison that could not fail would prove nothing.
+pub fn bound_is_tight(case: &Case) -> Check {
+    let (expected, bound) = definition(
+        case,
+        &synthetic(),
+        &case.inputs(),
+        f64::from(f32::EPSILON) / 2.0,
+    );
+    bound.check(expected.data(), expected.data())?;
+    let mut wrong = expected.clone();
+    let largest = expected
+        .data()
+        .iter()
+        .fold(0f32, |most, y| most.max(y.abs()));
+    let middle = wrong.data().len() / 2;
+    wrong.data_mut()[middle] += largest * 0.01;
+    match bound.check(wrong.data(), expected.data()) {
+        Err(_) => Ok(()),
+        Ok(()) => Err("a wrong element is accepted".to_owned()),
+    }
+}
+
+/// The result of a case on a device.
+pub fn result<B: Backend>(backend: &Arc<B>, case: &Case) -> Tensor {
+    run(backend, case, &synthetic(), &case.inputs())
+}
+
+/// Fails unless both are the same to the bit.
+pub fn same_bits(what: &str, expected: &Tensor, found: &Tensor) -> Check {
+    let [a, b] = [expected, found].map(|t| t.data().iter().map(|x| x.to_bits()));
+    let different = a.zip(b).filter(|(a, b)| a != b).count();
+    if expected.shape() == found.shape() && different == 0 {
+        return Ok(());
+    }
+    let all = expected.data().len();
+    Err(format!("{what}: {different} of {all} elements differ"))
+}
+
+fn synthetic() -> Weights {
+    Weights::synthetic(7)
+}
+
+/// Runs a case, and fails if an operand is not what it was before.
+fn run<B: Backend>(backend: &Arc<B>, case: &Case, weights: &Weights, inputs: &[Tensor]) -> Tensor {
+    let mut session = Session::new(backend, case.graph(), weights).unwrap();
+    let operands = |session: &Session<B>| -> Vec<Tensor> {
+        let names = (0..inputs.len()).map(|index| index.to_string());
+        names.map(|name| session.get(&name).unwrap()).collect()
+    };
+    for (index, input) in inputs.iter().enumerate() {
+        session.set(&index.to_string(), input).unwrap();
+    }
+    let before = operands(&session);
+    session.run().unwrap();
+    for (before, after) in before.iter().zip(operands(&session)) {
+        same_bits(&case.name, before, &after).expect("operands are only read");
+    }
+    session.get("y").unwrap()
+}
+
+/// What the definition says, and how far a device may be from it.
+fn definition(case: &Case, weights: &Weights, inputs: &[Tensor], roundoff: f64) -> (Tensor, Bound) {
+    let operator = case.op.operator();
+    let params: Vec<Elements> = operator
+        .params()
+        .iter()
+        .map(|param| Elements {
+            shape: param.shape,
+            data: weights.get(&param.name, &param.shape).unwrap().to_f32(),
+        })
+        .collect();
+    let inputs: Vec<Elements> = inputs
+        .iter()
+        .map(|input| Elements {
+            shape: input.shape(),
+            data: input.data().to_vec(),
+        })
+        .collect();
+    let shapes: Vec<Shape> = inputs.iter().map(|input| input.shape).collect();
+    let mut expected = Tensor::zeros(operator.infer(&shapes).unwrap());
+    let [x, w] =
+        [&inputs, &params].map(|all| all.iter().map(Elements::slice).collect::<Vec<Slice>>());
+    operator.eval(&x, &w, expected.data_mut());
+    let bound = Bound::new(&case.op, &inputs, &params, expected.data(), roundoff);
+    (expected, bound)
+}
+
+/// The case for a batch of one, if it is a case of a batch.
+pub fn alone(case: &Case) -> Option<Case> {
+    let single = |operand: &Operand| {
+        let of_batch = operand.shape.batch() == operand.per_image * IMAGES;
+        let shape = match operand.per_image {
+            0 => operand.shape,
+            items => operand.shape.with_batch(items),
+        };
+        (of_batch || operand.per_image == 0).then(|| Operand {
+            shape,
+            ..operand.clone()
+        })
+    };
+    let operands: Vec<Operand> = case.operands.iter().map(single).collect::<Option<_>>()?;
+    let shapes: Vec<Shape> = operands.iter().map(|operand| operand.shape).collect();
+    let output = case.op.operator().infer(&shapes).ok()?;
+    (output.batch() == 1).then(|| Case {
+        operands,
+        ..case.clone()
+    })
+}
+
+/// One image's part of the operands.
+fn inputs_of(case: &Case, inputs: &[Tensor], image: usize) -> Vec<Tensor> {
+    let part = |(operand, input): (&Operand, &Tensor)| match operand.per_image {
+        0 => input.clone(),
+        items => {
+            let items: Vec<Tensor> = (0..items)
+                .map(|item| input.item(item * IMAGES + image).unwrap())
+                .collect();
+            Tensor::stack(&items).unwrap()
+        }
+    };
+    case.operands.iter().zip(inputs).map(part).collect()
+}
+
+/// Writes a case's weights in a precision, with all its digits in use.
+fn store(case: &Case, dtype: Dtype, path: &std::path::Path) {
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = case
+        .op
+        .operator()
+        .params()
+        .iter()
+        .map(|param| {
+            let values = synthetic().get(&param.name, &param.shape).unwrap().to_f32();
+            let bytes = values
+                .iter()
+                .map(|x| x * 1.234_567_8)
+                .flat_map(|x| match dtype {
+                    Dtype::F16 => f16::from_f32(x).to_le_bytes().to_vec(),
+                    Dtype::BF16 => bf16::from_f32(x).to_le_bytes().to_vec(),
+                    Dtype::F32 => x.to_le_bytes().to_vec(),
+                });
+            (
+                param.name.clone(),
+                param.shape.dims().to_vec(),
+                bytes.collect(),
+            )
+        })
+        .collect();
+    let stored = match dtype {
+        Dtype::F16 => safetensors::Dtype::F16,
+        Dtype::BF16 => safetensors::Dtype::BF16,
+        Dtype::F32 => safetensors::Dtype::F32,
+    };
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(stored, shape.clone(), bytes).unwrap();
+        (name.clone(), view)
+    });
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}

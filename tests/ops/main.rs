@@ -1,0 +1,84 @@
+//! Every operation, on every device, against its definition.
+//!
+//! The cases are those of `tests/cases`; what is asked of a device is in `checks`. A device joins with one line below.
+
+mod bound;
+#[allow(dead_code, reason = "the benchmarks use the rest")]
+#[path = "../cases/mod.rs"]
+mod cases;
+mod checks;
+mod random;
+
+use checks::every;
+use latent_diffusion::cpu::Cpu;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Asks everything of one device.
+macro_rules! device {
+    ($name:ident, $backend:expr) => {
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn computes_what_the_definitions_say() {
+                every("the definition", |case| checks::agrees(&$backend, case));
+            }
+
+            #[test]
+            fn reads_weights_of_every_precision() {
+                every("stored weights", |case| {
+                    checks::agrees_stored(&$backend, case)
+                });
+            }
+
+            #[test]
+            fn gives_each_image_what_it_gets_alone_and_again() {
+                every("one image's bits", |case| {
+                    checks::reproducible(&$backend, case)
+                });
+            }
+
+            #[test]
+            fn passes_nan_on_and_keeps_it_in_its_image() {
+                every("NaN", |case| checks::passes_nan_on(&$backend, case));
+            }
+
+            #[test]
+            fn computes_random_shapes() {
+                random::linear(&$backend);
+                random::conv2d(&$backend);
+                random::attention(&$backend);
+            }
+        }
+    };
+}
+
+device!(cpu, cpu_with(2));
+
+fn cpu_with(threads: usize) -> Arc<Cpu> {
+    Arc::new(Cpu::new(threads, Arc::default()).unwrap())
+}
+
+#[test]
+fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
+    let [one, two, three] = [1, 2, 3].map(cpu_with);
+    every("one thread's bits", |case| {
+        let expected = checks::result(&one, case);
+        checks::same_bits("2 threads", &expected, &checks::result(&two, case))?;
+        checks::same_bits("3 threads", &expected, &checks::result(&three, case))
+    });
+}
+
+#[test]
+fn names_tell_cases_apart() {
+    let mut names = HashSet::new();
+    for case in cases::awkward().into_iter().chain(cases::real()) {
+        assert!(names.insert(case.name.clone()), "{} twice", case.name);
+    }
+}
+
+#[test]
+fn the_bound_tells_right_from_wrong() {
+    every("the bound", checks::bound_is_tight);
+}
