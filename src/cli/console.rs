@@ -90,4 +90,21 @@ impl Console {
             let _ = writeln!(io::stderr(), "{sentence}");
         });
     }
+
+    /// Begins a run whose progress is shown.
+    pub fn begin(&self, what: &str) {
+        self.bar.reset();
+        self.bar.set_message(what.to_owned());
+    }
+
+    /// Shows how far the run is.
+    pub fn progress(&self, done: usize, total: usize) {
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
+    }
+
+    /// Takes the bar away.
+    pub fn end(&self) {
+        self.bar.finish_and_clear();
+    }
 }

@@ -5,8 +5,17 @@
 
 mod args;
 mod argv;
+mod bench;
+mod codec;
 mod console;
 mod device;
+mod inspect;
+mod jobs;
+mod metadata;
+mod model;
+mod output;
+mod request;
+mod sample;
 mod stop;
 
 use anyhow::Result;
@@ -45,6 +54,12 @@ pub fn main() -> ExitCode {
 /// Carries out a command; the exit code is 0 unless the command has a reason of its own for another.
 fn run(command: Command, commands: &[String], console: &Console, stop: &Stop) -> Result<u8> {
     match command {
+        Command::Sample(args) => return Ok(sample::run(&args, console, stop)?),
+        Command::Img2img(args) => return Ok(sample::run_from_image(&args, console, stop)?),
+        Command::Encode(args) => codec::encode(&args, console, stop)?,
+        Command::Decode(args) => codec::decode(&args, console, stop)?,
+        Command::Inspect(args) => inspect::run(&args, console)?,
+        Command::Bench(args) => bench::run(&args, console, stop)?,
         Command::Devices(args) => device::list(&args, console, stop)?,
         Command::Unknown(words) => return Err(unknown(&words, commands).into()),
     }

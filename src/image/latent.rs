@@ -19,6 +19,14 @@ const NAME: &str = "latent";
 /// # Errors
 /// If the latents hold NaN or infinity, or the file cannot be written; nothing is left behind then.
 pub fn write_latent(path: &Path, latent: &Tensor, existing: Existing) -> Result<()> {
+    write_file(path, &encode_latent(latent)?, existing)
+}
+
+/// The bytes of the file that [`write_latent`] writes.
+///
+/// # Errors
+/// If the latents hold NaN or infinity.
+pub fn encode_latent(latent: &Tensor) -> Result<Vec<u8>> {
     let bad = latent.count_not_finite();
     if bad > 0 {
         return Err(Error::NotFinite {
@@ -30,10 +38,9 @@ pub fn write_latent(path: &Path, latent: &Tensor, existing: Existing) -> Result<
     let nchw = latent.nhwc_to_nchw();
     let values = nchw.data().iter();
     let bytes: Vec<u8> = values.flat_map(|x| x.to_le_bytes()).collect();
-    let file = TensorView::new(Dtype::F32, nchw.shape().dims().to_vec(), &bytes)
+    TensorView::new(Dtype::F32, nchw.shape().dims().to_vec(), &bytes)
         .and_then(|view| safetensors::serialize([(NAME, view)], None))
-        .map_err(|error| Error::output(path, error.to_string()))?;
-    write_file(path, &file, existing)
+        .map_err(|error| Error::request(format!("the latent cannot be stored: {error}")))
 }
 
 /// Reads latents.

@@ -12,6 +12,6 @@ mod read;
 
 pub use file::{Existing, write_file};
 pub use infotext::Infotext;
-pub use latent::{read_latent, write_latent};
+pub use latent::{encode_latent, read_latent, write_latent};
 pub use png::{TextChunk, encode_png, read_text_chunks, write_png};
 pub use read::{MAX_PIXELS, read_image, resize};

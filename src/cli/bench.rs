@@ -1,0 +1,192 @@
+//! `ldm bench`: how long each operation of a network takes, beside what this machine could do at best.
+//!
+//! Work is counted from shapes ([`Cost`]), time is the least of several runs: whatever else the machine does only ever adds.
+
+mod peak;
+mod table;
+
+use super::args::{BenchArgs, Part};
+use super::console::Console;
+use super::stop::Stop;
+use super::{device, model};
+use latent_diffusion::backend::Backend;
+use latent_diffusion::cpu::Cpu;
+use latent_diffusion::models::{autoencoder, clip, unet};
+use latent_diffusion::ops::Cost;
+use latent_diffusion::pipeline::Model;
+use latent_diffusion::rng::Noise;
+use latent_diffusion::session::Timing;
+use latent_diffusion::{Error, Graph, Result, Session, Tensor, Weights};
+use peak::Peak;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Times the networks that the arguments name.
+///
+/// # Errors
+/// If the model has no such network, the size does not fit it, or the user asked to stop.
+pub fn run(args: &BenchArgs, console: &Console, stop: &Stop) -> Result<()> {
+    if args.repeat == 0 || args.batch == 0 {
+        return Err(Error::request("--repeat and --batch: at least 1 of each"));
+    }
+    let model = model::open(&args.model, console)?;
+    let networks = networks(&model, args)?;
+    let backend = device::open(&args.engine, console, stop)?;
+    let peak = Peak::measure(backend.threads());
+    let mut reports = vec![];
+    for (name, graph, weights) in networks {
+        console.detail(&format!("timing {name}"));
+        let measured = measure(&backend, graph, weights, args.repeat)?;
+        match args.json {
+            true => reports.push(table::as_json(&name, &measured, &peak)),
+            false => table::print(&name, &measured, &peak, args.top, console)?,
+        }
+    }
+    if args.json {
+        let answer = json!({
+            "model": model.name,
+            "device": backend.name(),
+            "batch": args.batch,
+            "peak_gflops": peak.flops / 1e9,
+            "peak_gbs": peak.bytes / 1e9,
+            "networks": reports,
+        });
+        console.result(&answer.to_string())?;
+    }
+    Ok(())
+}
+
+/// What was timed.
+struct Measured {
+    /// The fastest whole run.
+    total: Duration,
+    /// The fastest run of each operation.
+    steps: Vec<Timing>,
+    /// The work of a whole run.
+    cost: Cost,
+    /// Time to plan and load.
+    setup: Duration,
+    /// Bytes of activations.
+    arena_bytes: usize,
+    /// Bytes of a stored weight's element.
+    weight_bytes: usize,
+}
+
+fn measure(backend: &Arc<Cpu>, graph: Graph, weights: &Weights, repeat: usize) -> Result<Measured> {
+    let weight_bytes = match graph.params().next() {
+        Some(param) => weights.get(&param.name, &param.shape)?.dtype().bytes(),
+        None => 0,
+    };
+    let inputs: Vec<_> = graph
+        .inputs()
+        .map(|(name, value)| (name.to_owned(), graph.shape(value)))
+        .collect();
+    let start = Instant::now();
+    let mut session = Session::new(backend, graph, weights)?;
+    let setup = start.elapsed();
+    for (name, shape) in inputs {
+        let tensor = match name.as_str() {
+            // Token ids, positions and labels index tables; a timestep is any number.
+            "input_ids" | "pooled_token" | "class_labels" | "timestep" => Tensor::zeros(shape),
+            _ => Tensor::new(shape, Noise::cpu(0).normal(shape.len()))?,
+        };
+        session.set(&name, &tensor)?;
+    }
+    // The first run brings weights into memory.
+    session.run()?;
+    let mut total = Duration::MAX;
+    for _ in 0..repeat {
+        let start = Instant::now();
+        session.run()?;
+        total = total.min(start.elapsed());
+    }
+    let mut steps = session.profile()?;
+    for _ in 1..repeat {
+        for (best, again) in steps.iter_mut().zip(session.profile()?) {
+            best.time = best.time.min(again.time);
+        }
+    }
+    Ok(Measured {
+        total,
+        steps,
+        cost: session.cost(),
+        setup,
+        arena_bytes: session.plan().arena_bytes,
+        weight_bytes,
+    })
+}
+
+/// A network to time: its name with the sizes, its graph, its weights.
+type Network<'a> = (String, Graph, &'a Weights);
+
+fn networks<'a>(model: &'a Model, args: &BenchArgs) -> Result<Vec<Network<'a>>> {
+    let [width, height] = size(model, args)?;
+    let batch = args.batch;
+    let wanted =
+        |part: Part, present: bool| args.what == part || (args.what == Part::All && present);
+    let mut found = vec![];
+    if wanted(Part::Text, model.text().is_ok()) {
+        let (config, weights) = model.text()?;
+        let graph = clip::build(config, batch, config.positions)?;
+        found.push((
+            format!("text, {batch} prompts of {} tokens", config.positions),
+            graph,
+            weights,
+        ));
+    }
+    let factor = model
+        .config
+        .autoencoder
+        .as_ref()
+        .map_or(1, |config| config.factor());
+    let latent = [height / factor, width / factor];
+    let sizes = format!(
+        "batch {batch}, {width}x{height} pixels, {}x{} latents",
+        latent[1], latent[0]
+    );
+    if wanted(Part::Unet, model.unet().is_ok()) {
+        let (config, weights) = model.unet()?;
+        let tokens = model.config.text.as_ref().map_or(1, |text| text.positions);
+        found.push((
+            format!("unet, {sizes}"),
+            unet::build(config, batch, latent, tokens)?,
+            weights,
+        ));
+    }
+    if wanted(Part::Decode, model.autoencoder().is_ok()) {
+        let (config, weights) = model.autoencoder()?;
+        found.push((
+            format!("decode, {sizes}"),
+            autoencoder::build_decoder(config, batch, latent)?,
+            weights,
+        ));
+    }
+    if wanted(Part::Encode, model.autoencoder().is_ok()) {
+        let (config, weights) = model.autoencoder()?;
+        let graph = autoencoder::build_encoder(config, batch, [height, width])?;
+        found.push((format!("encode, {sizes}"), graph, weights));
+    }
+    Ok(found)
+}
+
+/// Width and height in pixels.
+fn size(model: &Model, args: &BenchArgs) -> Result<[usize; 2]> {
+    const LARGEST: usize = 1 << 13;
+    let Some(text) = &args.size else {
+        return Ok(model.native_size().unwrap_or([512, 512]));
+    };
+    let (width, height) = text.split_once('x').unwrap_or((text, text));
+    let sides = width.parse().ok().zip(height.parse().ok());
+    let (width, height) =
+        sides.ok_or_else(|| Error::request(format!("size `{text}`: expected 512 or 512x768")))?;
+    let multiple = model.pixel_multiple().unwrap_or(1);
+    for side in [width, height] {
+        if side == 0 || side % multiple != 0 || side > LARGEST {
+            return Err(Error::request(format!(
+                "size `{text}`: this model needs sides that are multiples of {multiple}, up to {LARGEST}"
+            )));
+        }
+    }
+    Ok([width, height])
+}

@@ -1,0 +1,147 @@
+//! Timings as tables and as JSON.
+
+use super::super::console::Console;
+use super::Measured;
+use super::peak::Peak;
+use latent_diffusion::Result;
+use latent_diffusion::ops::Cost;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Time and work of one kind of operation, or of one node.
+#[derive(Clone)]
+struct Row {
+    name: String,
+    calls: usize,
+    time: Duration,
+    cost: Cost,
+}
+
+impl Row {
+    fn seconds(&self) -> f64 {
+        self.time.as_secs_f64()
+    }
+
+    fn gflops(&self) -> f64 {
+        self.cost.flops as f64 / self.seconds() / 1e9
+    }
+
+    fn gbs(&self, weight_bytes: usize) -> f64 {
+        self.cost.bytes(size_of::<f32>(), weight_bytes) as f64 / self.seconds() / 1e9
+    }
+}
+
+/// The operations by kind, slowest first.
+fn by_kind(measured: &Measured) -> Vec<Row> {
+    let mut kinds: BTreeMap<&str, Row> = BTreeMap::new();
+    for step in &measured.steps {
+        let row = kinds.entry(step.op).or_insert_with(|| Row {
+            name: step.op.to_owned(),
+            calls: 0,
+            time: Duration::ZERO,
+            cost: Cost::default(),
+        });
+        row.calls += 1;
+        row.time += step.time;
+        row.cost = row.cost + step.cost;
+    }
+    slowest_first(kinds.into_values().collect())
+}
+
+/// The nodes, slowest first.
+fn by_node(measured: &Measured) -> Vec<Row> {
+    let row = |step: &latent_diffusion::session::Timing| Row {
+        name: format!("{} {}", step.op, step.name),
+        calls: 1,
+        time: step.time,
+        cost: step.cost,
+    };
+    slowest_first(measured.steps.iter().map(row).collect())
+}
+
+fn slowest_first(mut rows: Vec<Row>) -> Vec<Row> {
+    rows.sort_by_key(|row| std::cmp::Reverse(row.time));
+    rows
+}
+
+/// Prints a network's timings.
+///
+/// # Errors
+/// If standard output cannot be written to.
+pub(super) fn print(
+    name: &str,
+    measured: &Measured,
+    peak: &Peak,
+    top: usize,
+    console: &Console,
+) -> Result<()> {
+    let sum: Duration = measured.steps.iter().map(|step| step.time).sum();
+    let whole = Row {
+        name: "whole run".into(),
+        calls: measured.steps.len(),
+        time: measured.total,
+        cost: measured.cost,
+    };
+    console.result(&format!(
+        "{name}\n  peak here: {:.0} GFLOP/s, {:.1} GB/s; activations {:.1} MB; planned and loaded in {:.1} ms",
+        peak.flops / 1e9,
+        peak.bytes / 1e9,
+        measured.arena_bytes as f64 / 1e6,
+        measured.setup.as_secs_f64() * 1e3,
+    ))?;
+    let head = [
+        "calls", "ms", "GFLOP", "GFLOP/s", "GB/s", "roofline", "share",
+    ];
+    let [calls, ms, gflop, gflops, gbs, roofline, share] = head;
+    let line = |row: &Row| {
+        format!(
+            "  {:>5} {:>10.3} {:>9.3} {:>8.1} {:>6.1} {:>7.0} % {:>4.0} %  {}",
+            row.calls,
+            row.seconds() * 1e3,
+            row.cost.flops as f64 / 1e9,
+            row.gflops(),
+            row.gbs(measured.weight_bytes),
+            peak.share(row.cost, measured.weight_bytes, row.seconds()) * 100.0,
+            row.seconds() / sum.as_secs_f64() * 100.0,
+            row.name,
+        )
+    };
+    console.result(&format!(
+        "  {calls:>5} {ms:>10} {gflop:>9} {gflops:>8} {gbs:>6} {roofline:>9} {share:>6}  operation"
+    ))?;
+    for row in by_kind(measured).iter().chain([&whole]) {
+        console.result(&line(row))?;
+    }
+    let nodes = by_node(measured);
+    if top > 0 {
+        console.result(&format!("  the slowest of {} nodes:", nodes.len()))?;
+    }
+    nodes
+        .iter()
+        .take(top)
+        .try_for_each(|row| console.result(&line(row)))
+}
+
+/// A network's timings as JSON, in seconds, FLOPs and bytes.
+pub(super) fn as_json(name: &str, measured: &Measured, peak: &Peak) -> Value {
+    let row = |row: &Row| {
+        json!({
+            "name": row.name,
+            "calls": row.calls,
+            "seconds": row.seconds(),
+            "flops": row.cost.flops,
+            "bytes": row.cost.bytes(size_of::<f32>(), measured.weight_bytes),
+            "roofline": peak.share(row.cost, measured.weight_bytes, row.seconds()),
+        })
+    };
+    json!({
+        "network": name,
+        "seconds": measured.total.as_secs_f64(),
+        "setup_seconds": measured.setup.as_secs_f64(),
+        "flops": measured.cost.flops,
+        "arena_bytes": measured.arena_bytes,
+        "operations": by_kind(measured).iter().map(row).collect::<Vec<_>>(),
+        "nodes": by_node(measured).iter().map(row).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,201 @@
+//! What is to be drawn: the prompts of the command line, or the lines of a batch file.
+//!
+//! A line of a `.jsonl` file, and the settings stored in an image, are turned into arguments and parsed by the same rules as
+//! the command line's, so every option and alias has one definition.
+
+use super::args::{SampleArgs, Settings};
+use super::metadata;
+use clap::Parser;
+use latent_diffusion::{Error, Result};
+use serde_json::{Map, Value};
+use std::ffi::OsString;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+/// One prompt with its settings.
+pub struct Job {
+    /// The name the user gave it, if any.
+    pub id: Option<String>,
+    /// What to draw.
+    pub prompt: String,
+    /// Everything else that was said.
+    pub settings: Settings,
+}
+
+/// A job as a line of a batch file has it.
+#[derive(Parser)]
+#[command(
+    no_binary_name = true,
+    disable_help_flag = true,
+    args_override_self = true
+)]
+struct Line {
+    #[arg(long)]
+    id: Option<String>,
+    #[arg(long)]
+    prompt: Option<String>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// The jobs, in order; a line that cannot be read is an error in its place.
+///
+/// # Errors
+/// If a file cannot be read, or there is nothing to draw.
+pub fn list(args: &SampleArgs) -> Result<Vec<Result<Job>>> {
+    let mut base = Job {
+        id: None,
+        prompt: String::new(),
+        settings: args.settings.clone(),
+    };
+    let mut prompts = prompts(args)?;
+    if let Some(image) = &args.from_image {
+        let stored = parse(&metadata::settings_of(image)?)?;
+        base.settings = base.settings.over(&stored.settings);
+        if prompts.is_empty() {
+            prompts.extend(stored.prompt);
+        }
+    }
+    let Some(file) = &args.from_file else {
+        let job = |prompt| Job {
+            id: None,
+            prompt,
+            settings: base.settings.clone(),
+        };
+        return Ok(prompts.into_iter().map(|prompt| Ok(job(prompt))).collect());
+    };
+    base.prompt = prompts.pop().unwrap_or_default();
+    let text = read(file)?;
+    let is_json = file
+        .extension()
+        .is_some_and(|extension| extension == "jsonl");
+    let lines = text.lines().map(str::trim).enumerate();
+    let lines = lines.filter(|(_, line)| !line.is_empty());
+    let jobs: Vec<_> = lines
+        .map(|(index, line)| match is_json {
+            true => json_job(line, &base).map_err(|error| {
+                Error::request(format!("{}, line {}: {error}", file.display(), index + 1))
+            }),
+            false => Ok(Job {
+                id: None,
+                prompt: line.to_owned(),
+                settings: base.settings.clone(),
+            }),
+        })
+        .collect();
+    if jobs.is_empty() {
+        return Err(Error::file(
+            file,
+            "holds no request: a prompt or a JSON object per line is expected",
+        ));
+    }
+    Ok(jobs)
+}
+
+/// The prompts of the command line.
+fn prompts(args: &SampleArgs) -> Result<Vec<String>> {
+    let mut prompts = vec![];
+    for prompt in args.prompt.iter().chain(&args.words) {
+        prompts.push(match prompt.as_str() {
+            "-" => read(Path::new("/dev/stdin"))?.trim_end().to_owned(),
+            _ => prompt.clone(),
+        });
+    }
+    if let Some(file) = &args.prompt_file {
+        prompts.push(read(file)?.trim_end().to_owned());
+    }
+    Ok(prompts)
+}
+
+fn read(file: &Path) -> Result<String> {
+    const MOST: u64 = 256 << 20;
+    let mut bytes = vec![];
+    let read = match file == Path::new("/dev/stdin") {
+        true => std::io::stdin().lock().take(MOST).read_to_end(&mut bytes),
+        false => fs::File::open(file).and_then(|file| file.take(MOST).read_to_end(&mut bytes)),
+    };
+    read.map_err(|error| Error::file(file, format!("cannot be read: {error}")))?;
+    String::from_utf8(bytes)
+        .map_err(|_| Error::request(format!("{}: not UTF-8 text", file.display())))
+}
+
+fn json_job(line: &str, base: &Job) -> Result<Job> {
+    let object: Map<String, Value> = serde_json::from_str(line)
+        .map_err(|error| Error::request(format!("not a JSON object: {error}")))?;
+    let line = parse(&object)?;
+    Ok(Job {
+        id: line.id,
+        prompt: line.prompt.unwrap_or_else(|| base.prompt.clone()),
+        settings: line.settings.over(&base.settings),
+    })
+}
+
+/// Parses the fields of an object as options of the same names.
+fn parse(fields: &Map<String, Value>) -> Result<Line> {
+    let mut arguments: Vec<OsString> = vec![];
+    for (name, value) in fields {
+        let value = match value {
+            Value::Null => continue,
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+                return Err(Error::request(format!("`{name}` must be text or a number")));
+            }
+        };
+        arguments.push(format!("--{}={value}", name.replace('_', "-")).into());
+    }
+    Line::try_parse_from(arguments).map_err(|error| {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        Error::request(first.trim_start_matches("error: "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base() -> Job {
+        let settings = Settings {
+            steps: Some(20),
+            seed: Some(1),
+            ..Settings::default()
+        };
+        Job {
+            id: None,
+            prompt: "a cat".into(),
+            settings,
+        }
+    }
+
+    #[test]
+    fn a_line_says_what_differs_from_the_command_line() {
+        let line = r#"{"prompt": "x", "seed": -1, "n_steps": 5, "cfg": 2.5, "negative_prompt": "", "eta": null, "id": 7}"#;
+        let job = json_job(line, &base()).unwrap();
+        assert_eq!((job.prompt.as_str(), job.id.as_deref()), ("x", Some("7")));
+        let settings = job.settings;
+        assert_eq!(
+            (settings.steps, settings.seed, settings.cfg_scale),
+            (Some(5), Some(-1), Some(2.5))
+        );
+        assert_eq!(settings.negative_prompt.as_deref(), Some(""));
+        assert_eq!(json_job("{}", &base()).unwrap().prompt, "a cat");
+    }
+
+    #[test]
+    fn bad_lines_are_one_sentence() {
+        for (line, word) in [
+            ("[]", "JSON object"),
+            ("{\"promt\": \"x\"}", "--promt"),
+            ("{\"steps\": \"many\"}", "many"),
+            ("{\"steps\": [1]}", "`steps`"),
+        ] {
+            let sentence = json_job(line, &base()).err().unwrap().to_string();
+            assert!(
+                sentence.contains(word) && !sentence.contains('\n'),
+                "{sentence}"
+            );
+        }
+    }
+}

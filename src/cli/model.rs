@@ -1,0 +1,128 @@
+//! Which model: a path, a name in the Hugging Face cache, random weights, or the one inside the program.
+
+use super::args::ModelArgs;
+use super::console::Console;
+use latent_diffusion::models::config::{ModelConfig, TimestepSpacing};
+use latent_diffusion::models::{ModelFiles, OpenOptions};
+use latent_diffusion::pipeline::Model;
+use latent_diffusion::{Error, Result, Weights};
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// Random weights are drawn from this seed, so that a benchmark is the same tomorrow.
+const SYNTHETIC_SEED: u64 = 0;
+
+/// Opens the model that the arguments name, with their changes to its configuration.
+///
+/// # Errors
+/// If there is no such model, it cannot be used, or a change does not fit it.
+pub fn open(args: &ModelArgs, console: &Console) -> Result<Model> {
+    if let Some(version) = &args.sd_version {
+        return Err(Error::request(format!(
+            "--sd-version {version}: this program downloads nothing; give the model's folder or file with --model"
+        )));
+    }
+    let mut model = match &args.model {
+        None => {
+            console.note("no --model given: drawing with the built-in demo model");
+            demo()?
+        }
+        Some(path) => named(path, args)?,
+    };
+    if let Some(skip) = args.clip_skip {
+        set_clip_skip(&mut model.config, skip)?;
+    }
+    if let Some(rule) = &args.timestep_spacing {
+        model.config.schedule.timestep_spacing = spacing(rule)?;
+    }
+    Ok(model)
+}
+
+fn named(path: &Path, args: &ModelArgs) -> Result<Model> {
+    let mut options = OpenOptions {
+        variant: args.variant.clone(),
+        hub_cache: hub_cache(),
+        synthetic: None,
+    };
+    let Some(name) = path
+        .to_str()
+        .and_then(|path| path.strip_prefix("synthetic:"))
+    else {
+        return match path.to_str() {
+            Some("demo") if !path.exists() => demo(),
+            _ => Model::open(path, &options),
+        };
+    };
+    match name {
+        "sd1" => synthetic(path, ModelConfig::stable_diffusion_1()),
+        "sd2" => synthetic(path, ModelConfig::stable_diffusion_2()),
+        "demo" => synthetic(path, demo()?.config),
+        folder => {
+            options.synthetic = Some(SYNTHETIC_SEED);
+            Model::open(folder, &options)
+        }
+    }
+}
+
+/// A model of random weights.
+fn synthetic(name: &Path, config: ModelConfig) -> Result<Model> {
+    let weights = Weights::synthetic(SYNTHETIC_SEED);
+    let files = ModelFiles {
+        name: name.display().to_string(),
+        unet: config.unet.is_some().then(|| weights.clone()),
+        autoencoder: config.autoencoder.is_some().then(|| weights.clone()),
+        text: config.text.is_some().then_some(weights),
+        tokenizer: None,
+        config,
+    };
+    Model::new(files, None)
+}
+
+/// The model inside the program.
+fn demo() -> Result<Model> {
+    Err(Error::request(
+        "no demo model is built in yet: name a model with --model",
+    ))
+}
+
+/// Where the Hugging Face tools keep what they download.
+fn hub_cache() -> Option<PathBuf> {
+    let folder = |variable: &str| {
+        env::var_os(variable)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    folder("HF_HUB_CACHE")
+        .or_else(|| folder("HUGGINGFACE_HUB_CACHE"))
+        .or_else(|| Some(folder("HF_HOME")?.join("hub")))
+        .or_else(|| Some(folder("XDG_CACHE_HOME")?.join("huggingface/hub")))
+        .or_else(|| Some(env::home_dir()?.join(".cache/huggingface/hub")))
+}
+
+/// Counts as AUTOMATIC1111 does: 1 is the last layer, 2 the one before.
+fn set_clip_skip(config: &mut ModelConfig, skip: usize) -> Result<()> {
+    let Some(text) = &mut config.text else {
+        return Err(Error::request(
+            "--clip-skip: this model has no CLIP text encoder",
+        ));
+    };
+    if skip == 0 || skip > text.layers {
+        return Err(Error::request(format!(
+            "--clip-skip {skip}: this text encoder has {} layers, so 1 to {} are possible",
+            text.layers, text.layers
+        )));
+    }
+    text.skip_layers = skip - 1;
+    Ok(())
+}
+
+fn spacing(rule: &str) -> Result<TimestepSpacing> {
+    match rule.to_ascii_lowercase().as_str() {
+        "leading" => Ok(TimestepSpacing::Leading),
+        "linspace" => Ok(TimestepSpacing::Linspace),
+        "trailing" => Ok(TimestepSpacing::Trailing),
+        _ => Err(Error::request(format!(
+            "`{rule}` is no rule for timesteps: leading, linspace or trailing"
+        ))),
+    }
+}

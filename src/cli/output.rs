@@ -1,0 +1,318 @@
+//! Where results go: a file that the user named, or a folder where nothing is ever replaced.
+//!
+//! The place is tried before anything is computed. What cannot be written afterwards (a full disk) goes to the system's
+//! folder for temporary files, so that minutes of work are not lost with it.
+
+use super::args::PlaceArgs;
+use super::console::Console;
+use latent_diffusion::image::{Existing, write_file};
+use latent_diffusion::{Error, Result};
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where the images of one invocation go.
+pub struct Output {
+    place: Place,
+    /// Results so far: the number that templates fill in.
+    index: usize,
+    written: HashSet<PathBuf>,
+}
+
+enum Place {
+    Stdout,
+    /// A path that the user typed, with fields to be filled in.
+    Template(PathBuf),
+    Folder(PathBuf),
+}
+
+/// What a result's name may be made of.
+pub struct Names<'a> {
+    /// The name in a folder, without extension: a template too.
+    pub stem: &'a str,
+    /// The seed, where there is one.
+    pub seed: Option<u64>,
+    /// What was asked for.
+    pub prompt: &'a str,
+    /// The user's own name for it.
+    pub id: Option<&'a str>,
+}
+
+impl Output {
+    /// Makes the place ready for results whose files end in `.extension`.
+    ///
+    /// # Errors
+    /// If nothing can be written there, or the place does not fit the results.
+    pub fn prepare(args: &PlaceArgs, extension: &str) -> Result<Self> {
+        let place = match (&args.output, &args.outdir) {
+            (Some(path), _) if path == Path::new("-") => Place::Stdout,
+            (Some(path), _) if is_folder(path) => Place::Folder(path.clone()),
+            (Some(path), _) => Place::Template(path.clone()),
+            (None, outdir) => Place::Folder(outdir.clone().unwrap_or_else(|| "outputs".into())),
+        };
+        match &place {
+            Place::Stdout => {}
+            Place::Folder(folder) => {
+                fs::create_dir_all(folder).map_err(|error| {
+                    Error::output(folder, format!("cannot be created: {error}"))
+                })?;
+                try_folder(folder)?;
+            }
+            Place::Template(path) => try_file(path, extension)?,
+        }
+        let index = match &place {
+            Place::Folder(folder) => first_free(folder),
+            Place::Stdout | Place::Template(_) => 0,
+        };
+        Ok(Self {
+            place,
+            index,
+            written: HashSet::new(),
+        })
+    }
+
+    /// Writes one result; its path, or `None` where it went to standard output.
+    ///
+    /// # Errors
+    /// If it cannot be written; it is kept in the folder for temporary files then, and the error says where.
+    pub fn write(
+        &mut self,
+        bytes: &[u8],
+        names: &Names,
+        extension: &str,
+        console: &Console,
+    ) -> Result<Option<PathBuf>> {
+        let (path, existing) = match &self.place {
+            Place::Stdout => {
+                if self.index > 0 {
+                    return Err(Error::request(
+                        "standard output takes one result: name a file or folder for several",
+                    ));
+                }
+                self.index += 1;
+                return console.bytes(bytes).map(|()| None);
+            }
+            Place::Folder(folder) => {
+                let stem = fill_in(names.stem, self.index, names);
+                (
+                    free(folder.join(format!("{stem}.{extension}"))),
+                    Existing::Keep,
+                )
+            }
+            Place::Template(template) => self.fill(template, names),
+        };
+        self.index += 1;
+        self.written.insert(path.clone());
+        match write_file(&path, bytes, existing) {
+            Ok(()) => Ok(Some(path)),
+            Err(error) => Err(rescued(error, &path, bytes)),
+        }
+    }
+
+    /// The path of a template. Only what the user's own words name is replaced: a result whose name was used up by one
+    /// before it in the same run gets a number that is free.
+    fn fill(&self, template: &Path, names: &Names) -> (PathBuf, Existing) {
+        let path = match template.to_str() {
+            Some(text) => PathBuf::from(fill_in(text, self.index, names)),
+            None => template.to_owned(),
+        };
+        if !self.written.contains(&path) || is_device(&path) {
+            return (path, Existing::Replace);
+        }
+        (free(path), Existing::Keep)
+    }
+}
+
+/// Whether the user means a folder: one that is there, or a name with a slash at its end.
+fn is_folder(path: &Path) -> bool {
+    path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
+}
+
+/// Whether there is something other than a file or folder, such as `/dev/null`.
+fn is_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
+/// Writes nothing into a folder, to see whether something could be.
+fn try_folder(folder: &Path) -> Result<()> {
+    let probe = folder.join(format!(".ldm-{}.probe", std::process::id()));
+    write_file(&probe, b"", Existing::Replace)?;
+    fs::remove_file(&probe).map_err(|error| Error::output(&probe, error.to_string()))
+}
+
+/// As [`try_folder`], for the folder of a file that the user named.
+fn try_file(path: &Path, extension: &str) -> Result<()> {
+    if is_device(path) {
+        return Ok(());
+    }
+    let other = path
+        .extension()
+        .filter(|found| !found.eq_ignore_ascii_case(extension));
+    if let Some(other) = other.and_then(|other| other.to_str()) {
+        const FORMATS: [&str; 8] = [
+            "png",
+            "jpg",
+            "jpeg",
+            "webp",
+            "gif",
+            "bmp",
+            "tiff",
+            "safetensors",
+        ];
+        if FORMATS.contains(&other.to_ascii_lowercase().as_str()) {
+            return Err(Error::request(format!(
+                "{}: only .{extension} files are written here",
+                path.display()
+            )));
+        }
+    }
+    match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => try_folder(Path::new(".")),
+        // A folder whose name is still to be filled in is tried when it is known.
+        Some(folder)
+            if folder
+                .to_str()
+                .is_some_and(|name| name.contains(['{', '%'])) =>
+        {
+            Ok(())
+        }
+        Some(folder) => try_folder(folder),
+        None => Ok(()),
+    }
+}
+
+/// One more than the largest number that begins a file's name in the folder.
+fn first_free(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| {
+        let name = entry.file_name();
+        name.to_str()?.split_once('-')?.0.parse::<usize>().ok()
+    });
+    numbers.max().map_or(0, |largest| largest.saturating_add(1))
+}
+
+/// A template with its fields filled in: `{index}`, `{index:05}`, `{seed}`, `{prompt}`, `{id}`, `%d` and `%05d`.
+fn fill_in(template: &str, index: usize, names: &Names) -> String {
+    let mut filled = String::new();
+    let mut rest = template;
+    while let Some(at) = rest.find(['{', '%']) {
+        filled += &rest[..at];
+        rest = &rest[at..];
+        let (value, length) = match field(rest, index, names) {
+            Some(field) => field,
+            None => (rest[..1].to_owned(), 1),
+        };
+        filled += &value;
+        rest = &rest[length..];
+    }
+    filled + rest
+}
+
+/// The field that opens `text`: its value, and how long it is in the template.
+fn field(text: &str, index: usize, names: &Names) -> Option<(String, usize)> {
+    let padded = |number: u64, width: &str| {
+        let width: usize = if width.is_empty() {
+            0
+        } else {
+            width.parse().ok()?
+        };
+        (width <= 20).then(|| format!("{number:0width$}"))
+    };
+    if let Some(printf) = text.strip_prefix('%') {
+        let end = printf.find('d')?;
+        return Some((padded(index as u64, &printf[..end])?, end + 2));
+    }
+    let end = text.find('}')?;
+    let (name, width) = text[1..end].split_once(':').unwrap_or((&text[1..end], ""));
+    let value = match name {
+        "index" => padded(index as u64, width)?,
+        "seed" => padded(names.seed?, width)?,
+        "prompt" => words(names.prompt),
+        "id" => words(names.id.unwrap_or_default()),
+        _ => return None,
+    };
+    Some((value, end + 1))
+}
+
+/// A text as part of a file's name.
+fn words(text: &str) -> String {
+    const LONGEST: usize = 60;
+    let plain = text
+        .chars()
+        .map(|c| if c.is_alphanumeric() { c } else { ' ' });
+    let plain: String = plain.collect();
+    let words: Vec<&str> = plain.split_whitespace().collect();
+    words.join("-").chars().take(LONGEST).collect()
+}
+
+/// The path, or where there is a file already, the first of `a-1.png`, `a-2.png` and so on where there is none.
+fn free(path: PathBuf) -> PathBuf {
+    if !path.exists() {
+        return path;
+    }
+    let mut numbered = (1..).map(|number| with_number(&path, number));
+    numbered
+        .find(|path| !path.exists())
+        .unwrap_or_else(|| path.clone())
+}
+
+/// `a.png` as `a-1.png`.
+fn with_number(path: &Path, number: usize) -> PathBuf {
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push(format!("-{number}"));
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
+}
+
+/// Keeps what could not be written where it belongs.
+fn rescued(error: Error, path: &Path, bytes: &[u8]) -> Error {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let shelter = std::env::temp_dir().join(format!("ldm-{}-{name}", std::process::id()));
+    match (error, write_file(&shelter, bytes, Existing::Keep)) {
+        (Error::Output { path, problem }, Ok(())) => Error::output(
+            path,
+            format!("{problem}; the result was kept in {}", shelter.display()),
+        ),
+        (error, _) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: Names = Names {
+        stem: "{index}-7",
+        seed: Some(7),
+        prompt: "a red/blue Balloon!",
+        id: Some("x 1"),
+    };
+
+    #[test]
+    fn templates_are_filled_in() {
+        for (template, expected) in [
+            ("a.png", "a.png"),
+            ("{index}-{seed}.png", "3-7.png"),
+            ("{index:05}.png", "00003.png"),
+            ("%03d.png", "003.png"),
+            ("{prompt}_{id}.png", "a-red-blue-Balloon_x-1.png"),
+            ("{other}%x{", "{other}%x{"),
+            ("100%.png", "100%.png"),
+        ] {
+            assert_eq!(fill_in(template, 3, &NAMES), expected);
+        }
+    }
+
+    #[test]
+    fn numbering_goes_on_where_a_folder_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(first_free(folder.path()), 0);
+        for name in ["00004-1.png", "00009-2.png", "x-3.png", "17"] {
+            fs::write(folder.path().join(name), b"").unwrap();
+        }
+        assert_eq!(first_free(folder.path()), 10);
+    }
+}

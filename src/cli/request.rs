@@ -1,0 +1,116 @@
+//! From settings as they were typed to a request that the pipeline carries out.
+
+use super::args::Settings;
+use latent_diffusion::image::{read_image, resize};
+use latent_diffusion::pipeline::{InitImage, Model, Request};
+use latent_diffusion::rng::NoiseSource;
+use latent_diffusion::sampler::{Sampler, SigmaSpacing};
+use latent_diffusion::{Error, Result};
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+/// How much of an initial image is replaced where nothing is said, as CompVis has it.
+const STRENGTH: f64 = 0.75;
+
+/// The request, checked against the model, with its initial image read.
+///
+/// # Errors
+/// If a setting is out of range or does not fit the model, or the initial image cannot be used.
+pub fn build(prompt: &str, settings: &Settings, model: &Model) -> Result<Request> {
+    let mut request = Request::new(model, prompt)?;
+    request.negative_prompt = settings.negative_prompt.clone().unwrap_or_default();
+    for text in [&request.prompt, &request.negative_prompt] {
+        if text.contains('\0') {
+            return Err(Error::request("the prompt holds a NUL character"));
+        }
+    }
+    set_size(&mut request, settings)?;
+    if let Some(name) = &settings.sampler {
+        request.sampler = Sampler::parse(name)?;
+    }
+    if let Some(name) = &settings.scheduler {
+        request.options.sigmas = SigmaSpacing::parse(name)?;
+    }
+    if let Some(steps) = settings.steps {
+        request.options.steps = count("steps", steps)?;
+    }
+    request.options.eta = settings.eta;
+    if let Some(scale) = settings.cfg_scale {
+        request.guidance_scale = scale as f32;
+    }
+    request.guidance_rescale = settings.guidance_rescale.unwrap_or(0.0) as f32;
+    request.seed = seed(settings.seed)?;
+    request.batch = count("batch size", settings.batch_size.unwrap_or(1))?;
+    request.rng = noise_source(settings.rng.as_deref())?;
+    set_start(&mut request, settings)?;
+    request.check(model)?;
+    Ok(request)
+}
+
+fn set_size(request: &mut Request, settings: &Settings) -> Result<()> {
+    let (mut width, mut height) = (settings.width, settings.height);
+    if let Some(size) = &settings.size {
+        let sides = size.split_once(['x', 'X', '*', ',']);
+        let sides = sides.and_then(|(w, h)| Some((w.trim().parse().ok()?, h.trim().parse().ok()?)));
+        let (w, h) = sides.ok_or_else(|| {
+            Error::request(format!(
+                "size `{size}` is not of the form 512x768: width, x, height"
+            ))
+        })?;
+        (width, height) = (width.or(Some(w)), height.or(Some(h)));
+    }
+    if let Some(width) = width {
+        request.width = count("width", width)?;
+    }
+    if let Some(height) = height {
+        request.height = count("height", height)?;
+    }
+    Ok(())
+}
+
+/// Image to image: the image, at the request's size, and how far to depart from it.
+fn set_start(request: &mut Request, settings: &Settings) -> Result<()> {
+    let Some(path) = &settings.init_image else {
+        return match settings.strength {
+            Some(_) => Err(Error::request(
+                "--strength says how far to depart from an image: give one with --init-image",
+            )),
+            None => Ok(()),
+        };
+    };
+    request.options.strength = Some(settings.strength.unwrap_or(STRENGTH));
+    let image = read_image(path)?;
+    let image = resize(&image, request.width, request.height)?;
+    request.init = Some(InitImage { image });
+    Ok(())
+}
+
+/// A number of things, which is never negative.
+fn count(what: &str, value: i64) -> Result<usize> {
+    usize::try_from(value)
+        .map_err(|_| Error::request(format!("{what} {value}: it must be above 0")))
+}
+
+/// The seed that was asked for; one drawn at random where none was, or a negative one.
+fn seed(asked: Option<i128>) -> Result<u64> {
+    match asked {
+        Some(seed) if seed >= 0 => u64::try_from(seed).map_err(|_| {
+            Error::request(format!(
+                "seed {seed} is too large: the largest is {}",
+                u64::MAX
+            ))
+        }),
+        // The standard library's hasher is keyed at random. 32 bits are all that PyTorch's CPU generator reads.
+        _ => Ok(RandomState::new().build_hasher().finish() >> 32),
+    }
+}
+
+/// Whose noise, by the names that users of other programs know.
+fn noise_source(name: Option<&str>) -> Result<NoiseSource> {
+    match name.map(str::to_ascii_lowercase).as_deref() {
+        None | Some("cpu" | "comfy" | "torch-cpu") => Ok(NoiseSource::Cpu),
+        Some("cuda" | "gpu" | "nv" | "a1111") => Ok(NoiseSource::Cuda),
+        Some(other) => Err(Error::request(format!(
+            "`{other}` makes no noise: cpu (PyTorch's on the CPU) or cuda (PyTorch's on a GPU)"
+        ))),
+    }
+}
