@@ -8,6 +8,7 @@ pub mod graph;
 pub mod image;
 pub mod models;
 pub mod ops;
+pub mod parity;
 pub mod pipeline;
 pub mod plan;
 pub mod rng;

@@ -4,6 +4,7 @@
 //! in sentences.
 
 use super::device::{Device, Dtype};
+use super::parity::ParityArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -58,6 +59,8 @@ pub enum Command {
     /// List what can compute, or check the one device that is asked for
     #[command(aliases = ["list-devices", "doctor"])]
     Devices(EngineArgs),
+    /// Compare with what PyTorch answered
+    Parity(ParityArgs),
     /// Anything else, so that the answer can be better than a list.
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),

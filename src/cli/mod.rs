@@ -14,6 +14,7 @@ mod jobs;
 mod metadata;
 mod model;
 mod output;
+mod parity;
 mod request;
 mod sample;
 mod stop;
@@ -61,6 +62,7 @@ fn run(command: Command, commands: &[String], console: &Console, stop: &Stop) ->
         Command::Inspect(args) => inspect::run(&args, console)?,
         Command::Bench(args) => bench::run(&args, console, stop)?,
         Command::Devices(args) => device::list(&args, console, stop)?,
+        Command::Parity(args) => return Ok(parity::run(&args, console, stop)?),
         Command::Unknown(words) => return Err(unknown(&words, commands).into()),
     }
     Ok(0)

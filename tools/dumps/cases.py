@@ -68,7 +68,7 @@ def sd1(folder: Path) -> None:
     vae = diffusers_autoencoder(11, block_out_channels=(8, 8, 16, 16), norm_num_groups=4, latent_channels=4)
     # 2 stands in every published SD 1 folder, whatever the vocabulary: the pooled token is the largest id then.
     text = clip(12, hidden_size=24, num_attention_heads=3, hidden_act="quick_gelu", eos_token_id=2)
-    pndm = diffusers.PNDMScheduler(**SCHEDULE, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
+    pndm = diffusers.PNDMScheduler(**SCHEDULE, timestep_spacing="leading", skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
     # As in the published folders, for the schedulers made from this one: latents are never clipped.
     pndm.register_to_config(clip_sample=False)
 

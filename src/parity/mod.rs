@@ -1,0 +1,185 @@
+//! Comparing the engine with PyTorch: a dump's inputs are run, and every answer is held against the reference's.
+//!
+//! A dump says what one component of a model was given and what it answered. Outputs come from the graph as it runs for
+//! users, fused. Where the dump also holds what modules answered inside, a second run observes those nodes and names the
+//! first that departs, which is where to look for the fault.
+
+mod dump;
+mod network;
+mod trajectory;
+
+pub use dump::{Component, Dump};
+
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::pipeline::Model;
+use crate::tensor::{Shape, Tensor};
+use network::Network;
+use std::sync::Arc;
+
+/// What came of comparing one dump.
+#[derive(Debug)]
+pub struct Report {
+    /// What was compared.
+    pub component: Component,
+    /// Largest relative L2 error that passes.
+    pub tolerance: f64,
+    /// A comparison per output.
+    pub outputs: Vec<Comparison>,
+    /// The first node that departs by more than the tolerance, in the order nodes run.
+    pub departure: Option<Comparison>,
+    /// Paths of the dump's nodes that the graph does not have.
+    pub unknown_nodes: Vec<String>,
+}
+
+/// One tensor held against the reference's.
+#[derive(Debug)]
+pub struct Comparison {
+    /// The output's name, or the node's path.
+    pub name: String,
+    /// The reference's sizes, as the dump has them.
+    pub shape: Shape,
+    /// `|ours - reference| / |reference|`, summed in f64. Not a number where either holds one; infinite where the shapes differ.
+    pub relative_error: f64,
+    /// Largest absolute difference.
+    pub max_abs_error: f32,
+    /// Whether the relative error is within the tolerance.
+    pub pass: bool,
+}
+
+impl Report {
+    /// Whether every output is within the tolerance.
+    pub fn pass(&self) -> bool {
+        self.outputs.iter().all(|output| output.pass)
+    }
+}
+
+/// The largest relative L2 error that passes unless the caller says otherwise.
+///
+/// A trajectory adds up the errors of its steps, and guidance multiplies them.
+pub fn default_tolerance(component: Component, element_bytes: usize) -> f64 {
+    match (component, element_bytes >= size_of::<f32>()) {
+        (Component::Sampler, true) => 5e-4,
+        (Component::Sampler, false) => 3e-2,
+        (_, true) => 1e-4,
+        (_, false) => 1e-2,
+    }
+}
+
+/// Runs a dump's component on `backend` and compares.
+///
+/// # Errors
+/// If the model has no such component, the dump's inputs do not fit it, or the device fails. An answer that differs is no
+/// error but a report.
+pub fn check<B: Backend>(
+    backend: &Arc<B>,
+    model: &Model,
+    dump: &Dump,
+    tolerance: Option<f64>,
+) -> Result<Report> {
+    let component = dump.component();
+    let tolerance =
+        tolerance.unwrap_or_else(|| default_tolerance(component, backend.element_bytes()));
+    let mut report = Report {
+        component,
+        tolerance,
+        outputs: vec![],
+        departure: None,
+        unknown_nodes: vec![],
+    };
+    let compared = match component {
+        Component::Sampler => check_trajectory(backend, model, dump, &mut report),
+        _ => check_network(backend, model, dump, &mut report),
+    };
+    compared.map_err(network::about(dump))?;
+    Ok(report)
+}
+
+fn check_network<B: Backend>(
+    backend: &Arc<B>,
+    model: &Model,
+    dump: &Dump,
+    report: &mut Report,
+) -> Result<()> {
+    let network = Network::new(model, dump)?;
+    let session = network.run(backend, network.graph.clone())?;
+    for (name, reference) in dump.outputs() {
+        let ours = network::output(&session, report.component, name)?;
+        report
+            .outputs
+            .push(compare(name, ours, reference, report.tolerance));
+    }
+    drop(session);
+    if dump.nodes().is_empty() {
+        return Ok(());
+    }
+    let mut graph = network.graph.clone();
+    let mut observed = vec![];
+    for path in dump.nodes().keys() {
+        match network.graph.find(path) {
+            Some(value) => observed.push((value, path)),
+            None => report.unknown_nodes.push(path.clone()),
+        }
+    }
+    observed.sort();
+    let label = |path: &str| format!("node.{path}");
+    for (value, path) in &observed {
+        graph.output(&label(path), *value);
+    }
+    let session = network.run(backend, graph)?;
+    for (_, path) in observed {
+        let ours = session.get(&label(path))?;
+        let comparison = compare(path, ours, &dump.nodes()[path], report.tolerance);
+        if !comparison.pass {
+            report.departure = Some(comparison);
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn check_trajectory<B: Backend>(
+    backend: &Arc<B>,
+    model: &Model,
+    dump: &Dump,
+    report: &mut Report,
+) -> Result<()> {
+    for (name, reference) in dump.outputs() {
+        if name != "latent" {
+            return Err(dump.refuse(format!(
+                "has an `output.{name}`, and a sampler answers `latent`"
+            )));
+        }
+        let ours = trajectory::run(backend, model, dump)?;
+        report
+            .outputs
+            .push(compare(name, ours, reference, report.tolerance));
+    }
+    Ok(())
+}
+
+/// Holds `ours`, channels last, against `reference`, as the dump has it.
+fn compare(name: &str, ours: Tensor, reference: &Tensor, tolerance: f64) -> Comparison {
+    let expected = reference.nchw_to_nhwc();
+    let ours = aligned(ours, expected.shape());
+    let relative_error = ours.relative_error(&expected);
+    Comparison {
+        name: name.to_owned(),
+        shape: reference.shape(),
+        relative_error,
+        max_abs_error: ours.max_abs_error(&expected),
+        pass: relative_error <= tolerance,
+    }
+}
+
+/// `ours` under the shape `expected` where the two are one tensor as an image and as tokens: the bytes are the same.
+fn aligned(ours: Tensor, expected: Shape) -> Tensor {
+    let found = ours.shape();
+    let same = found.len() == expected.len()
+        && found.batch() == expected.batch()
+        && found.channels() == expected.channels();
+    match same.then(|| ours.clone().reshape(expected)) {
+        Some(Ok(reshaped)) => reshaped,
+        _ => ours,
+    }
+}

@@ -1,0 +1,149 @@
+//! The network that a dump's component is, at the dump's shapes.
+
+use super::dump::{Component, Dump};
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::models::{autoencoder, clip, unet};
+use crate::pipeline::Model;
+use crate::session::Session;
+use crate::tensor::Tensor;
+use crate::weights::Weights;
+use std::sync::Arc;
+
+/// A component's graph, its weights, and the inputs that the dump has for it.
+pub(super) struct Network<'a> {
+    pub(super) graph: Graph,
+    weights: &'a Weights,
+    inputs: Vec<(&'static str, Tensor)>,
+}
+
+impl<'a> Network<'a> {
+    /// The network of one forward pass.
+    pub(super) fn new(model: &'a Model, dump: &Dump) -> Result<Self> {
+        match dump.component() {
+            Component::UNet => Self::unet(model, dump),
+            Component::Decoder => Self::decoder(model, dump),
+            Component::Encoder => Self::encoder(model, dump),
+            Component::TextEncoder => Self::text_encoder(model, dump),
+            Component::Condition if dump.input("input_ids").is_some() => {
+                Self::text_encoder(model, dump)
+            }
+            Component::Condition => Err(dump.refuse(
+                "is a dump of conditioning on something else than token ids, which is not supported yet",
+            )),
+            Component::Sampler => Err(dump.refuse("is a dump of a trajectory, not of one network")),
+        }
+    }
+
+    fn unet(model: &'a Model, dump: &Dump) -> Result<Self> {
+        let (config, weights) = model.unet()?;
+        let sample = dump.required("sample", 4)?.nchw_to_nhwc();
+        let timestep = dump.required("timestep", 1)?.clone();
+        let [batch, height, width, _] = sizes(&sample);
+        let mut inputs = vec![("sample", sample), ("timestep", timestep)];
+        let mut tokens = 0;
+        if config.context_dim.is_some() {
+            let context = dump.required("context", 3)?;
+            tokens = context.shape().dims()[1];
+            inputs.push(("context", context.clone()));
+        }
+        if let Some(classes) = config.num_classes {
+            inputs.push(("class_labels", ids(dump, "class_labels", 1, classes)?));
+        }
+        Ok(Self {
+            graph: unet::build(config, batch, [height, width], tokens)?,
+            weights,
+            inputs,
+        })
+    }
+
+    fn decoder(model: &'a Model, dump: &Dump) -> Result<Self> {
+        let (config, weights) = model.autoencoder()?;
+        let latent = dump.required("latent", 4)?.nchw_to_nhwc();
+        let [batch, height, width, _] = sizes(&latent);
+        Ok(Self {
+            graph: autoencoder::build_decoder(config, batch, [height, width])?,
+            weights,
+            inputs: vec![("latent", latent)],
+        })
+    }
+
+    fn encoder(model: &'a Model, dump: &Dump) -> Result<Self> {
+        let (config, weights) = model.autoencoder()?;
+        let image = dump.required("image", 4)?.nchw_to_nhwc();
+        let [batch, height, width, _] = sizes(&image);
+        Ok(Self {
+            graph: autoencoder::build_encoder(config, batch, [height, width])?,
+            weights,
+            inputs: vec![("image", image)],
+        })
+    }
+
+    fn text_encoder(model: &'a Model, dump: &Dump) -> Result<Self> {
+        let (config, weights) = model.text()?;
+        let input_ids = ids(dump, "input_ids", 2, config.vocab)?;
+        let (batch, tokens) = (input_ids.shape().batch(), input_ids.shape().channels());
+        let pooled = input_ids.data().chunks_exact(tokens).map(|row| {
+            let row: Vec<u32> = row.iter().map(|&id| id as u32).collect();
+            clip::pooled_token(config, &row) as f32
+        });
+        let pooled_token = Tensor::new([batch], pooled.collect())?;
+        Ok(Self {
+            graph: clip::build(config, batch, tokens)?,
+            weights,
+            inputs: vec![("input_ids", input_ids), ("pooled_token", pooled_token)],
+        })
+    }
+
+    /// A session of `graph`, this network's own or one that observes more of it, after its run.
+    pub(super) fn run<B: Backend>(&self, backend: &Arc<B>, graph: Graph) -> Result<Session<B>> {
+        let mut session = Session::new(backend, graph, self.weights)?;
+        for (name, tensor) in &self.inputs {
+            session.set(name, tensor)?;
+        }
+        session.run()?;
+        Ok(session)
+    }
+}
+
+/// The result that a dump calls `name`.
+pub(super) fn output<B: Backend>(
+    session: &Session<B>,
+    component: Component,
+    name: &str,
+) -> Result<Tensor> {
+    let moments = || autoencoder::split_moments(&session.get("moments")?);
+    match (component, name) {
+        (Component::Encoder, "mean") => Ok(moments()?.0),
+        (Component::Encoder, "logvar") => Ok(moments()?.1),
+        (Component::Condition, "context") => session.get("last_hidden_state"),
+        _ => session.get(name),
+    }
+}
+
+/// An input of whole numbers below `count`.
+fn ids(dump: &Dump, name: &str, rank: usize, count: usize) -> Result<Tensor> {
+    let ids = dump.required(name, rank)?;
+    let known = 0.0..count as f32;
+    match ids.data().iter().find(|id| !known.contains(id)) {
+        None => Ok(ids.clone()),
+        Some(id) => Err(dump.refuse(format!(
+            "has {id} in `input.{name}`, where this model knows 0 to {}",
+            count.saturating_sub(1)
+        ))),
+    }
+}
+
+/// `[n, h, w, c]` of an image.
+pub(super) fn sizes(image: &Tensor) -> [usize; 4] {
+    image.shape().image().unwrap_or_default()
+}
+
+/// Turns a refused request into a refused file: the request is what the dump says.
+pub(super) fn about(dump: &Dump) -> impl Fn(Error) -> Error {
+    |error| match error {
+        Error::Request(sentence) => dump.refuse(sentence),
+        other => other,
+    }
+}

@@ -1,0 +1,144 @@
+//! A sampler's whole trajectory, from the dump's noise to its latent, through the loop that samples for users.
+
+use super::dump::Dump;
+use super::network::sizes;
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::models::config::{
+    BetaSchedule, Prediction, ScheduleConfig, TimestepSpacing, UNetConfig,
+};
+use crate::pipeline::{Denoiser, Guided, Model};
+use crate::sampler::{Options, Sampler, SigmaSpacing, Trajectory};
+use crate::schedule::Schedule;
+use crate::tensor::Tensor;
+use serde_json::{Value as Json, json};
+use std::sync::Arc;
+
+/// The latent after the last step; full of NaN where a step made one.
+pub(super) fn run<B: Backend>(backend: &Arc<B>, model: &Model, dump: &Dump) -> Result<Tensor> {
+    let (config, weights) = model.unet()?;
+    let trajectory = planned(model, dump)?;
+    let noise = dump.required("noise", 4)?.nchw_to_nhwc();
+    let [batch, height, width, channels] = sizes(&noise);
+    let guided = guided(config, dump, batch)?;
+    let scaled = noise.data().iter();
+    let scaled = scaled.map(|&n| (trajectory.start.noise * f64::from(n)) as f32);
+    let first = Tensor::new(noise.shape(), scaled.collect())?;
+    let size = [height, width, channels];
+    let mut denoiser = Denoiser::new(backend, (config, weights), &guided, size, trajectory.memory)?;
+    let mut draw = || {
+        Err(dump.refuse(
+            "is of a sampler that draws noise at every step, which a dump does not hold: eta must be 0",
+        ))
+    };
+    match denoiser.run(&trajectory, first, &mut draw, &mut |_| {}) {
+        Err(Error::NotFinite { .. }) => Ok(Tensor::full(noise.shape(), f32::NAN)),
+        ended => ended,
+    }
+}
+
+/// The trajectory that the dump's metadata describes, on the model's schedule.
+fn planned(model: &Model, dump: &Dump) -> Result<Trajectory> {
+    let sampler = dump.metadata("sampler").and_then(Json::as_str);
+    let sampler = sampler.ok_or_else(|| dump.refuse("does not name its `sampler`"))?;
+    let sampler = Sampler::parse(sampler)?;
+    let steps = dump.metadata("steps").and_then(Json::as_u64);
+    let steps = steps.ok_or_else(|| dump.refuse("does not say how many `steps` it is of"))?;
+    let mut options = Options::new(usize::try_from(steps).unwrap_or(usize::MAX));
+    if sampler == Sampler::Ddim {
+        options.eta = Some(number(dump, "eta", 0.0)?);
+    }
+    let mut config = model.config.clone();
+    match dump.metadata("scheduler") {
+        None => {}
+        // A class says no more than `sampler` does.
+        Some(Json::String(name)) if Sampler::parse(name).is_ok_and(|named| named == sampler) => {}
+        Some(Json::String(name)) => options.sigmas = SigmaSpacing::parse(name)?,
+        Some(Json::Object(changes)) => {
+            let changed = |key: &str| changes.get(key).and_then(Json::as_bool).unwrap_or(false);
+            for refused in ["clip_sample", "thresholding", "use_beta_sigmas"] {
+                if changed(refused) {
+                    return Err(dump.refuse(format!(
+                        "has a `scheduler` with `{refused}`, which no sampler here does"
+                    )));
+                }
+            }
+            if changed("use_karras_sigmas") {
+                options.sigmas = SigmaSpacing::Karras;
+            } else if changed("use_exponential_sigmas") {
+                options.sigmas = SigmaSpacing::Exponential;
+            }
+            let mut whole = diffusers_config(&config.schedule);
+            for (key, value) in changes {
+                whole[key] = value.clone();
+            }
+            config.read_scheduler(dump.path(), &whole)?;
+        }
+        Some(other) => {
+            return Err(dump.refuse(format!(
+                "has the `scheduler` {other}: a spacing's name or diffusers' settings are expected"
+            )));
+        }
+    }
+    sampler.plan(&Schedule::new(&config.schedule)?, &options)
+}
+
+/// The schedule as diffusers would write it, for a dump to change some of.
+fn diffusers_config(schedule: &ScheduleConfig) -> Json {
+    json!({
+        "beta_schedule": match schedule.beta_schedule {
+            BetaSchedule::Linear => "linear",
+            BetaSchedule::ScaledLinear => "scaled_linear",
+            BetaSchedule::SquaredCosine => "squaredcos_cap_v2",
+        },
+        "beta_start": schedule.beta_start,
+        "beta_end": schedule.beta_end,
+        "num_train_timesteps": schedule.timesteps,
+        "prediction_type": match schedule.prediction {
+            Prediction::Epsilon => "epsilon",
+            Prediction::V => "v_prediction",
+            Prediction::Sample => "sample",
+        },
+        "rescale_betas_zero_snr": schedule.zero_terminal_snr,
+        "steps_offset": schedule.steps_offset,
+        "set_alpha_to_one": schedule.set_alpha_to_one,
+        "timestep_spacing": match schedule.timestep_spacing {
+            TimestepSpacing::Leading => "leading",
+            TimestepSpacing::Linspace => "linspace",
+            TimestepSpacing::Trailing => "trailing",
+        },
+    })
+}
+
+/// What the network attends to, and guidance between the two where the scale is not 1.
+fn guided(config: &UNetConfig, dump: &Dump, batch: usize) -> Result<Guided> {
+    let scale = number(dump, "guidance_scale", 1.0)?;
+    let rescale = number(dump, "guidance_rescale", 0.0)?;
+    if config.context_dim.is_none() {
+        return Ok(Guided::unconditional(batch));
+    }
+    let context = dump.required("context", 3)?.clone();
+    if scale == 1.0 {
+        return Ok(Guided {
+            batch,
+            context: Some(context),
+            settings: None,
+        });
+    }
+    let unconditional = dump.required("uncond_context", 3)?.clone();
+    Ok(Guided {
+        batch,
+        context: Some(Tensor::stack(&[unconditional, context])?),
+        settings: Some([scale as f32, rescale as f32]),
+    })
+}
+
+/// The number `key` of the metadata.
+fn number(dump: &Dump, key: &str, absent: f64) -> Result<f64> {
+    let Some(value) = dump.metadata(key) else {
+        return Ok(absent);
+    };
+    value
+        .as_f64()
+        .ok_or_else(|| dump.refuse(format!("has the `{key}` {value}, which is no number")))
+}

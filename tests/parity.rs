@@ -1,0 +1,204 @@
+//! The committed dumps of `tests/data/parity`: PyTorch's answers, and how far ours may be from them.
+
+use latent_diffusion::cpu::Cpu;
+use latent_diffusion::models::OpenOptions;
+use latent_diffusion::parity::{Component, Dump, Report, check};
+use latent_diffusion::pipeline::Model;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Every model with its dumps, in a fixed order.
+fn cases() -> Vec<(PathBuf, Vec<PathBuf>)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity");
+    let mut cases: Vec<_> = entries(&root)
+        .into_iter()
+        .filter(|path| path.is_dir())
+        .map(|case| {
+            let dumps = entries(&case)
+                .into_iter()
+                .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+                .collect();
+            (case.join("model"), dumps)
+        })
+        .collect();
+    cases.sort();
+    cases
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+fn model(path: &Path) -> Model {
+    Model::open(path, &OpenOptions::default()).unwrap()
+}
+
+fn cpu() -> Arc<Cpu> {
+    Arc::new(Cpu::new(2, Arc::default()).unwrap())
+}
+
+/// Relative L2 in f32 on the CPU that the project holds itself to: well below the command's defaults.
+fn figure(component: Component) -> f64 {
+    match component {
+        Component::Sampler => 1e-4,
+        _ => 1e-5,
+    }
+}
+
+fn check_all(wanted: impl Fn(Component) -> bool) -> Vec<(PathBuf, Report)> {
+    let cpu = cpu();
+    let mut reports = vec![];
+    for (folder, dumps) in cases() {
+        let model = model(&folder);
+        for path in dumps {
+            let dump = Dump::open(&path).unwrap();
+            if wanted(dump.component()) {
+                let tolerance = figure(dump.component());
+                let report = check(&cpu, &model, &dump, Some(tolerance)).unwrap();
+                for output in &report.outputs {
+                    println!(
+                        "{} {} {:.1e}",
+                        path.display(),
+                        output.name,
+                        output.relative_error
+                    );
+                }
+                reports.push((path, report));
+            }
+        }
+    }
+    reports
+}
+
+fn assert_within(reports: &[(PathBuf, Report)]) {
+    for (path, report) in reports {
+        let path = path.display();
+        assert!(report.pass(), "{path}: {report:?}");
+        assert!(report.departure.is_none(), "{path}: {report:?}");
+        assert!(report.unknown_nodes.is_empty(), "{path}: {report:?}");
+    }
+}
+
+#[test]
+fn networks_answer_as_pytorch_does() {
+    let reports = check_all(|component| component != Component::Sampler);
+    assert_within(&reports);
+    for component in [
+        Component::UNet,
+        Component::Decoder,
+        Component::Encoder,
+        Component::TextEncoder,
+        Component::Condition,
+    ] {
+        assert!(reports.iter().any(|(_, r)| r.component == component));
+    }
+}
+
+/// A copy of a CompVis model folder with the signs of a few values of `tensor` flipped.
+fn with_fault(model: &Path, tensor: &str) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(model.join("config.yaml"), copy.path().join("config.yaml")).unwrap();
+    let mut bytes = std::fs::read(model.join("model.safetensors")).unwrap();
+    let (header, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let (begin, _) = metadata.info(tensor).unwrap().data_offsets;
+    for value in 0..8 {
+        // The length field, the header, then f16 values, little-endian.
+        bytes[8 + header + begin + 2 * value + 1] ^= 0x80;
+    }
+    std::fs::write(copy.path().join("model.safetensors"), bytes).unwrap();
+    copy
+}
+
+#[test]
+fn trajectories_of_20_steps_end_where_pytorch_does() {
+    let reports = check_all(|component| component == Component::Sampler);
+    assert_within(&reports);
+    assert!(reports.len() >= 10, "{} trajectories", reports.len());
+}
+
+#[test]
+fn a_changed_weight_fails_and_the_first_node_to_depart_is_named() {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity/compvis");
+    let attention = "middle_block.1.transformer_blocks.1.attn2";
+    for (dump, tensor, node) in [
+        (
+            "unet",
+            format!("model.diffusion_model.{attention}.to_v.weight"),
+            attention,
+        ),
+        (
+            "unet",
+            "model.diffusion_model.time_embed.2.weight".to_owned(),
+            "time_embed",
+        ),
+        (
+            "decode",
+            "first_stage_model.decoder.mid.attn_1.norm.weight".to_owned(),
+            "decoder.mid.attn_1",
+        ),
+    ] {
+        let faulty = with_fault(&case.join("model"), &tensor);
+        let dump = Dump::open(case.join(format!("{dump}.safetensors"))).unwrap();
+        let report = check(&cpu(), &model(faulty.path()), &dump, None).unwrap();
+        assert!(!report.pass(), "{tensor}: {report:?}");
+        let departure = report.departure.unwrap();
+        assert_eq!(departure.name, node, "{tensor}");
+    }
+}
+
+/// Runs `ldm parity` on the model of `case` with the dumps of `names`: its exit code, standard output and standard error.
+fn ldm(model: &Path, dumps: &[PathBuf], more: &[&str]) -> (i32, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_ldm"))
+        .args(["parity", "--device", "cpu", "--model"])
+        .arg(model)
+        .arg("--dump")
+        .args(dumps)
+        .args(more)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let code = output.status.code().unwrap();
+    (code, text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn the_command_prints_a_line_per_output_and_exits_as_documented() {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity/compvis");
+    let model = case.join("model");
+    let [encode, text] = ["encode", "text"].map(|name| case.join(format!("{name}.safetensors")));
+
+    let (code, out, err) = ldm(&model, &[encode.clone(), text.clone()], &[]);
+    assert_eq!(code, 0, "{err}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.len(), 3, "{out}");
+    assert!(lines.iter().all(|line| line.ends_with("PASS")), "{out}");
+    assert!(lines[0].starts_with("autoencoder.encode") && lines[0].contains("[1, 3, 4, 6]"));
+
+    let (code, out, _) = ldm(
+        &model,
+        std::slice::from_ref(&encode),
+        &["--tolerance", "0", "--json"],
+    );
+    assert_eq!(code, 1);
+    let line: serde_json::Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
+    assert_eq!(line["pass"], false);
+    assert_eq!(line["component"], "autoencoder.encode");
+    assert_eq!(line["output"], "logvar");
+    assert_eq!(line["shape"], serde_json::json!([1, 3, 4, 6]));
+    assert_eq!(line["first_departure"]["node"], "encoder.conv_in");
+
+    let missing = case.join("missing.safetensors");
+    let (code, out, err) = ldm(&model, &[missing, text], &[]);
+    assert_eq!(code, 3, "a dump that cannot be used");
+    assert_eq!(out.lines().count(), 1, "the other dump is compared");
+    assert!(err.contains("missing.safetensors"), "{err}");
+
+    let other = case.with_file_name("text_alone").join("model");
+    let (code, _, err) = ldm(&other, &[encode], &[]);
+    assert_eq!(code, 3, "a model without the component");
+    assert!(err.contains("no autoencoder"), "{err}");
+}
