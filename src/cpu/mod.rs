@@ -6,15 +6,25 @@
 //! Weights stay mapped as they are on disk and are converted where they are used.
 
 mod arena;
+mod attention;
+mod conv2d;
+mod elementwise;
+mod epilogue;
+mod group_norm;
+mod layer_norm;
+mod linear;
+mod math;
+mod matmul;
+mod simd;
 
 use crate::backend::{Backend, Selection, Step};
 use crate::error::{Error, Result};
 use crate::graph::{Node, Param};
-use crate::ops::Slice;
+use crate::ops::{Op, Slice};
 use crate::plan::Place;
 use crate::tensor::Shape;
 use crate::weights::{TensorView, Weights};
-use arena::Arena;
+use arena::{Arena, Views};
 use rayon::ThreadPool;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,10 +81,14 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn select(&self, _: &Node, _: &[Shape]) -> Result<Selection<Self>> {
+    fn select(&self, node: &Node, inputs: &[Shape]) -> Result<Selection<Self>> {
+        let workspace = match &node.op {
+            Op::Attention(op) => attention::workspace(op, inputs),
+            _ => 0,
+        };
         Ok(Selection {
             kernel: (),
-            workspace_bytes: 0,
+            workspace_bytes: workspace * size_of::<f32>(),
         })
     }
 
@@ -96,11 +110,41 @@ impl Backend for Cpu {
 }
 
 fn run_step(arena: &mut Arena, step: &Step<Cpu>) -> Result<()> {
-    let views = arena.views(&step.inputs, step.output, step.workspace)?;
-    debug_assert!(
-        views.workspace.is_empty(),
-        "select asks for no scratch memory"
-    );
+    let Views {
+        inputs,
+        output,
+        workspace,
+    } = arena.views(&step.inputs, step.output, step.workspace)?;
+    match &step.op {
+        Op::Linear(op) => linear::run(op, &inputs, &step.weights, output),
+        Op::Conv2d(op) => {
+            if !conv2d::run(op, &inputs, &step.weights, output) {
+                define(step, &inputs, output);
+            }
+        }
+        Op::Attention(op) => attention::run(op, &inputs, workspace, output),
+        Op::GroupNorm(op) => group_norm::run(op, &inputs, &step.weights, output),
+        Op::LayerNorm(op) => layer_norm::run(op, &inputs, &step.weights, output),
+        Op::Activate(op) => elementwise::activation(op, &inputs, output),
+        Op::Geglu(_) => elementwise::geglu(&inputs, output),
+        Op::Add(_) => elementwise::add(&inputs, output),
+        Op::AddChannels(_) => elementwise::add_channels(&inputs, output),
+        Op::Concat(op) => elementwise::concat(op, &inputs, output),
+        Op::Upsample2x(_) => elementwise::upsample(&inputs, output),
+        Op::Embedding(op) => elementwise::embedding(op, &inputs, &step.weights, output),
+        Op::Input(_)
+        | Op::AddPositions(_)
+        | Op::Reshape(_)
+        | Op::GatherToken(_)
+        | Op::TimestepEmbedding(_)
+        | Op::Guidance(_)
+        | Op::Combine(_) => define(step, &inputs, output),
+    }
+    Ok(())
+}
+
+/// Runs an operation by its definition: fast enough for the small ones.
+fn define(step: &Step<Cpu>, inputs: &[Slice], output: &mut [f32]) {
     let values: Vec<Vec<f32>> = step.weights.iter().map(TensorView::to_f32).collect();
     let params: Vec<Slice> = step
         .weights
@@ -111,8 +155,5 @@ fn run_step(arena: &mut Arena, step: &Step<Cpu>) -> Result<()> {
             data,
         })
         .collect();
-    step.op
-        .operator()
-        .eval(&views.inputs, &params, views.output);
-    Ok(())
+    step.op.operator().eval(inputs, &params, output);
 }

@@ -5,6 +5,7 @@
 
 pub mod fuse;
 pub mod memory;
+pub mod pack;
 
 use crate::graph::{Graph, Value};
 use crate::ops::Op;

@@ -1,0 +1,160 @@
+//! The one matrix product: linear maps and convolutions differ only in where its rows come from.
+//!
+//! The result is cut into tasks of some rows and some panels of 32 columns. A task gathers blocks of its rows into a dense buffer (for a
+//! convolution that is the whole of "im2col", and no more than a cache's worth of it exists), converts and transposes the matching
+//! weights a panel at a time straight from the checkpoint's bytes, multiplies, and finishes each panel while it is hot.
+//!
+//! # Reproducibility
+//! Each element is a sum over the blocks of [`Depth`] in order, and within a block over its products in order: how the
+//! result is cut into tasks and tiles changes nothing. So tasks may follow the number of threads.
+
+use super::epilogue::Finish;
+use super::simd::{self, HALF, Lane, Row, Stored, Stripe, WIDTH};
+use crate::plan::pack::Depth;
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// The most rows of a task: its sums (128 bytes a row and panel) and blocks of rows share the second-level cache.
+const MOST_ROWS: usize = 512;
+
+/// The most panels of a task.
+const MOST_PANELS: usize = 16;
+
+/// The most row blocks that a task keeps gathered (1 MiB). Few rows may be gathered for the whole sum at once, and then each weight
+/// row is read in one go.
+const MOST_GATHERED: usize = 780;
+
+/// Where a product's rows come from.
+pub(super) trait Rows: Sync {
+    /// The number of rows.
+    fn count(&self) -> usize;
+
+    /// Writes, for each of `rows`, the given channels under every filter tap, tap after tap.
+    fn gather(&self, rows: Range<usize>, channels: Range<usize>, out: &mut [Row]);
+}
+
+/// The weights of a product: `[outputs, channels, taps]` as stored.
+pub(super) struct Factor<'a> {
+    pub stored: Stored<'a>,
+    pub outputs: usize,
+    pub depth: Depth,
+}
+
+/// Buffers of one thread, kept from task to task.
+#[derive(Default)]
+struct Scratch {
+    gathered: Vec<Row>,
+    panel: Vec<Lane>,
+    sums: Vec<Lane>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// A part of the result: the same stretch of columns of consecutive rows.
+struct Task<'a> {
+    first_row: usize,
+    panels: Range<usize>,
+    output: Vec<&'a mut [f32]>,
+}
+
+/// Computes every row times every weight, finishes it and stores it in `output`.
+pub(super) fn multiply(rows: &impl Rows, factor: &Factor, finish: &Finish, output: &mut [f32]) {
+    if output.is_empty() {
+        return;
+    }
+    let tasks = tasks(rows.count(), factor, finish, output);
+    tasks.into_par_iter().with_max_len(1).for_each(|mut task| {
+        SCRATCH.with_borrow_mut(|scratch| run(&mut task, rows, factor, finish, scratch));
+    });
+}
+
+/// Cuts the result into tasks, enough for every thread.
+fn tasks<'a>(
+    rows: usize,
+    factor: &Factor,
+    finish: &Finish,
+    output: &'a mut [f32],
+) -> Vec<Task<'a>> {
+    let panels = factor.outputs.div_ceil(WIDTH);
+    let row_tasks = rows.div_ceil(MOST_ROWS);
+    let task_rows = rows.div_ceil(row_tasks);
+    let wanted = (2 * rayon::current_num_threads()).div_ceil(row_tasks);
+    let panel_tasks = panels.div_ceil(MOST_PANELS).max(wanted).min(panels);
+    let task_panels = panels.div_ceil(panel_tasks);
+    let width = output.len() / rows;
+    let mut tasks = Vec::new();
+    for (i, output) in output.chunks_mut(task_rows * width).enumerate() {
+        let first = tasks.len();
+        for start in (0..panels).step_by(task_panels) {
+            tasks.push(Task {
+                first_row: i * task_rows,
+                panels: start..(start + task_panels).min(panels),
+                output: Vec::with_capacity(task_rows),
+            });
+        }
+        for row in output.chunks_mut(width) {
+            let mut rest = row;
+            for task in &mut tasks[first..] {
+                let columns = (task.panels.len() * finish.panel_width()).min(rest.len());
+                let (head, tail) = rest.split_at_mut(columns);
+                task.output.push(head);
+                rest = tail;
+            }
+        }
+    }
+    tasks
+}
+
+fn run(task: &mut Task, rows: &impl Rows, factor: &Factor, finish: &Finish, scratch: &mut Scratch) {
+    let height = task.output.len();
+    let row_range = task.first_row..task.first_row + height;
+    let zero = [0.0; WIDTH];
+    scratch.sums.resize(task.panels.len() * height, zero);
+    scratch.panel.resize(simd::BLOCK, zero);
+    let blocks: Vec<Range<usize>> = factor.depth.blocks().collect();
+    let at_once = (MOST_GATHERED / height).max(1);
+    let Scratch {
+        gathered,
+        panel,
+        sums,
+    } = scratch;
+    for (slab, slab_blocks) in blocks.chunks(at_once).enumerate() {
+        gathered.resize(slab_blocks.len() * height, [0.0; simd::BLOCK + 16]);
+        for (block, gathered) in slab_blocks.iter().zip(gathered.chunks_mut(height)) {
+            rows.gather(row_range.clone(), block.clone(), gathered);
+        }
+        for (index, sums) in task.panels.clone().zip(sums.chunks_mut(height)) {
+            for (i, (block, gathered)) in
+                slab_blocks.iter().zip(gathered.chunks(height)).enumerate()
+            {
+                let halves = finish.halves(index);
+                let order = factor.depth.order(block);
+                let panel = &mut panel[..order.len()];
+                for (half, outputs) in halves.iter().enumerate() {
+                    simd::pack(factor.stripe(outputs, block), &order, panel, half * HALF);
+                }
+                simd::product(gathered, panel, halves[1].is_empty(), sums, slab + i > 0);
+            }
+        }
+    }
+    for (index, sums) in task.panels.clone().zip(sums.chunks_mut(height)) {
+        let column = (index - task.panels.start) * finish.panel_width();
+        finish.panel(index, task.first_row, sums, column, &mut task.output);
+    }
+}
+
+impl Factor<'_> {
+    /// The weights of a block of channels that become half a panel.
+    fn stripe(&self, outputs: &Range<usize>, block: &Range<usize>) -> Stripe<'_> {
+        let pitch = self.depth.channels() * self.depth.taps();
+        Stripe {
+            matrix: self.stored,
+            pitch,
+            start: outputs.start * pitch + block.start * self.depth.taps(),
+            rows: outputs.len(),
+        }
+    }
+}
