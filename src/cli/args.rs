@@ -5,6 +5,8 @@
 
 use super::device::{Device, Dtype};
 use super::parity::ParityArgs;
+use super::settings::Settings;
+use super::shard::Shard;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -127,11 +129,23 @@ pub struct SampleArgs {
     /// A file of requests: .txt with a prompt per line, or .jsonl with an object of these options per line
     #[arg(long, aliases = ["prompts", "batch-file"], value_name = "FILE")]
     pub from_file: Option<PathBuf>,
+    /// Carry out only share I of N of the batch file, counted from 0; auto asks the scheduler (Slurm and others)
+    #[arg(long, requires = "from_file", value_name = "I/N")]
+    pub shard: Option<Shard>,
     /// Take the prompt and settings from an image that this or another program made
     #[arg(long, value_name = "IMAGE")]
     pub from_image: Option<PathBuf>,
     #[command(flatten)]
     pub settings: Settings,
+    /// What to do with a prompt that is longer than the text encoder reads
+    #[arg(
+        long,
+        value_enum,
+        default_value = "truncate",
+        value_name = "HOW",
+        help_heading = "Sampling"
+    )]
+    pub long_prompt: LongPrompt,
     /// Runs per prompt; image i uses seed + i
     #[arg(short, long, default_value_t = 1, aliases = ["n-iter", "num-samples", "num-images", "n"], value_name = "N", help_heading = "Output")]
     pub batch_count: usize,
@@ -140,6 +154,9 @@ pub struct SampleArgs {
     /// Describe each image as a line of JSON instead of its path alone
     #[arg(long, help_heading = "Output")]
     pub json: bool,
+    /// Leave out images whose files are there already; give a --seed too, which their names hold
+    #[arg(long, alias = "resume", help_heading = "Output")]
+    pub skip_existing: bool,
     /// Write no settings into the image
     #[arg(long, aliases = ["disable-metadata", "disable-image-metadata"], help_heading = "Output")]
     pub no_metadata: bool,
@@ -149,96 +166,13 @@ pub struct SampleArgs {
     pub engine: EngineArgs,
 }
 
-/// What a request says beside its prompt; a line of a batch file may say the same.
-#[derive(Args, Clone, Default)]
-#[command(next_help_heading = "Sampling")]
-pub struct Settings {
-    /// What to steer away from
-    #[arg(short, long, aliases = ["negative", "neg", "uncond-prompt"], value_name = "PROMPT")]
-    pub negative_prompt: Option<String>,
-    /// Sampling steps, 1 to 1000 [default: the model's]
-    #[arg(long, aliases = ["ddim-steps", "n-steps", "num-inference-steps", "sample-steps", "custom-steps"], allow_negative_numbers = true, value_name = "N")]
-    pub steps: Option<i64>,
-    /// Scale of classifier-free guidance; 1 is without [default: the model's]
-    #[arg(long, aliases = ["cfg", "scale", "guidance-scale"], allow_negative_numbers = true, value_name = "X")]
-    pub cfg_scale: Option<f64>,
-    /// How far guidance's contrast is brought back, 0 to 1
-    #[arg(long, allow_negative_numbers = true, value_name = "X")]
-    pub guidance_rescale: Option<f64>,
-    /// Seed of the first image; -1 for a random one [default: random]
-    #[arg(short, long, allow_negative_numbers = true, value_name = "N")]
-    pub seed: Option<i128>,
-    /// Pixels across [default: the model's]
-    #[arg(
-        short = 'W',
-        long,
-        alias = "W",
-        allow_negative_numbers = true,
-        value_name = "PIXELS"
-    )]
-    pub width: Option<i64>,
-    /// Pixels down [default: the model's]
-    #[arg(
-        short = 'H',
-        long,
-        alias = "H",
-        allow_negative_numbers = true,
-        value_name = "PIXELS"
-    )]
-    pub height: Option<i64>,
-    /// Width and height in one: 512x768
-    #[arg(long, value_name = "WxH", allow_negative_numbers = true)]
-    pub size: Option<String>,
-    /// Sampler: DDPM, DDIM, PLMS, Euler, Euler a, Heun, DPM++ 2M, DPM++ 2M SDE, UniPC or LCM [default: the model's]
-    #[arg(long, aliases = ["sampling-method", "sample-method", "sampler-name"], value_name = "NAME")]
-    pub sampler: Option<String>,
-    /// Spacing of noise levels: normal, karras, exponential, sgm_uniform or simple
-    #[arg(long, aliases = ["schedule", "sigma-schedule"], value_name = "NAME")]
-    pub scheduler: Option<String>,
-    /// Share of fresh noise per step (DDIM, Euler a), 0 to 1
-    #[arg(
-        long,
-        alias = "ddim-eta",
-        allow_negative_numbers = true,
-        value_name = "X"
-    )]
-    pub eta: Option<f64>,
-    /// Image to start from
-    #[arg(short, long, aliases = ["init-img", "image", "img2img", "input"], value_name = "FILE")]
-    pub init_image: Option<PathBuf>,
-    /// How far to depart from the initial image, 0 to 1 [default: 0.75]
-    #[arg(long, aliases = ["denoising-strength", "denoise", "img2img-strength"], allow_negative_numbers = true, value_name = "X")]
-    pub strength: Option<f64>,
-    /// Noise as PyTorch makes it on the cpu or on cuda [default: cpu]
-    #[arg(long, value_name = "WHERE")]
-    pub rng: Option<String>,
-    /// Images per forward pass; their total is batch count times batch size
-    #[arg(long, aliases = ["n-samples", "bsize"], allow_negative_numbers = true, value_name = "N", help_heading = "Output")]
-    pub batch_size: Option<i64>,
-}
-
-impl Settings {
-    /// These settings, and those of `base` where these say nothing.
-    pub fn over(self, base: &Self) -> Self {
-        let base = base.clone();
-        Self {
-            negative_prompt: self.negative_prompt.or(base.negative_prompt),
-            steps: self.steps.or(base.steps),
-            cfg_scale: self.cfg_scale.or(base.cfg_scale),
-            guidance_rescale: self.guidance_rescale.or(base.guidance_rescale),
-            seed: self.seed.or(base.seed),
-            width: self.width.or(base.width),
-            height: self.height.or(base.height),
-            size: self.size.or(base.size),
-            sampler: self.sampler.or(base.sampler),
-            scheduler: self.scheduler.or(base.scheduler),
-            eta: self.eta.or(base.eta),
-            init_image: self.init_image.or(base.init_image),
-            strength: self.strength.or(base.strength),
-            rng: self.rng.or(base.rng),
-            batch_size: self.batch_size.or(base.batch_size),
-        }
-    }
+/// What to do with a prompt that is too long.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LongPrompt {
+    /// Drop its end, and say what was dropped
+    Truncate,
+    /// Refuse it
+    Error,
 }
 
 /// Where results go.

@@ -47,6 +47,7 @@ fn each(
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let names = Names {
             stem: &stem,
+            index: None,
             seed: None,
             prompt: "",
             id: Some(&stem),

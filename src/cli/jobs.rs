@@ -3,8 +3,9 @@
 //! A line of a `.jsonl` file, and the settings stored in an image, are turned into arguments and parsed by the same rules as
 //! the command line's, so every option and alias has one definition.
 
-use super::args::{SampleArgs, Settings};
+use super::args::SampleArgs;
 use super::metadata;
+use super::settings::Settings;
 use clap::Parser;
 use latent_diffusion::{Error, Result};
 use serde_json::{Map, Value};
@@ -135,15 +136,20 @@ fn json_job(line: &str, base: &Job) -> Result<Job> {
 fn parse(fields: &Map<String, Value>) -> Result<Line> {
     let mut arguments: Vec<OsString> = vec![];
     for (name, value) in fields {
+        let option = format!("--{}", name.replace('_', "-"));
         let value = match value {
-            Value::Null => continue,
+            Value::Null | Value::Bool(false) => continue,
+            Value::Bool(true) => {
+                arguments.push(option.into());
+                continue;
+            }
             Value::String(text) => text.clone(),
             Value::Number(number) => number.to_string(),
-            Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+            Value::Array(_) | Value::Object(_) => {
                 return Err(Error::request(format!("`{name}` must be text or a number")));
             }
         };
-        arguments.push(format!("--{}={value}", name.replace('_', "-")).into());
+        arguments.push(format!("{option}={value}").into());
     }
     Line::try_parse_from(arguments).map_err(|error| {
         let text = error.to_string();

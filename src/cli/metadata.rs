@@ -1,6 +1,6 @@
 //! How an image was made, written into it and read back: as infotext for everyone, and as JSON for us.
 
-use super::args::Settings;
+use super::settings::Settings;
 use latent_diffusion::image::{Infotext, TextChunk, read_text_chunks};
 use latent_diffusion::pipeline::{Model, Request};
 use latent_diffusion::rng::NoiseSource;
@@ -48,7 +48,6 @@ pub fn chunks(
     fields: &Map<String, Value>,
     seed: u64,
     model: &Model,
-    device: &str,
 ) -> Vec<TextChunk> {
     let options = &request.options;
     let infotext = Infotext {
@@ -73,7 +72,8 @@ pub fn chunks(
         "schema": 1,
         "version": VERSION,
         "model": model.name,
-        "device": device,
+        // Not how many threads there were: the image does not depend on them, and neither shall its file.
+        "device": "cpu, f32",
         "request": fields,
     });
     vec![

@@ -17,6 +17,8 @@ mod output;
 mod parity;
 mod request;
 mod sample;
+mod settings;
+mod shard;
 mod stop;
 
 use anyhow::Result;

@@ -30,6 +30,8 @@ enum Place {
 pub struct Names<'a> {
     /// The name in a folder, without extension: a template too.
     pub stem: &'a str,
+    /// The number for `{index}`, if it is not the next one that is free.
+    pub index: Option<usize>,
     /// The seed, where there is one.
     pub seed: Option<u64>,
     /// What was asked for.
@@ -71,6 +73,11 @@ impl Output {
         })
     }
 
+    /// The path of a result if there is a file already.
+    pub fn existing(&self, names: &Names, extension: &str) -> Option<PathBuf> {
+        self.path(names, extension).filter(|path| path.is_file())
+    }
+
     /// Writes one result; its path, or `None` where it went to standard output.
     ///
     /// # Errors
@@ -82,24 +89,19 @@ impl Output {
         extension: &str,
         console: &Console,
     ) -> Result<Option<PathBuf>> {
-        let (path, existing) = match &self.place {
-            Place::Stdout => {
-                if self.index > 0 {
-                    return Err(Error::request(
-                        "standard output takes one result: name a file or folder for several",
-                    ));
-                }
-                self.index += 1;
-                return console.bytes(bytes).map(|()| None);
+        let Some(path) = self.path(names, extension) else {
+            if !self.written.insert("-".into()) {
+                return Err(Error::request(
+                    "standard output takes one result: name a file or folder for several",
+                ));
             }
-            Place::Folder(folder) => {
-                let stem = fill_in(names.stem, self.index, names);
-                (
-                    free(folder.join(format!("{stem}.{extension}"))),
-                    Existing::Keep,
-                )
-            }
-            Place::Template(template) => self.fill(template, names),
+            return console.bytes(bytes).map(|()| None);
+        };
+        // Only what the user's own words name is replaced, and only once in a run.
+        let named = matches!(self.place, Place::Template(_)) && !self.written.contains(&path);
+        let (path, existing) = match named || is_device(&path) {
+            true => (path, Existing::Replace),
+            false => (free(path), Existing::Keep),
         };
         self.index += 1;
         self.written.insert(path.clone());
@@ -109,17 +111,20 @@ impl Output {
         }
     }
 
-    /// The path of a template. Only what the user's own words name is replaced: a result whose name was used up by one
-    /// before it in the same run gets a number that is free.
-    fn fill(&self, template: &Path, names: &Names) -> (PathBuf, Existing) {
-        let path = match template.to_str() {
-            Some(text) => PathBuf::from(fill_in(text, self.index, names)),
-            None => template.to_owned(),
-        };
-        if !self.written.contains(&path) || is_device(&path) {
-            return (path, Existing::Replace);
+    /// Where a result belongs; `None` for standard output.
+    fn path(&self, names: &Names, extension: &str) -> Option<PathBuf> {
+        let index = names.index.unwrap_or(self.index);
+        match &self.place {
+            Place::Stdout => None,
+            Place::Folder(folder) => {
+                let stem = fill_in(names.stem, index, names);
+                Some(folder.join(format!("{stem}.{extension}")))
+            }
+            Place::Template(template) => Some(match template.to_str() {
+                Some(text) => fill_in(text, index, names).into(),
+                None => template.clone(),
+            }),
         }
-        (free(path), Existing::Keep)
     }
 }
 
@@ -286,6 +291,7 @@ mod tests {
 
     const NAMES: Names = Names {
         stem: "{index}-7",
+        index: None,
         seed: Some(7),
         prompt: "a red/blue Balloon!",
         id: Some("x 1"),

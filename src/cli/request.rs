@@ -1,12 +1,15 @@
 //! From settings as they were typed to a request that the pipeline carries out.
 
-use super::args::Settings;
+use super::console::Console;
+use super::settings::Settings;
 use latent_diffusion::image::{read_image, resize};
 use latent_diffusion::pipeline::{InitImage, Model, Request};
 use latent_diffusion::rng::NoiseSource;
 use latent_diffusion::sampler::{Sampler, SigmaSpacing};
+use latent_diffusion::schedule::Schedule;
 use latent_diffusion::{Error, Result};
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
 
 /// How much of an initial image is replaced where nothing is said, as CompVis has it.
 const STRENGTH: f64 = 0.75;
@@ -15,7 +18,12 @@ const STRENGTH: f64 = 0.75;
 ///
 /// # Errors
 /// If a setting is out of range or does not fit the model, or the initial image cannot be used.
-pub fn build(prompt: &str, settings: &Settings, model: &Model) -> Result<Request> {
+pub fn build(
+    prompt: &str,
+    settings: &Settings,
+    model: &Model,
+    console: &Console,
+) -> Result<Request> {
     let mut request = Request::new(model, prompt)?;
     request.negative_prompt = settings.negative_prompt.clone().unwrap_or_default();
     for text in [&request.prompt, &request.negative_prompt] {
@@ -24,6 +32,9 @@ pub fn build(prompt: &str, settings: &Settings, model: &Model) -> Result<Request
         }
     }
     set_size(&mut request, settings)?;
+    if settings.round_size {
+        round_size(&mut request, model.pixel_multiple()?);
+    }
     if let Some(name) = &settings.sampler {
         request.sampler = Sampler::parse(name)?;
     }
@@ -41,8 +52,19 @@ pub fn build(prompt: &str, settings: &Settings, model: &Model) -> Result<Request
     request.seed = seed(settings.seed)?;
     request.batch = count("batch size", settings.batch_size.unwrap_or(1))?;
     request.rng = noise_source(settings.rng.as_deref())?;
-    set_start(&mut request, settings)?;
-    request.check(model)?;
+    request.options.strength = settings
+        .init_image
+        .as_ref()
+        .map(|_| settings.strength.unwrap_or(STRENGTH));
+    if settings.init_image.is_none() && settings.strength.is_some() {
+        return Err(Error::request(
+            "--strength says how far to depart from an image: give one with --init-image",
+        ));
+    }
+    check(&request, model)?;
+    if let Some(path) = &settings.init_image {
+        request.init = Some(start(path, &request, console)?);
+    }
     Ok(request)
 }
 
@@ -67,21 +89,36 @@ fn set_size(request: &mut Request, settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Image to image: the image, at the request's size, and how far to depart from it.
-fn set_start(request: &mut Request, settings: &Settings) -> Result<()> {
-    let Some(path) = &settings.init_image else {
-        return match settings.strength {
-            Some(_) => Err(Error::request(
-                "--strength says how far to depart from an image: give one with --init-image",
-            )),
-            None => Ok(()),
-        };
-    };
-    request.options.strength = Some(settings.strength.unwrap_or(STRENGTH));
-    let image = read_image(path)?;
-    let image = resize(&image, request.width, request.height)?;
-    request.init = Some(InitImage { image });
+/// The nearest sides that are multiples, and not zero.
+fn round_size(request: &mut Request, multiple: usize) {
+    for side in [&mut request.width, &mut request.height] {
+        let rounded = side.saturating_add(multiple / 2) / multiple * multiple;
+        *side = rounded.max(multiple);
+    }
+}
+
+/// Refuses numbers that the model or the sampler cannot work with, before anything is read or computed.
+fn check(request: &Request, model: &Model) -> Result<()> {
+    request.check(model)?;
+    let schedule = Schedule::new(&model.config.schedule)?;
+    request.sampler.plan(&schedule, &request.options)?;
     Ok(())
+}
+
+/// The image to start from, at the request's size.
+fn start(path: &Path, request: &Request, console: &Console) -> Result<InitImage> {
+    let image = read_image(path)?;
+    let [_, height, width, _] = image.shape().image().unwrap_or_default();
+    if [width, height] != [request.width, request.height] {
+        console.note(&format!(
+            "{}: resized from {width}x{height} to {}x{} pixels",
+            path.display(),
+            request.width,
+            request.height
+        ));
+    }
+    let image = resize(&image, request.width, request.height)?;
+    Ok(InitImage { image })
 }
 
 /// A number of things, which is never negative.

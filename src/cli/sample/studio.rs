@@ -1,0 +1,182 @@
+//! Carrying out requests, one after another, on one model and device.
+//!
+//! Each image is written as soon as it is decoded, so that stopping, or a failure later on, costs nothing that was finished.
+
+use super::super::args::SampleArgs;
+use super::super::console::Console;
+use super::super::jobs::Job;
+use super::super::output::{Names, Output};
+use super::super::stop::Stop;
+use super::super::{device, metadata};
+use latent_diffusion::cpu::Cpu;
+use latent_diffusion::image::{Existing, encode_png, write_latent};
+use latent_diffusion::pipeline::{Event, Model, Pipeline, Request};
+use latent_diffusion::{Error, Result, Tensor};
+use serde_json::{Value, json};
+use std::time::Instant;
+
+/// The default name of an image in a folder.
+const STEM: &str = "{index:05}-{seed}";
+
+/// Everything that is needed to carry out requests.
+pub(super) struct Studio<'a> {
+    pipeline: Pipeline<Cpu>,
+    output: Output,
+    args: &'a SampleArgs,
+    console: &'a Console,
+}
+
+impl<'a> Studio<'a> {
+    /// Gets the device and the place for images ready.
+    pub(super) fn open(
+        args: &'a SampleArgs,
+        model: Model,
+        console: &'a Console,
+        stop: &Stop,
+    ) -> Result<Self> {
+        let backend = device::open(&args.engine, console, stop)?;
+        Ok(Self {
+            output: Output::prepare(&args.place, "png")?,
+            pipeline: Pipeline::new(backend, model),
+            args,
+            console,
+        })
+    }
+
+    pub(super) fn model(&self) -> &Model {
+        self.pipeline.model()
+    }
+
+    /// Makes and writes the images of a request. `index` is its number in a batch file, for their names: whoever works on
+    /// the file gives an image the same name.
+    pub(super) fn carry_out(
+        &mut self,
+        job: &Job,
+        mut request: Request,
+        index: Option<usize>,
+    ) -> Result<()> {
+        let runs = self.args.batch_count;
+        for run in 0..runs {
+            if !self.args.skip_existing || self.missing(job, &request, index) {
+                self.announce(&request, run, runs);
+                self.run(job, &request, index)?;
+            }
+            request.seed = request.seed_of(request.batch);
+        }
+        Ok(())
+    }
+
+    /// Whether some image of the request is not there yet.
+    fn missing(&self, job: &Job, request: &Request, index: Option<usize>) -> bool {
+        let there = |image| {
+            let names = names(job, request, image, index);
+            self.output.existing(&names, "png").is_some()
+        };
+        !(0..request.batch).all(there)
+    }
+
+    fn run(&mut self, job: &Job, request: &Request, index: Option<usize>) -> Result<()> {
+        let (start, console) = (Instant::now(), self.console);
+        let latents = self
+            .pipeline
+            .sample_latents(request, &mut |event| match event {
+                Event::Warning(sentence) => console.note(&format!("warning: {sentence}")),
+                Event::Step { done, total } => console.progress(done, total),
+                Event::Decoded { .. } => {}
+            })?;
+        for (image, latent) in latents.iter().enumerate() {
+            let names = names(job, request, image, index);
+            if self.args.skip_existing && self.output.existing(&names, "png").is_some() {
+                continue;
+            }
+            let pixels = self.decode(latent, request.seed_of(image))?;
+            let seconds = start.elapsed().as_secs_f64();
+            self.keep(&pixels, request, job, &names, seconds)?;
+        }
+        Ok(())
+    }
+
+    fn announce(&self, request: &Request, run: usize, runs: usize) {
+        let seeds = match request.batch {
+            1 => format!("seed {}", request.seed),
+            images => format!("seeds {} to {}", request.seed, request.seed_of(images - 1)),
+        };
+        match runs {
+            1 => self.console.note(&seeds),
+            _ => self
+                .console
+                .note(&format!("{seeds} (run {} of {runs})", run + 1)),
+        }
+        self.console.begin(&seeds);
+    }
+
+    /// The image of a latent. What sampling has made is kept where decoding fails.
+    fn decode(&self, latent: &Tensor, seed: u64) -> Result<Tensor> {
+        self.pipeline.decode(latent).inspect_err(|error| {
+            let name = format!("ldm-{}-{seed}.safetensors", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            if !matches!(error, Error::Interrupted)
+                && write_latent(&path, latent, Existing::Keep).is_ok()
+            {
+                let path = path.display();
+                self.console.note(&format!(
+                    "the latent was kept: `ldm decode {path}` makes the image"
+                ));
+            }
+        })
+    }
+
+    /// Writes an image, and says where.
+    fn keep(
+        &mut self,
+        image: &Tensor,
+        request: &Request,
+        job: &Job,
+        names: &Names,
+        seconds: f64,
+    ) -> Result<()> {
+        let seed = names.seed.unwrap_or(request.seed);
+        let mut fields = metadata::settings(request, &job.settings, seed);
+        let chunks = match self.args.no_metadata {
+            true => vec![],
+            false => metadata::chunks(request, &fields, seed, self.pipeline.model()),
+        };
+        let bytes = encode_png(image, &chunks)?;
+        let Some(path) = self.output.write(&bytes, names, "png", self.console)? else {
+            return Ok(());
+        };
+        if !self.args.json {
+            return self.console.result(&path.display().to_string());
+        }
+        fields.insert("path".into(), json!(path.display().to_string()));
+        fields.insert("seconds".into(), json!((seconds * 1e3).round() / 1e3));
+        if let Some(id) = &job.id {
+            fields.insert("id".into(), json!(id));
+        }
+        self.console.result(&Value::Object(fields).to_string())
+    }
+
+    /// Says that a request of a batch file could not be carried out.
+    pub(super) fn report_failure(&self, index: usize, error: &Error) -> Result<()> {
+        self.console
+            .error(&format!("request {}: {error}", index + 1));
+        match self.args.json {
+            true => {
+                let line = json!({"request": index + 1, "error": error.to_string()});
+                self.console.result(&line.to_string())
+            }
+            false => Ok(()),
+        }
+    }
+}
+
+/// What the file of an image of the request may be called after.
+fn names<'a>(job: &'a Job, request: &'a Request, image: usize, index: Option<usize>) -> Names<'a> {
+    Names {
+        stem: STEM,
+        index,
+        seed: Some(request.seed_of(image)),
+        prompt: &request.prompt,
+        id: job.id.as_deref(),
+    }
+}

@@ -1,0 +1,100 @@
+//! What a request may say besides its prompt: on the command line, or on a line of a batch file.
+
+use clap::Args;
+use std::path::PathBuf;
+
+/// What a request says beside its prompt; a line of a batch file may say the same.
+#[derive(Args, Clone, Default)]
+#[command(next_help_heading = "Sampling")]
+pub struct Settings {
+    /// What to steer away from
+    #[arg(short, long, aliases = ["negative", "neg", "uncond-prompt"], value_name = "PROMPT")]
+    pub negative_prompt: Option<String>,
+    /// Sampling steps, 1 to 1000 [default: the model's]
+    #[arg(long, aliases = ["ddim-steps", "n-steps", "num-inference-steps", "sample-steps", "custom-steps"], allow_negative_numbers = true, value_name = "N")]
+    pub steps: Option<i64>,
+    /// Scale of classifier-free guidance; 1 is without [default: the model's]
+    #[arg(long, aliases = ["cfg", "scale", "guidance-scale"], allow_negative_numbers = true, value_name = "X")]
+    pub cfg_scale: Option<f64>,
+    /// How far guidance's contrast is brought back, 0 to 1
+    #[arg(long, allow_negative_numbers = true, value_name = "X")]
+    pub guidance_rescale: Option<f64>,
+    /// Seed of the first image; -1 for a random one [default: random]
+    #[arg(short, long, allow_negative_numbers = true, value_name = "N")]
+    pub seed: Option<i128>,
+    /// Pixels across [default: the model's]
+    #[arg(
+        short = 'W',
+        long,
+        alias = "W",
+        allow_negative_numbers = true,
+        value_name = "PIXELS"
+    )]
+    pub width: Option<i64>,
+    /// Pixels down [default: the model's]
+    #[arg(
+        short = 'H',
+        long,
+        alias = "H",
+        allow_negative_numbers = true,
+        value_name = "PIXELS"
+    )]
+    pub height: Option<i64>,
+    /// Width and height in one: 512x768
+    #[arg(long, value_name = "WxH", allow_negative_numbers = true)]
+    pub size: Option<String>,
+    /// Take the nearest size that the model can make instead of refusing one that it cannot
+    #[arg(long)]
+    pub round_size: bool,
+    /// Sampler: DDPM, DDIM, PLMS, Euler, Euler a, Heun, DPM++ 2M, DPM++ 2M SDE, UniPC or LCM [default: the model's]
+    #[arg(long, aliases = ["sampling-method", "sample-method", "sampler-name"], value_name = "NAME")]
+    pub sampler: Option<String>,
+    /// Spacing of noise levels: normal, karras, exponential, sgm_uniform or simple
+    #[arg(long, aliases = ["schedule", "sigma-schedule"], value_name = "NAME")]
+    pub scheduler: Option<String>,
+    /// Share of fresh noise per step (DDIM, Euler a), 0 to 1
+    #[arg(
+        long,
+        alias = "ddim-eta",
+        allow_negative_numbers = true,
+        value_name = "X"
+    )]
+    pub eta: Option<f64>,
+    /// Image to start from
+    #[arg(short, long, aliases = ["init-img", "image", "img2img", "input"], value_name = "FILE")]
+    pub init_image: Option<PathBuf>,
+    /// How far to depart from the initial image, 0 to 1 [default: 0.75]
+    #[arg(long, aliases = ["denoising-strength", "denoise", "img2img-strength"], allow_negative_numbers = true, value_name = "X")]
+    pub strength: Option<f64>,
+    /// Noise as PyTorch makes it on the cpu or on cuda [default: cpu]
+    #[arg(long, value_name = "WHERE")]
+    pub rng: Option<String>,
+    /// Images per forward pass; their total is batch count times batch size
+    #[arg(long, aliases = ["n-samples", "bsize"], allow_negative_numbers = true, value_name = "N", help_heading = "Output")]
+    pub batch_size: Option<i64>,
+}
+
+impl Settings {
+    /// These settings, and those of `base` where these say nothing.
+    pub fn over(self, base: &Self) -> Self {
+        let base = base.clone();
+        Self {
+            negative_prompt: self.negative_prompt.or(base.negative_prompt),
+            steps: self.steps.or(base.steps),
+            cfg_scale: self.cfg_scale.or(base.cfg_scale),
+            guidance_rescale: self.guidance_rescale.or(base.guidance_rescale),
+            seed: self.seed.or(base.seed),
+            width: self.width.or(base.width),
+            height: self.height.or(base.height),
+            size: self.size.or(base.size),
+            round_size: self.round_size || base.round_size,
+            sampler: self.sampler.or(base.sampler),
+            scheduler: self.scheduler.or(base.scheduler),
+            eta: self.eta.or(base.eta),
+            init_image: self.init_image.or(base.init_image),
+            strength: self.strength.or(base.strength),
+            rng: self.rng.or(base.rng),
+            batch_size: self.batch_size.or(base.batch_size),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What is written where, and what is never replaced.
+
+use super::support::{Place, Run};
+use std::fs;
+use std::process::Stdio;
+
+#[test]
+fn paths_alone_are_on_standard_output_and_no_bar_where_there_is_no_terminal() {
+    let place = Place::new();
+    let run = place.sample(&["-p", "x", "-s", "3", "-b", "2", "--batch-size", "2"]);
+    let names = ["3", "4", "5", "6"].iter().enumerate();
+    let names: Vec<String> = names
+        .map(|(index, seed)| format!("outputs/0000{index}-{seed}.png"))
+        .collect();
+    assert_eq!(run.lines(), names);
+    assert_eq!(
+        run.stderr,
+        "seeds 3 to 4 (run 1 of 2)\nseeds 5 to 6 (run 2 of 2)\n"
+    );
+    assert_eq!(place.sample(&["-p", "x", "-s", "3", "-q"]).stderr, "");
+}
+
+#[test]
+fn an_image_is_the_same_alone_and_in_a_batch() {
+    let place = Place::new();
+    let bytes = |arguments: &[&str], name: &str| {
+        place.sample(&[&["-p", "x"], arguments].concat()).lines();
+        fs::read(place.path().join(name)).unwrap()
+    };
+    let in_a_batch = bytes(
+        &["-s", "3", "--batch-size", "2", "-o", "{seed}.png"],
+        "4.png",
+    );
+    let alone = bytes(&["-s", "4", "-t", "2", "-o", "alone.png"], "alone.png");
+    assert!(in_a_batch == alone);
+}
+
+#[test]
+fn only_a_named_file_is_replaced() {
+    let place = Place::new();
+    place.file("own.png", "old");
+    place.file("own-1.png", "old");
+    let run = place.sample(&["-p", "x", "-b", "2", "-o", "own.png"]);
+    assert_eq!(run.lines(), ["own.png", "own-2.png"]);
+    assert_eq!(fs::read(place.path().join("own-1.png")).unwrap(), b"old");
+    assert_ne!(fs::read(place.path().join("own.png")).unwrap(), b"old");
+    assert_eq!(place.names("."), ["own-1.png", "own-2.png", "own.png"]);
+
+    let twice = || place.sample(&["-p", "x", "-s", "7", "--outdir", "o"]);
+    assert_eq!(twice().lines(), ["o/00000-7.png"]);
+    assert_eq!(twice().lines(), ["o/00001-7.png"]);
+}
+
+#[test]
+fn names_are_filled_in_and_standard_output_is_a_file() {
+    let place = Place::new();
+    let run = place.sample(&[
+        "-p",
+        "a red/blue cat",
+        "-s",
+        "9",
+        "-o",
+        "{prompt}_{seed}_%03d.png",
+    ]);
+    assert_eq!(run.lines(), ["a-red-blue-cat_9_000.png"]);
+    let mut piped = place.command(&[
+        "-m",
+        super::support::model().to_str().unwrap(),
+        "-p",
+        "x",
+        "-o",
+        "-",
+        "-q",
+    ]);
+    let piped = piped.output().unwrap();
+    assert!(
+        piped.status.success() && piped.stdout.starts_with(b"\x89PNG") && piped.stderr.is_empty()
+    );
+}
+
+#[test]
+fn json_lines_say_what_was_made() {
+    let place = Place::new();
+    let run = place.sample(&["-p", "x", "-s", "3", "--json", "--cfg", "7.1"]);
+    let line: serde_json::Value = serde_json::from_str(run.lines()[0]).unwrap();
+    assert_eq!(
+        (&line["path"], &line["seed"], &line["cfg_scale"]),
+        (&"outputs/00000-3.png".into(), &3.into(), &7.1.into())
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_costs_nothing() {
+    let place = Place::new();
+    let mut command = place.command(&[
+        "-m",
+        super::support::model().to_str().unwrap(),
+        "-p",
+        "x",
+        "-b",
+        "3",
+    ]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let run = Run::of(child.wait_with_output().unwrap());
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(place.names("outputs").len(), 3);
+}
+
+#[test]
+fn images_and_latents_go_there_and_back() {
+    let place = Place::new();
+    let model = super::support::model().to_str().unwrap();
+    let image = place.sample(&["-p", "x", "-o", "a.png"]).lines()[0].to_owned();
+    assert_eq!(
+        place
+            .ldm(&["encode", "-m", model, &image, "--outdir", "l"])
+            .lines(),
+        ["l/a.safetensors"]
+    );
+    assert_eq!(
+        place
+            .ldm(&["decode", "-m", model, "l/a.safetensors"])
+            .lines(),
+        ["outputs/a.png"]
+    );
+    let from_image = [
+        "img2img",
+        "-m",
+        model,
+        "-i",
+        &image,
+        "--strength",
+        "0.5",
+        "-p",
+        "x",
+        "-o",
+        "b.png",
+    ];
+    assert_eq!(place.ldm(&from_image).lines(), ["b.png"]);
+    let stored = place.ldm(&["inspect", "b.png", "--json"]);
+    let stored: serde_json::Value = serde_json::from_str(stored.lines()[0]).unwrap();
+    assert_eq!(stored["texts"]["parameters"]["strength"], 0.5);
+    assert_eq!(stored["texts"]["ldm"]["request"]["init_image"], "a.png");
+}
+
+#[test]
+fn without_metadata_an_image_says_nothing() {
+    let place = Place::new();
+    place
+        .sample(&["-p", "x", "-o", "a.png", "--no-metadata"])
+        .lines();
+    assert!(
+        place
+            .ldm(&["inspect", "a.png"])
+            .stdout
+            .contains("nothing about how")
+    );
+}
+
+#[test]
+fn help_names_the_exit_codes_and_never_fails() {
+    let place = Place::new();
+    for line in [
+        &["--help"][..],
+        &["sample", "--help"],
+        &["help"],
+        &["--version"],
+    ] {
+        assert_eq!(place.ldm(line).code, 0);
+    }
+    let help = place.ldm(&["--help"]).stdout;
+    for part in [
+        "Exit codes",
+        "130",
+        "Examples",
+        "img2img",
+        "inspect",
+        "bench",
+        "devices",
+    ] {
+        assert!(help.contains(part), "{help}");
+    }
+}
+
+#[test]
+fn devices_lists_the_cpu_and_says_that_there_is_no_cuda() {
+    let run = Place::new().ldm(&["devices"]);
+    assert!(run.lines()[0].starts_with("cpu\t"));
+    assert!(run.stderr.contains("no CUDA kernels"));
+}
+
+#[test]
+fn bench_and_inspect_describe_a_model() {
+    let place = Place::new();
+    let model = super::support::model().to_str().unwrap();
+    let bench = place.ldm(&[
+        "bench", "-m", model, "--repeat", "1", "--json", "--size", "16", "-t", "1",
+    ]);
+    let bench: serde_json::Value = serde_json::from_str(bench.lines()[0]).unwrap();
+    let networks = bench["networks"].as_array().unwrap();
+    assert_eq!(networks.len(), 4);
+    for network in networks {
+        let operations = network["operations"].as_array().unwrap();
+        let flops = |rows: &[serde_json::Value]| {
+            rows.iter()
+                .map(|row| row["flops"].as_u64().unwrap())
+                .sum::<u64>()
+        };
+        assert_eq!(flops(operations), network["flops"].as_u64().unwrap());
+        assert!(network["seconds"].as_f64().unwrap() > 0.0);
+    }
+    let inspect = place.ldm(&["inspect", model, "--json", "--check-weights"]);
+    let inspect: serde_json::Value = serde_json::from_str(inspect.lines()[0]).unwrap();
+    let found: Vec<&str> = inspect["networks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n["network"].as_str().unwrap())
+        .collect();
+    assert_eq!(found, ["UNet", "encoder", "decoder", "text encoder"]);
+    assert_eq!(
+        (&inspect["unused"], &inspect["pixel_multiple"]),
+        (&serde_json::json!([]), &4.into())
+    );
+    assert_eq!(
+        place
+            .ldm(&["bench", "-m", model, "--what", "unet", "--repeat", "1"])
+            .code,
+        0
+    );
+}
