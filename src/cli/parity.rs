@@ -73,8 +73,13 @@ pub fn run(args: &ParityArgs, console: &Console, stop: &Stop) -> Result<u8> {
 
 fn print(path: &Path, report: &Report, as_json: bool, console: &Console) -> Result<()> {
     if !report.unknown_nodes.is_empty() {
-        let names = report.unknown_nodes.join(", ");
-        console.note(&format!("the graph has no nodes at {names}"));
+        let first = report.unknown_nodes.iter().take(3);
+        let first: Vec<_> = first.map(String::as_str).collect();
+        console.note(&format!(
+            "{} of the dump's nodes have no counterpart in the graph and are not compared: {}...",
+            report.unknown_nodes.len(),
+            first.join(", ")
+        ));
     }
     for output in &report.outputs {
         let line = match as_json {

@@ -26,7 +26,7 @@ pub fn build(config: &ClipConfig, batch: usize, tokens: usize) -> Result<Graph> 
     let position = g.input_exact("pooled_token", [batch]);
     let hidden = forward(&mut g, config, ids)?;
     g.output("last_hidden_state", hidden);
-    let pooled = g.scope("text_model", |g| g.gather_token(hidden, position))?;
+    let pooled = g.scope("pooled", |g| g.gather_token(hidden, position))?;
     g.output("pooled", pooled);
     Ok(g)
 }
@@ -57,9 +57,7 @@ pub fn forward(g: &mut Graph, config: &ClipConfig, ids: Value) -> Result<Value> 
             let x = g.scope("token_embedding", |g| {
                 g.embedding(ids, config.vocab, config.width)
             })?;
-            g.scope("position_embedding", |g| {
-                g.add_positions(x, config.positions)
-            })
+            g.add_positions(x, "position_embedding.weight", config.positions)
         })?;
         for index in 0..layers {
             x = g.scope(&format!("encoder.layers.{index}"), |g| layer(g, config, x))?;
@@ -148,7 +146,7 @@ mod tests {
     #[test]
     fn more_tokens_than_positions_are_refused() {
         let error = build(&vit_l_14(), 1, 78).unwrap_err().to_string();
-        assert!(error.contains("position_embedding"), "{error}");
+        assert!(error.contains("[77, 768] learnt positions"), "{error}");
     }
 
     #[test]

@@ -40,15 +40,15 @@ impl Graph {
         self.push(AddChannels, &[x, v])
     }
 
-    /// Appends `x + table` with `positions` learnt rows named `weight` in the current scope.
+    /// Appends `x + table` with `positions` learnt rows, named `table` in the current scope.
     ///
     /// # Shapes
-    /// `x [N, T, C]`, `weight [positions, C]`, `T <= positions`.
+    /// `x [N, T, C]`, `table [positions, C]`, `T <= positions`.
     ///
     /// # Errors
     /// If there are more tokens than positions.
-    pub fn add_positions(&mut self, x: Value, positions: usize) -> CrateResult<Value> {
-        let table = self.param("weight", [positions, self.shape(x).channels()]);
+    pub fn add_positions(&mut self, x: Value, table: &str, positions: usize) -> CrateResult<Value> {
+        let table = self.param(table, [positions, self.shape(x).channels()]);
         self.push(AddPositions { table }, &[x])
     }
 }

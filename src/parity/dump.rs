@@ -206,3 +206,69 @@ fn values<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f3
     let (chunks, _) = bytes.as_chunks::<N>();
     chunks.iter().map(|&chunk| read(chunk)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    /// A file of tensors of two elements each, all of one type.
+    fn written(component: Option<&str>, names: &[&str], dtype: Dtype) -> Result<Dump> {
+        let bytes = vec![0u8; 2 * dtype.bitsize() / 8];
+        let views = names
+            .iter()
+            .map(|name| (*name, TensorView::new(dtype, vec![1, 2], &bytes).unwrap()));
+        let metadata = component.map(|c| HashMap::from([("component".to_owned(), c.to_owned())]));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dump.safetensors");
+        fs::write(&path, safetensors::serialize(views, metadata).unwrap()).unwrap();
+        Dump::open(path)
+    }
+
+    #[test]
+    fn a_dump_is_read_by_the_names_of_its_tensors() {
+        let names = ["input.latent", "output.image", "node.decoder.conv_in"];
+        let dump = written(Some("autoencoder.decode"), &names, Dtype::F32).unwrap();
+        assert_eq!(dump.component(), Component::Decoder);
+        assert!(dump.input("latent").is_some() && dump.outputs().contains_key("image"));
+        assert!(dump.nodes().contains_key("decoder.conv_in"));
+        let error = dump.required("latent", 4).unwrap_err().to_string();
+        assert!(
+            error.contains("input.latent") && error.contains("[1, 2]"),
+            "{error}"
+        );
+        let error = dump.required("context", 3).unwrap_err().to_string();
+        assert!(error.contains("input.context"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_dump_is_refused_in_a_sentence() {
+        let output = ["output.sample"];
+        for (dump, sentence) in [
+            (written(None, &output, Dtype::F32), "no `component`"),
+            (
+                written(Some("vocoder"), &output, Dtype::F32),
+                "the components are unet",
+            ),
+            (
+                written(Some("unet"), &["input.sample"], Dtype::F32),
+                "no `output.` tensor",
+            ),
+            (
+                written(Some("unet"), &["sample"], Dtype::F32),
+                "begin with `input.`",
+            ),
+            (
+                written(Some("unet"), &output, Dtype::F64),
+                "holds F32 and I32",
+            ),
+        ] {
+            let error = dump.unwrap_err();
+            assert_eq!(error.exit_code(), 3);
+            assert!(error.to_string().contains(sentence), "{error}");
+        }
+        let page = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&page, "<!doctype html><title>Not found</title>").unwrap();
+        assert_eq!(Dump::open(page.path()).unwrap_err().exit_code(), 3);
+    }
+}

@@ -28,7 +28,7 @@ pub struct Report {
     pub outputs: Vec<Comparison>,
     /// The first node that departs by more than the tolerance, in the order nodes run.
     pub departure: Option<Comparison>,
-    /// Paths of the dump's nodes that the graph does not have.
+    /// Paths of the dump's nodes that the graph has no value of the same shape for.
     pub unknown_nodes: Vec<String>,
 }
 
@@ -39,7 +39,7 @@ pub struct Comparison {
     pub name: String,
     /// The reference's sizes, as the dump has them.
     pub shape: Shape,
-    /// `|ours - reference| / |reference|`, summed in f64. Not a number where either holds one; infinite where the shapes differ.
+    /// `|ours - reference| / |reference|`, summed in f64. NaN where either holds one; infinite where the shapes differ.
     pub relative_error: f64,
     /// Largest absolute difference.
     pub max_abs_error: f32,
@@ -115,8 +115,10 @@ fn check_network<B: Backend>(
     }
     let mut graph = network.graph.clone();
     let mut observed = vec![];
-    for path in dump.nodes().keys() {
-        match network.graph.find(path) {
+    for (path, reference) in dump.nodes() {
+        let found = network.graph.find(path);
+        let expected = nhwc(reference.shape());
+        match found.filter(|&value| alike(graph.shape(value), expected)) {
             Some(value) => observed.push((value, path)),
             None => report.unknown_nodes.push(path.clone()),
         }
@@ -172,14 +174,25 @@ fn compare(name: &str, ours: Tensor, reference: &Tensor, tolerance: f64) -> Comp
     }
 }
 
-/// `ours` under the shape `expected` where the two are one tensor as an image and as tokens: the bytes are the same.
+/// `ours` under the shape `expected` where that is the same tensor.
 fn aligned(ours: Tensor, expected: Shape) -> Tensor {
-    let found = ours.shape();
-    let same = found.len() == expected.len()
-        && found.batch() == expected.batch()
-        && found.channels() == expected.channels();
-    match same.then(|| ours.clone().reshape(expected)) {
+    match alike(ours.shape(), expected).then(|| ours.clone().reshape(expected)) {
         Some(Ok(reshaped)) => reshaped,
         _ => ours,
+    }
+}
+
+/// Whether two shapes may be of one tensor, as an image and as tokens: the elements are in the same order then.
+fn alike(found: Shape, expected: Shape) -> bool {
+    found.len() == expected.len()
+        && found.batch() == expected.batch()
+        && found.channels() == expected.channels()
+}
+
+/// A dump's sizes, channels last.
+fn nhwc(shape: Shape) -> Shape {
+    match shape.image() {
+        Some([n, c, h, w]) => [n, h, w, c].into(),
+        None => shape,
     }
 }

@@ -33,6 +33,8 @@ def recorded(modules: dict):
     def recorder(path):
         def record(module, _, answer):
             answer = answer[0] if isinstance(answer, tuple) else getattr(answer, "sample", answer)
+            if not isinstance(answer, torch.Tensor):
+                return  # A container's own structure; the modules inside answer for themselves.
             # diffusers normalises the tokens of an autoencoder's attention as [N, C, T]; tokens are [N, T, C] elsewhere.
             channels_first = isinstance(module, torch.nn.GroupNorm) and answer.ndim == 3
             nodes[path] = answer.transpose(1, 2) if channels_first else answer
