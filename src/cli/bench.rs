@@ -1,8 +1,8 @@
 //! `ldm bench`: how long each operation of a network takes, beside what this machine could do at best.
 //!
 //! Work is counted from shapes ([`Cost`]), time is the least of several runs: whatever else the machine does only ever adds.
+//! More than 100 % of the roofline means that operands came from a cache, and not from memory.
 
-mod peak;
 mod table;
 
 use super::args::{BenchArgs, Part};
@@ -17,7 +17,6 @@ use latent_diffusion::pipeline::Model;
 use latent_diffusion::rng::Noise;
 use latent_diffusion::session::Timing;
 use latent_diffusion::{Error, Graph, Result, Session, Tensor, Weights};
-use peak::Peak;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,7 +32,7 @@ pub fn run(args: &BenchArgs, console: &Console, stop: &Stop) -> Result<()> {
     let model = model::open(&args.model, console)?;
     let networks = networks(&model, args)?;
     let backend = device::open(&args.engine, console, stop)?;
-    let peak = Peak::measure(backend.threads());
+    let peak = backend.measure_peak();
     let mut reports = vec![];
     for (name, graph, weights) in networks {
         console.detail(&format!("timing {name}"));

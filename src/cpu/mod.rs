@@ -15,7 +15,10 @@ mod layer_norm;
 mod linear;
 mod math;
 mod matmul;
+mod peak;
 mod simd;
+
+pub use peak::Peak;
 
 use crate::backend::{Backend, Selection, Step};
 use crate::error::{Error, Result};

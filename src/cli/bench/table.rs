@@ -2,8 +2,8 @@
 
 use super::super::console::Console;
 use super::Measured;
-use super::peak::Peak;
 use latent_diffusion::Result;
+use latent_diffusion::cpu::Peak;
 use latent_diffusion::ops::Cost;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
