@@ -68,7 +68,8 @@ def sd1(folder: Path) -> None:
     vae = diffusers_autoencoder(11, block_out_channels=(8, 8, 16, 16), norm_num_groups=4, latent_channels=4)
     # 2 stands in every published SD 1 folder, whatever the vocabulary: the pooled token is the largest id then.
     text = clip(12, hidden_size=24, num_attention_heads=3, hidden_act="quick_gelu", eos_token_id=2)
-    pndm = diffusers.PNDMScheduler(**SCHEDULE, timestep_spacing="leading", skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
+    pndm = diffusers.PNDMScheduler(
+        **SCHEDULE, timestep_spacing="leading", skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
     # As in the published folders, for the schedulers made from this one: latents are never clipped.
     pndm.register_to_config(clip_sample=False)
 
@@ -81,14 +82,15 @@ def sd1(folder: Path) -> None:
     dump.text("text.safetensors", text, ids)
     components.condition(folder / "condition.safetensors", lambda i: (text(i).last_hidden_state,), ids)
 
-    context = text(ids).last_hidden_state
+    context, other = text(ids).last_hidden_state, text(prompts(2, 16, 98, 99, 9)).last_hidden_state
     euler = diffusers.EulerDiscreteScheduler
     multistep = diffusers.DPMSolverMultistepScheduler
     for name, scheduler, guidance, metadata in (
         ("ddim", diffusers.DDIMScheduler.from_config(pndm.config), 7.5, {"sampler": "ddim"}),
         ("plms", pndm, 7.5, {"sampler": "plms"}),
         ("euler", euler.from_config(pndm.config), 1.0, {"sampler": "EulerDiscreteScheduler"}),
-        ("euler_karras", euler.from_config(pndm.config, use_karras_sigmas=True), 4.0, {"sampler": "euler", "scheduler": "karras"}),
+        ("euler_karras", euler.from_config(pndm.config, use_karras_sigmas=True), 4.0,
+         {"sampler": "euler", "scheduler": "karras"}),
         ("euler_exponential", euler.from_config(pndm.config, use_exponential_sigmas=True), 4.0,
          {"sampler": "euler", "scheduler": "exponential"}),
         ("heun", diffusers.HeunDiscreteScheduler.from_config(pndm.config), 4.0, {"sampler": "heun"}),
@@ -98,7 +100,7 @@ def sd1(folder: Path) -> None:
         ("unipc", diffusers.UniPCMultistepScheduler.from_config(pndm.config), 7.5, {"sampler": "unipc"}),
     ):
         components.sampler(folder / f"sampler_{name}.safetensors", lambda x, t, c: unet(x, t, c).sample, scheduler,
-                           noise((2, 4, 8, 8), 8), context, text(prompts(2, 16, 98, 99, 9)).last_hidden_state, guidance, 20, **metadata)
+                           noise((2, 4, 8, 8), 8), context, other, guidance, 20, **metadata)
 
     model = folder / "model"
     for part, network in (("unet", unet), ("vae", vae), ("text_encoder", text)):
@@ -219,7 +221,8 @@ def compvis_v(folder: Path) -> None:
             double_z=True, z_channels=3, resolution=16, in_channels=3, out_ch=3, ch=8, ch_mult=[1, 2], num_res_blocks=1,
             attn_resolutions=[], dropout=0.0, num_groups=4)),
         dict(vocab_size=100, hidden_size=16, intermediate_size=40, num_hidden_layers=1, num_attention_heads=2,
-             max_position_embeddings=16, hidden_act="gelu", layer_norm_eps=1e-5, bos_token_id=98, eos_token_id=99, pad_token_id=0),
+             max_position_embeddings=16, hidden_act="gelu", layer_norm_eps=1e-5, bos_token_id=98, eos_token_id=99,
+             pad_token_id=0),
         conditioning="crossattn", parameterization="v")
     model = randomise(LatentDiffusion(yaml.safe_load(config)), 60)
     dump = CompVis(folder)

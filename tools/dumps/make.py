@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "tests/data/parity", help="folder to write into")
     parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES), help="cases to write")
-    parser.add_argument("--demo", type=Path, metavar="MODEL", help="write dumps of this model, a demo folder, instead of the cases")
+    parser.add_argument("--demo", type=Path, metavar="MODEL", help="write dumps of this demo folder instead")
     arguments = parser.parse_args()
     # One thread sums in one order: the same values on every machine of one kind.
     torch.set_num_threads(1)
