@@ -25,15 +25,15 @@ Exit codes:
 
 Examples:
   ldm -p \"a red balloon over snowy mountains at sunset\"
-  ldm sample -m ./stable-diffusion-v1-5 -p \"a lovely cat\" --steps 25 --sampler \"DPM++ 2M\" --scheduler karras
+  ldm sample -m ./sd-v1-5 -p \"a lovely cat\" --steps 25 --sampler \"DPM++ 2M\"
   ldm img2img -i sketch.png --strength 0.6 -p \"a watercolour of a harbour\"
   ldm sample --from-file prompts.txt --outdir images
   ldm inspect outputs/00000-1.png
   ldm bench -m synthetic:sd1 --what unet --size 256";
 
-/// Latent diffusion on a hand-written engine.
+/// Draws images from text with latent diffusion models, on an engine of its own.
 #[derive(Parser)]
-#[command(name = "ldm", version, about, after_help = EXIT_CODES, arg_required_else_help = false)]
+#[command(name = "ldm", version, after_help = EXIT_CODES, arg_required_else_help = false)]
 pub struct Cli {
     #[command(flatten)]
     pub console: ConsoleArgs,
@@ -71,13 +71,13 @@ pub enum Command {
 #[derive(Args)]
 pub struct ConsoleArgs {
     /// Say more on standard error
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "Messages")]
     pub verbose: bool,
     /// Say nothing but errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "Messages")]
     pub quiet: bool,
     /// Show no progress bar
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Messages")]
     pub no_progress: bool,
 }
 

@@ -21,13 +21,18 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The largest batch that is attempted, as when sampling.
+const MAX_BATCH: usize = 1 << 12;
+
 /// Times the networks that the arguments name.
 ///
 /// # Errors
 /// If the model has no such network, the size does not fit it, or the user asked to stop.
 pub fn run(args: &BenchArgs, console: &Console, stop: &Stop) -> Result<()> {
-    if args.repeat == 0 || args.batch == 0 {
-        return Err(Error::request("--repeat and --batch: at least 1 of each"));
+    if args.repeat == 0 || args.batch == 0 || args.batch > MAX_BATCH {
+        return Err(Error::request(format!(
+            "--repeat is at least 1, and --batch 1 to {MAX_BATCH}"
+        )));
     }
     let model = model::open(&args.model, console)?;
     let networks = networks(&model, args)?;

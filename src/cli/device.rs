@@ -9,6 +9,9 @@ use latent_diffusion::{Error, Result};
 use std::str::FromStr;
 use std::sync::Arc;
 
+/// More threads than any machine has cores.
+const MAX_THREADS: usize = 1024;
+
 /// A place to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
@@ -90,6 +93,12 @@ pub fn open(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Arc<Cpu
         console.note(
             "note: the CPU computes in f32 whatever --dtype says; weights stay as they are stored",
         );
+    }
+    if args.threads > MAX_THREADS {
+        return Err(Error::request(format!(
+            "--threads {}: at most {MAX_THREADS}; one per core is best, and the default",
+            args.threads
+        )));
     }
     let cpu = Cpu::new(args.threads, stop.flag())?;
     console.detail(&format!("device: {}", cpu.name()));

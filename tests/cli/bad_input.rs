@@ -1,6 +1,6 @@
 //! Each gets one sentence and the documented exit code, and leaves no file behind.
 
-use super::support::{Place, model, write_model};
+use super::support::{Place, Run, model, write_model};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -37,6 +37,7 @@ fn settings_out_of_range() {
             &["18446744073709551616"],
         ),
         (&["--clip-skip", "9"], &["--clip-skip 9"]),
+        (&["-t", "100000"], &["--threads 100000"]),
         (&["-o", "a.jpg"], &["a.jpg", ".png"]),
     ] {
         place
@@ -206,6 +207,20 @@ fn places_that_cannot_be_written_to() {
         .filter(|name| name.starts_with("ldm-"))
         .collect();
     assert_eq!(kept.len(), 1, "the image that /dev/full refused");
+}
+
+#[test]
+fn more_memory_than_there_is() {
+    let place = Place::new();
+    let (ldm, model) = (env!("CARGO_BIN_EXE_ldm"), model().display());
+    let line = format!("ulimit -v 400000; exec {ldm} -m {model} -p x -t 1 -q --size 1024x1024");
+    let mut command = std::process::Command::new("sh");
+    let output = command
+        .args(["-c", &line])
+        .current_dir(place.path())
+        .output();
+    Run::of(output.unwrap()).refused(5, &["MiB of memory", "smaller size"]);
+    assert!(place.names("outputs").is_empty());
 }
 
 #[test]
