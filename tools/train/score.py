@@ -39,12 +39,11 @@ def scenes_and_captions(count: int):
     return scenes, [caption(s, terse=False) for s in scenes]
 
 
-def run_engine(engine: str, prompts: Path, out: Path, extra: list[str]) -> list[Path]:
-    """One process for all captions; the pictures come back in the order of the lines."""
-    command = [engine, "sample", "--from-file", str(prompts), "--outdir", str(out), *extra]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+def run_engine(command: list) -> list[Path]:
+    """One run of the program; the files it wrote, in order."""
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
+        raise SystemExit(f"{' '.join(map(str, command))} ended with {done.returncode}")
     return [Path(line) for line in done.stdout.splitlines()]
 
 
@@ -101,15 +100,12 @@ def reconstruction(engine: str | None, folder: Path, size: int, count: int) -> f
         with torch.no_grad():
             decoded = to_tensor(to_uint8(torch.cat([model.decode(model.encode(p)[0]) for p in to_tensor(pictures).split(32)])))
     else:
-        decoded = []
         with tempfile.TemporaryDirectory() as scratch:
-            for i, picture in enumerate(pictures):
-                image, latent, back = (Path(scratch) / f"{i}.{end}" for end in ("png", "safetensors", "back.png"))
-                Image.fromarray(picture).save(image)
-                subprocess.run([engine, "encode", "--init-image", image, "--output", latent], check=True, stdout=subprocess.DEVNULL)
-                subprocess.run([engine, "decode", "--init-image", latent, "--output", back], check=True, stdout=subprocess.DEVNULL)
-                decoded.append(np.asarray(Image.open(back).convert("RGB")))
-        decoded = to_tensor(np.stack(decoded))
+            paths = [Path(scratch) / f"{i:05}.png" for i in range(count)]
+            for path, picture in zip(paths, pictures):
+                Image.fromarray(picture).save(path)
+            latents = run_engine([engine, "encode", *paths, "--outdir", Path(scratch) / "latents"])
+            decoded = read_pictures(run_engine([engine, "decode", *latents, "--outdir", Path(scratch) / "decoded"]))
     return psnr(decoded, to_tensor(pictures)).mean().item()
 
 
@@ -165,7 +161,7 @@ def main():
         images = read_pictures(sorted(args.images.glob("*.png")))
     elif args.engine:
         out = Path(tempfile.mkdtemp(prefix="pictures-", dir=args.run))
-        images = read_pictures(run_engine(args.engine, prompts, out, args.extra))
+        images = read_pictures(run_engine([args.engine, "sample", "--from-file", prompts, "--outdir", out, *args.extra]))
     else:
         raise SystemExit("one of --engine, --images and --torch is needed")
     if len(images) != len(scenes):
