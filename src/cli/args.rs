@@ -190,8 +190,11 @@ pub struct PlaceArgs {
 #[derive(Args)]
 pub struct CodecArgs {
     /// Files to convert
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "named", value_name = "FILE")]
     pub inputs: Vec<PathBuf>,
+    /// A file to convert; may be repeated
+    #[arg(short = 'i', long = "init-image", aliases = ["init-img", "image", "input", "latent"], value_name = "FILE")]
+    pub named: Vec<PathBuf>,
     #[command(flatten)]
     pub place: PlaceArgs,
     #[command(flatten)]

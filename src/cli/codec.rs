@@ -42,7 +42,7 @@ fn each(
     let model = model::open(&args.model, console)?;
     let pipeline = Pipeline::new(device::open(&args.engine, console, stop)?, model);
     let mut output = Output::prepare(&args.place, extension)?;
-    for path in &args.inputs {
+    for path in args.inputs.iter().chain(&args.named) {
         let bytes = convert(&pipeline, path)?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let names = Names {
