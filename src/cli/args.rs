@@ -9,7 +9,7 @@ use super::settings::Settings;
 use super::shard::Shard;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -126,7 +126,8 @@ pub struct SampleArgs {
     /// A file that holds one prompt
     #[arg(long, value_name = "FILE")]
     pub prompt_file: Option<PathBuf>,
-    /// A file of requests: .txt with a prompt per line, or .jsonl with an object of these options per line
+    /// A file of requests: .txt with a prompt per line, or .jsonl with an object of these options per line; - is
+    /// standard input, with a prompt per line
     #[arg(long, aliases = ["prompts", "batch-file"], value_name = "FILE")]
     pub from_file: Option<PathBuf>,
     /// Carry out only share I of N of the batch file, counted from 0; auto asks the scheduler (Slurm and others)
@@ -185,6 +186,13 @@ pub struct PlaceArgs {
     /// Folder to write to, where nothing is ever replaced [default: outputs]
     #[arg(long, aliases = ["out-dir", "output-dir", "output-directory", "logdir"], conflicts_with = "output", value_name = "FOLDER")]
     pub outdir: Option<PathBuf>,
+}
+
+impl PlaceArgs {
+    /// Whether results go to standard output.
+    pub fn is_stdout(&self) -> bool {
+        self.output.as_deref() == Some(Path::new("-"))
+    }
 }
 
 #[derive(Args)]

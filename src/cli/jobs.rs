@@ -99,7 +99,7 @@ fn prompts(args: &SampleArgs) -> Result<Vec<String>> {
     let mut prompts = vec![];
     for prompt in args.prompt.iter().chain(&args.words) {
         prompts.push(match prompt.as_str() {
-            "-" => read(Path::new("/dev/stdin"))?.trim_end().to_owned(),
+            "-" => read(Path::new(prompt))?.trim_end().to_owned(),
             _ => prompt.clone(),
         });
     }
@@ -112,7 +112,7 @@ fn prompts(args: &SampleArgs) -> Result<Vec<String>> {
 fn read(file: &Path) -> Result<String> {
     const MOST: u64 = 256 << 20;
     let mut bytes = vec![];
-    let read = match file == Path::new("/dev/stdin") {
+    let read = match file == Path::new("-") {
         true => std::io::stdin().lock().take(MOST).read_to_end(&mut bytes),
         false => fs::File::open(file).and_then(|file| file.take(MOST).read_to_end(&mut bytes)),
     };

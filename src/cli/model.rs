@@ -24,7 +24,7 @@ pub fn open(args: &ModelArgs, console: &Console) -> Result<Model> {
     }
     let mut model = match &args.model {
         None => {
-            console.note("no --model given: drawing with the built-in demo model");
+            console.note("no --model given: this is the built-in demo model");
             demo()?
         }
         Some(path) => named(path, args)?,

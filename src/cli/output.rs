@@ -47,7 +47,7 @@ impl Output {
     /// If nothing can be written there, or the place does not fit the results.
     pub fn prepare(args: &PlaceArgs, extension: &str) -> Result<Self> {
         let place = match (&args.output, &args.outdir) {
-            (Some(path), _) if path == Path::new("-") => Place::Stdout,
+            _ if args.is_stdout() => Place::Stdout,
             (Some(path), _) if is_folder(path) => Place::Folder(path.clone()),
             (Some(path), _) => Place::Template(path.clone()),
             (None, outdir) => Place::Folder(outdir.clone().unwrap_or_else(|| "outputs".into())),

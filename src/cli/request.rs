@@ -7,9 +7,8 @@ use latent_diffusion::pipeline::{InitImage, Model, Request};
 use latent_diffusion::rng::NoiseSource;
 use latent_diffusion::sampler::{Sampler, SigmaSpacing};
 use latent_diffusion::schedule::Schedule;
-use latent_diffusion::{Error, Result};
+use latent_diffusion::{Error, Result, Tensor};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::path::Path;
 
 /// How much of an initial image is replaced where nothing is said, as CompVis has it.
 const STRENGTH: f64 = 0.75;
@@ -30,6 +29,10 @@ pub fn build(
         if text.contains('\0') {
             return Err(Error::request("the prompt holds a NUL character"));
         }
+    }
+    let image = settings.init_image.as_deref().map(read_image).transpose()?;
+    if let Some(image) = &image {
+        take_proportions(&mut request, image, model.pixel_multiple()?);
     }
     set_size(&mut request, settings)?;
     if settings.round_size {
@@ -52,20 +55,30 @@ pub fn build(
     request.seed = seed(settings.seed)?;
     request.batch = count("batch size", settings.batch_size.unwrap_or(1))?;
     request.rng = noise_source(settings.rng.as_deref())?;
-    request.options.strength = settings
-        .init_image
+    request.options.strength = image
         .as_ref()
         .map(|_| settings.strength.unwrap_or(STRENGTH));
-    if settings.init_image.is_none() && settings.strength.is_some() {
+    if image.is_none() && settings.strength.is_some() {
         return Err(Error::request(
             "--strength says how far to depart from an image: give one with --init-image",
         ));
     }
     check(&request, model)?;
-    if let Some(path) = &settings.init_image {
-        request.init = Some(start(path, &request, console)?);
+    if let Some(image) = image {
+        request.init = Some(start(&image, &request, console)?);
     }
     Ok(request)
+}
+
+/// The size where none is asked for: as many pixels as the model was trained on, in the image's proportions.
+fn take_proportions(request: &mut Request, image: &Tensor, multiple: usize) {
+    let [_, height, width, _] = image.shape().image().unwrap_or([1; 4]);
+    let scale = ((request.width * request.height) as f64 / (width * height) as f64).sqrt();
+    let side = |pixels: usize| {
+        let multiples = (pixels as f64 * scale / multiple as f64).round() as usize;
+        multiples.max(1) * multiple
+    };
+    (request.width, request.height) = (side(width), side(height));
 }
 
 fn set_size(request: &mut Request, settings: &Settings) -> Result<()> {
@@ -97,7 +110,7 @@ fn round_size(request: &mut Request, multiple: usize) {
     }
 }
 
-/// Refuses numbers that the model or the sampler cannot work with, before anything is read or computed.
+/// Refuses numbers that the model or the sampler cannot work with, before a weight is read.
 fn check(request: &Request, model: &Model) -> Result<()> {
     request.check(model)?;
     let schedule = Schedule::new(&model.config.schedule)?;
@@ -106,18 +119,15 @@ fn check(request: &Request, model: &Model) -> Result<()> {
 }
 
 /// The image to start from, at the request's size.
-fn start(path: &Path, request: &Request, console: &Console) -> Result<InitImage> {
-    let image = read_image(path)?;
-    let [_, height, width, _] = image.shape().image().unwrap_or_default();
+fn start(image: &Tensor, request: &Request, console: &Console) -> Result<InitImage> {
+    let [_, height, width, _] = image.shape().image().unwrap_or([1; 4]);
     if [width, height] != [request.width, request.height] {
         console.note(&format!(
-            "{}: resized from {width}x{height} to {}x{} pixels",
-            path.display(),
-            request.width,
-            request.height
+            "the initial image is resized from {width}x{height} to {}x{} pixels",
+            request.width, request.height
         ));
     }
-    let image = resize(&image, request.width, request.height)?;
+    let image = resize(image, request.width, request.height)?;
     Ok(InitImage { image })
 }
 

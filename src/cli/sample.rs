@@ -62,6 +62,12 @@ fn command_line(
         .iter()
         .map(|job| prepare(job, args, &model, console))
         .collect::<Result<Vec<_>>>()?;
+    let images: usize = requests.iter().map(|request| request.batch).sum();
+    if args.place.is_stdout() && images.saturating_mul(args.batch_count) > 1 {
+        return Err(Error::request(
+            "standard output takes one image: name a file or folder for several",
+        ));
+    }
     let mut studio = Studio::open(args, model, console, stop)?;
     for (number, (job, request)) in jobs.iter().zip(requests).enumerate() {
         studio.carry_out(job, request, args.skip_existing.then_some(number))?;

@@ -22,7 +22,7 @@ pub struct Settings {
     /// Seed of the first image; -1 for a random one [default: random]
     #[arg(short, long, allow_negative_numbers = true, value_name = "N")]
     pub seed: Option<i128>,
-    /// Pixels across [default: the model's]
+    /// Pixels across [default: the model's, in the proportions of an initial image]
     #[arg(
         short = 'W',
         long,

@@ -38,6 +38,7 @@ fn settings_out_of_range() {
         ),
         (&["--clip-skip", "9"], &["--clip-skip 9"]),
         (&["-t", "100000"], &["--threads 100000"]),
+        (&["-o", "-", "-b", "2"], &["standard output takes one"]),
         (&["-o", "a.jpg"], &["a.jpg", ".png"]),
     ] {
         place

@@ -1,6 +1,7 @@
 //! Batch files.
 
-use super::support::Place;
+use super::support::{Place, Run};
+use std::fs;
 
 #[test]
 fn a_text_file_has_a_prompt_per_line() {
@@ -79,6 +80,15 @@ fn prompts_come_from_everywhere() {
         "1",
     ]);
     assert_eq!(run.lines().len(), 4);
+    let mut typed = place.command(&[
+        "-m",
+        super::support::model().to_str().unwrap(),
+        "-p",
+        "-",
+        "--json",
+    ]);
+    let output = typed.stdin(fs::File::open(&one).unwrap()).output().unwrap();
+    assert!(Run::of(output).lines()[0].contains("two lines,\\none prompt"));
     assert!(
         place
             .ldm(&["inspect", "outputs/00003-1.png"])

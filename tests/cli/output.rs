@@ -111,6 +111,31 @@ fn a_reader_that_goes_away_costs_nothing() {
     assert_eq!(place.names("outputs").len(), 3);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_list_that_cannot_be_written_is_said() {
+    let place = Place::new();
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let line = ["-m", super::support::model().to_str().unwrap(), "-p", "x"];
+    let run = Run::of(place.command(&line).stdout(full).output().unwrap());
+    assert_eq!(run.code, 6, "{}", run.stderr);
+    assert_eq!(place.names("outputs").len(), 1);
+}
+
+#[test]
+fn an_initial_image_gives_its_proportions() {
+    let place = Place::new();
+    place
+        .sample(&["-p", "x", "-o", "wide.png", "--size", "64x16"])
+        .lines();
+    let run = place.sample(&["-p", "x", "-i", "wide.png", "--json"]);
+    let line: serde_json::Value = serde_json::from_str(run.lines()[0]).unwrap();
+    assert_eq!((&line["width"], &line["height"]), (&32.into(), &8.into()));
+}
+
 #[test]
 fn images_and_latents_go_there_and_back() {
     let place = Place::new();
@@ -124,7 +149,7 @@ fn images_and_latents_go_there_and_back() {
     );
     assert_eq!(
         place
-            .ldm(&["decode", "-m", model, "l/a.safetensors"])
+            .ldm(&["decode", "-m", model, "--init-image", "l/a.safetensors"])
             .lines(),
         ["outputs/a.png"]
     );
