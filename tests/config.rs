@@ -144,7 +144,10 @@ fn the_demo_models_own_keys_are_read() {
     );
     assert_eq!(config.unet.unwrap().norm_groups, 16);
     assert!(config.schedule.zero_terminal_snr);
-    assert_eq!(config.schedule.timestep_spacing, TimestepSpacing::Trailing);
+    assert_eq!(
+        config.schedule.timestep_spacing,
+        Some(TimestepSpacing::Trailing)
+    );
     let sampling = config.sampling;
     assert_eq!(sampling.sampler.as_deref(), Some("ddim"));
     assert_eq!(
@@ -199,7 +202,7 @@ fn schedulers_have_the_defaults_of_their_class() {
     };
     let ddim =
         read(json!({"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"})).unwrap();
-    assert_eq!(ddim.schedule.timestep_spacing, TimestepSpacing::Leading);
+    assert_eq!(ddim.schedule.timestep_spacing, None);
     assert_eq!(
         (ddim.schedule.steps_offset, ddim.schedule.set_alpha_to_one),
         (0, true)
@@ -208,8 +211,13 @@ fn schedulers_have_the_defaults_of_their_class() {
         (ddim.schedule.prediction, ddim.schedule.beta_end),
         (Prediction::V, 0.02)
     );
-    let euler = read(json!({"_class_name": "EulerDiscreteScheduler"})).unwrap();
-    assert_eq!(euler.schedule.timestep_spacing, TimestepSpacing::Linspace);
+    let euler =
+        read(json!({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "linspace"}))
+            .unwrap();
+    assert_eq!(
+        euler.schedule.timestep_spacing,
+        Some(TimestepSpacing::Linspace)
+    );
     let lcm = read(json!({"_class_name": "LCMScheduler"})).unwrap();
     assert_eq!(lcm.schedule.beta_schedule, BetaSchedule::ScaledLinear);
     assert_eq!(lcm.sampling.sampler.as_deref(), Some("LCMScheduler"));

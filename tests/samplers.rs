@@ -51,12 +51,12 @@ fn schedule(case: &Case) -> Schedule {
             "sample" => Prediction::Sample,
             other => panic!("prediction {other}"),
         },
-        timestep_spacing: match case.spacing.as_str() {
+        timestep_spacing: Some(match case.spacing.as_str() {
             "leading" => TimestepSpacing::Leading,
             "linspace" => TimestepSpacing::Linspace,
             "trailing" => TimestepSpacing::Trailing,
             other => panic!("spacing {other}"),
-        },
+        }),
         zero_terminal_snr: case.zero_terminal_snr,
         ..ScheduleConfig::default()
     };

@@ -211,7 +211,7 @@ fn as_json(model: &Model, networks: Vec<Value>, unused: Vec<String>) -> Value {
         "prediction": format!("{:?}", schedule.prediction).to_lowercase(),
         "betas": [schedule.beta_start, schedule.beta_end],
         "timesteps": schedule.timesteps,
-        "timestep_spacing": format!("{:?}", schedule.timestep_spacing).to_lowercase(),
+        "timestep_spacing": schedule.timestep_spacing.map(|rule| format!("{rule:?}").to_lowercase()),
         "zero_terminal_snr": schedule.zero_terminal_snr,
         "sampler": config.sampling.sampler,
         "steps": config.sampling.steps,
@@ -249,13 +249,15 @@ fn as_text(model: &Model, networks: &[Value], unused: &[String], console: &Conso
     }
     if config.unet.is_some() {
         console.result(&format!(
-            "  schedule      {} timesteps, betas {:?} {} to {}, predicts {:?}, {:?} spacing{}",
+            "  schedule      {} timesteps, betas {:?} {} to {}, predicts {:?}{}{}",
             schedule.timesteps,
             schedule.beta_schedule,
             schedule.beta_start,
             schedule.beta_end,
             schedule.prediction,
-            schedule.timestep_spacing,
+            schedule
+                .timestep_spacing
+                .map_or(String::new(), |rule| format!(", {rule:?} spacing")),
             if schedule.zero_terminal_snr {
                 ", zero terminal SNR"
             } else {

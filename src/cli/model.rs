@@ -33,7 +33,7 @@ pub fn open(args: &ModelArgs, console: &Console) -> Result<Model> {
         set_clip_skip(&mut model.config, skip)?;
     }
     if let Some(rule) = &args.timestep_spacing {
-        model.config.schedule.timestep_spacing = spacing(rule)?;
+        model.config.schedule.timestep_spacing = Some(spacing(rule)?);
     }
     Ok(model)
 }

@@ -5,13 +5,13 @@ use super::network::sizes;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::models::config::{
-    BetaSchedule, Prediction, ScheduleConfig, TimestepSpacing, UNetConfig,
+    BetaSchedule, ModelConfig, Prediction, ScheduleConfig, TimestepSpacing, UNetConfig,
 };
 use crate::pipeline::{Denoiser, Guided, Model};
 use crate::sampler::{Options, Sampler, SigmaSpacing, Trajectory};
 use crate::schedule::Schedule;
 use crate::tensor::Tensor;
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 use std::sync::Arc;
 
 /// The latent after the last step; full of NaN where a step made one.
@@ -53,26 +53,14 @@ fn planned(model: &Model, dump: &Dump) -> Result<Trajectory> {
         None => {}
         // A class says no more than `sampler` does.
         Some(Json::String(name)) if Sampler::parse(name).is_ok_and(|named| named == sampler) => {}
+        Some(Json::String(name)) if RULES.contains(&name.as_str()) => {
+            change(&mut config, dump, [("timestep_spacing", &json!(name))])?;
+        }
         Some(Json::String(name)) => options.sigmas = SigmaSpacing::parse(name)?,
-        Some(Json::Object(changes)) => {
-            let changed = |key: &str| changes.get(key).and_then(Json::as_bool).unwrap_or(false);
-            for refused in ["clip_sample", "thresholding", "use_beta_sigmas"] {
-                if changed(refused) {
-                    return Err(dump.refuse(format!(
-                        "has a `scheduler` with `{refused}`, which no sampler here does"
-                    )));
-                }
-            }
-            if changed("use_karras_sigmas") {
-                options.sigmas = SigmaSpacing::Karras;
-            } else if changed("use_exponential_sigmas") {
-                options.sigmas = SigmaSpacing::Exponential;
-            }
-            let mut whole = diffusers_config(&config.schedule);
-            for (key, value) in changes {
-                whole[key] = value.clone();
-            }
-            config.read_scheduler(dump.path(), &whole)?;
+        Some(Json::Object(settings)) => {
+            options.sigmas = sigmas(settings, dump)?;
+            let settings = settings.iter().map(|(key, value)| (key.as_str(), value));
+            change(&mut config, dump, settings)?;
         }
         Some(other) => {
             return Err(dump.refuse(format!(
@@ -83,8 +71,42 @@ fn planned(model: &Model, dump: &Dump) -> Result<Trajectory> {
     sampler.plan(&Schedule::new(&config.schedule)?, &options)
 }
 
-/// The schedule as diffusers would write it, for a dump to change some of.
-fn diffusers_config(schedule: &ScheduleConfig) -> Json {
+/// The rules for choosing timesteps, as diffusers names them.
+const RULES: [&str; 3] = ["leading", "linspace", "trailing"];
+
+/// How diffusers' settings spread the noise ratios.
+fn sigmas(settings: &Map<String, Json>, dump: &Dump) -> Result<SigmaSpacing> {
+    let set = |key: &&str| settings.get(*key).and_then(Json::as_bool).unwrap_or(false);
+    let refused = ["clip_sample", "thresholding", "use_beta_sigmas"];
+    if let Some(key) = refused.iter().find(|key| set(key)) {
+        return Err(dump.refuse(format!(
+            "has a `scheduler` with `{key}`, which no sampler here does"
+        )));
+    }
+    Ok(if set(&"use_karras_sigmas") {
+        SigmaSpacing::Karras
+    } else if set(&"use_exponential_sigmas") {
+        SigmaSpacing::Exponential
+    } else {
+        SigmaSpacing::Normal
+    })
+}
+
+/// Changes some of the model's schedule, by diffusers' names.
+fn change<'a>(
+    config: &mut ModelConfig,
+    dump: &Dump,
+    changes: impl IntoIterator<Item = (&'a str, &'a Json)>,
+) -> Result<()> {
+    let mut whole = diffusers_settings(&config.schedule);
+    for (key, value) in changes {
+        whole[key] = value.clone();
+    }
+    config.read_scheduler(dump.path(), &whole)
+}
+
+/// The schedule as diffusers would write it.
+fn diffusers_settings(schedule: &ScheduleConfig) -> Json {
     json!({
         "beta_schedule": match schedule.beta_schedule {
             BetaSchedule::Linear => "linear",
@@ -102,11 +124,11 @@ fn diffusers_config(schedule: &ScheduleConfig) -> Json {
         "rescale_betas_zero_snr": schedule.zero_terminal_snr,
         "steps_offset": schedule.steps_offset,
         "set_alpha_to_one": schedule.set_alpha_to_one,
-        "timestep_spacing": match schedule.timestep_spacing {
+        "timestep_spacing": schedule.timestep_spacing.map(|rule| match rule {
             TimestepSpacing::Leading => "leading",
             TimestepSpacing::Linspace => "linspace",
             TimestepSpacing::Trailing => "trailing",
-        },
+        }),
     })
 }
 

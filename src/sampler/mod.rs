@@ -82,6 +82,7 @@ impl Sampler {
     /// # Errors
     /// If the steps, the strength or the spacing do not fit the sampler or the schedule.
     pub fn plan(self, schedule: &Schedule, options: &Options) -> Result<Trajectory> {
+        let schedule = &schedule.or_spacing(self.usual_spacing());
         check(schedule, options)?;
         let prediction = schedule.prediction();
         let visited = match self {
@@ -123,6 +124,19 @@ impl Sampler {
             memory,
             rows,
         })
+    }
+
+    /// How timesteps are chosen where the model does not say: as in diffusers' class of this sampler.
+    fn usual_spacing(self) -> TimestepSpacing {
+        match self {
+            Self::Ddpm | Self::Ddim | Self::Plms | Self::Lcm => TimestepSpacing::Leading,
+            Self::Euler
+            | Self::EulerAncestral
+            | Self::Heun
+            | Self::DpmSolver2M
+            | Self::DpmSolver2MSde
+            | Self::UniPc => TimestepSpacing::Linspace,
+        }
     }
 
     /// The steps that are run of those visited, and the state before the first of them.
@@ -326,7 +340,7 @@ mod tests {
         assert!(message(&plain, Sampler::Lcm, Options::new(51)).contains("at most 50 steps"));
         let pure_noise = schedule(|c| {
             c.zero_terminal_snr = true;
-            c.timestep_spacing = TimestepSpacing::Trailing;
+            c.timestep_spacing = Some(TimestepSpacing::Trailing);
         });
         for sampler in Sampler::ALL {
             assert!(message(&pure_noise, sampler, Options::new(20)).contains("v-prediction"));

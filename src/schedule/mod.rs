@@ -133,9 +133,17 @@ impl Schedule {
         self.config.prediction
     }
 
-    /// The rule for choosing timesteps.
+    /// The rule for choosing timesteps: leading, as CompVis has it, where nobody says.
     pub fn spacing(&self) -> TimestepSpacing {
-        self.config.timestep_spacing
+        let rule = self.config.timestep_spacing;
+        rule.unwrap_or(TimestepSpacing::Leading)
+    }
+
+    /// The same levels, with timesteps chosen by `rule` where the configuration does not say.
+    pub fn or_spacing(&self, rule: TimestepSpacing) -> Self {
+        let mut schedule = self.clone();
+        schedule.config.timestep_spacing.get_or_insert(rule);
+        schedule
     }
 
     /// Number of training timesteps.

@@ -15,7 +15,7 @@ impl Schedule {
     pub fn timesteps(&self, steps: usize) -> Vec<usize> {
         let count = self.timestep_count();
         let descending = (0..steps).rev();
-        match self.config.timestep_spacing {
+        match self.spacing() {
             TimestepSpacing::Leading => {
                 let stride = count / steps;
                 let offset = self
@@ -43,7 +43,7 @@ impl Schedule {
     /// diffusers' `DPMSolverMultistepScheduler.set_timesteps` and `UniPCMultistepScheduler.set_timesteps`.
     pub fn timesteps_of_intervals(&self, steps: usize) -> Vec<usize> {
         let count = self.timestep_count();
-        match self.config.timestep_spacing {
+        match self.spacing() {
             TimestepSpacing::Leading => {
                 let stride = count / (steps + 1);
                 let offset = self.config.steps_offset.min(count - 1 - stride * steps);
@@ -93,7 +93,7 @@ mod tests {
 
     fn schedule(timestep_spacing: TimestepSpacing) -> Schedule {
         let config = ScheduleConfig {
-            timestep_spacing,
+            timestep_spacing: Some(timestep_spacing),
             ..ScheduleConfig::default()
         };
         Schedule::new(&config).unwrap()

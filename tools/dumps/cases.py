@@ -229,11 +229,16 @@ def compvis_v(folder: Path) -> None:
     dump.unet("unet.safetensors", model.unet, noise((1, 3, 4, 8), 61), [250], noise((1, 16, 16), 62))
     dump.text("text.safetensors", model.cond_stage_model, prompts(1, 16, 98, 99, 63))
     params = model.params
-    ddim = diffusers.DDIMScheduler(
-        beta_start=params["linear_start"], beta_end=params["linear_end"], beta_schedule="scaled_linear",
-        prediction_type="v_prediction", steps_offset=1, set_alpha_to_one=False, clip_sample=False)
-    components.sampler(folder / "sampler_ddim.safetensors", model.unet, ddim, noise((1, 3, 8, 8), 64), noise((1, 16, 16), 65),
-                       noise((1, 16, 16), 66), 5.0, 20, sampler="ddim")
+    shared = dict(beta_start=params["linear_start"], beta_end=params["linear_end"], beta_schedule="scaled_linear",
+                  prediction_type="v_prediction")
+    # The timestep spacing is each class's own, as the model's configuration says nothing about it.
+    for name, scheduler in (
+        ("ddim", diffusers.DDIMScheduler(steps_offset=1, set_alpha_to_one=False, clip_sample=False, **shared)),
+        ("euler", diffusers.EulerDiscreteScheduler(**shared)),
+        ("dpmpp_2m", diffusers.DPMSolverMultistepScheduler(**shared)),
+    ):
+        components.sampler(folder / f"sampler_{name}.safetensors", model.unet, scheduler, noise((1, 3, 8, 8), 64),
+                           noise((1, 16, 16), 65), noise((1, 16, 16), 66), 5.0, 20, sampler=name.replace("pp_", "++"))
     save_compvis(folder / "model", config, model, half=False)
 
 

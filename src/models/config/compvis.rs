@@ -147,8 +147,9 @@ fn read_sampling(sampling: &Section, config: &mut ModelConfig) -> Result<()> {
         guidance_scale: sampling.real("cfg_scale")?,
     };
     if let Some(spacing) = sampling.text("timestep_spacing")? {
-        config.schedule.timestep_spacing = TimestepSpacing::parse(spacing)
+        let rule = TimestepSpacing::parse(spacing)
             .ok_or_else(|| sampling.unfit("timestep_spacing", TimestepSpacing::EXPECTED))?;
+        config.schedule.timestep_spacing = Some(rule);
     }
     Ok(())
 }

@@ -226,16 +226,10 @@ pub(super) fn schedule(root: &Section) -> Result<ScheduleConfig> {
             return Err(root.unfit("prediction_type", "epsilon, v_prediction or sample"));
         }
     };
-    let timestep_spacing = match root.text("timestep_spacing")? {
-        Some(name) => TimestepSpacing::parse(name)
-            .ok_or_else(|| root.unfit("timestep_spacing", TimestepSpacing::EXPECTED))?,
-        None => match class {
-            "DDIMScheduler" | "DDPMScheduler" | "PNDMScheduler" | "LCMScheduler" => {
-                TimestepSpacing::Leading
-            }
-            _ => TimestepSpacing::Linspace,
-        },
-    };
+    let spacing = root.text("timestep_spacing")?.map(|name| {
+        TimestepSpacing::parse(name)
+            .ok_or_else(|| root.unfit("timestep_spacing", TimestepSpacing::EXPECTED))
+    });
     let low_betas = latent_consistency || class == "HeunDiscreteScheduler";
     Ok(ScheduleConfig {
         beta_schedule,
@@ -250,6 +244,6 @@ pub(super) fn schedule(root: &Section) -> Result<ScheduleConfig> {
         zero_terminal_snr: root.flag("rescale_betas_zero_snr", false)?,
         steps_offset: root.size("steps_offset")?.unwrap_or(0),
         set_alpha_to_one: root.flag("set_alpha_to_one", class != "PNDMScheduler")?,
-        timestep_spacing,
+        timestep_spacing: spacing.transpose()?,
     })
 }

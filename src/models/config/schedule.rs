@@ -19,8 +19,8 @@ pub struct ScheduleConfig {
     pub steps_offset: usize,
     /// Whether the step after the last has no noise left (`alpha_bar = 1`), rather than the first timestep's.
     pub set_alpha_to_one: bool,
-    /// How a few timesteps are chosen among all.
-    pub timestep_spacing: TimestepSpacing,
+    /// How a few timesteps are chosen among all; `None` leaves it to the sampler, as most published configurations do.
+    pub timestep_spacing: Option<TimestepSpacing>,
 }
 
 impl Default for ScheduleConfig {
@@ -35,7 +35,7 @@ impl Default for ScheduleConfig {
             zero_terminal_snr: false,
             steps_offset: 1,
             set_alpha_to_one: false,
-            timestep_spacing: TimestepSpacing::Leading,
+            timestep_spacing: None,
         }
     }
 }
