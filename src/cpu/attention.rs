@@ -148,7 +148,7 @@ fn pack_keys(sizes: Sizes, k: &[f32], image: usize, head: usize, packed: &mut [L
                     start: sizes.start(image, sizes.keys, first, head),
                     rows: (sizes.keys - first).min(HALF),
                 };
-                simd::pack(stripe, &order, packed, half * HALF);
+                simd::pack(stripe, &order, packed, half);
             }
         });
 }

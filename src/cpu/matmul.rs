@@ -9,7 +9,7 @@
 //! result is cut into tasks and tiles changes nothing. So tasks may follow the number of threads.
 
 use super::epilogue::Finish;
-use super::simd::{self, HALF, Lane, Row, Stored, Stripe, WIDTH};
+use super::simd::{self, Lane, Row, Stored, Stripe, WIDTH};
 use crate::plan::pack::Depth;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -134,7 +134,7 @@ fn run(task: &mut Task, rows: &impl Rows, factor: &Factor, finish: &Finish, scra
                 let order = factor.depth.order(block);
                 let panel = &mut panel[..order.len()];
                 for (half, outputs) in halves.iter().enumerate() {
-                    simd::pack(factor.stripe(outputs, block), &order, panel, half * HALF);
+                    simd::pack(factor.stripe(outputs, block), &order, panel, half);
                 }
                 simd::product(gathered, panel, halves[1].is_empty(), sums, slab + i > 0);
             }

@@ -42,75 +42,110 @@ fn tile_of<const V: usize>(a: &[Row], b: &[Lane], out: &mut [Lane], add: bool) {
     by_rows!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
 }
 
+/// Does something for each of `$M` rows, at most 16. Written out, since where the compiler leaves a loop, rows stay in memory.
+macro_rules! for_rows {
+    ($M:ident, $m:ident => $body:block) => {
+        for_rows!($M, $m => $body; 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    ($M:ident, $m:ident => $body:block; $($row:literal)+) => {
+        $(if $row < $M {
+            let $m = $row;
+            $body
+        })+
+    };
+}
+
 #[target_feature(enable = "avx512f")]
 fn tile<const M: usize, const V: usize>(a: &[Row; M], b: &[Lane], out: &mut [Lane; M], add: bool) {
     let mut sums = [[_mm512_setzero_ps(); V]; M];
     for (k, lane) in b[..b.len().min(BLOCK)].iter().enumerate() {
-        let lane: &[[f32; HALF]; 2] = bytemuck::cast_ref(lane);
-        let mut column = [_mm512_setzero_ps(); V];
-        for v in 0..V {
-            column[v] = bytemuck::cast(lane[v]);
-        }
-        for m in 0..M {
+        let [left, right] = bytemuck::must_cast::<Lane, [__m512; 2]>(*lane);
+        for_rows!(M, m => {
             let factor = _mm512_set1_ps(a[m][k]);
-            for v in 0..V {
-                sums[m][v] = _mm512_fmadd_ps(factor, column[v], sums[m][v]);
+            sums[m][0] = _mm512_fmadd_ps(factor, left, sums[m][0]);
+            if V > 1 {
+                sums[m][V - 1] = _mm512_fmadd_ps(factor, right, sums[m][V - 1]);
             }
-        }
+        });
     }
-    for m in 0..M {
-        let out: &mut [[f32; HALF]; 2] = bytemuck::cast_mut(&mut out[m]);
+    for_rows!(M, m => {
+        let out: &mut [[f32; HALF]; 2] = bytemuck::must_cast_mut(&mut out[m]);
         for v in 0..V {
             let sum = if add {
-                _mm512_add_ps(bytemuck::cast(out[v]), sums[m][v])
+                _mm512_add_ps(bytemuck::must_cast(out[v]), sums[m][v])
             } else {
                 sums[m][v]
             };
-            out[v] = bytemuck::cast(sum);
+            out[v] = bytemuck::must_cast(sum);
         }
-    }
+    });
 }
 
 #[target_feature(enable = "avx512f,f16c")]
-pub(super) fn pack(stripe: Stripe, order: &[usize], out: &mut [Lane], first: usize) {
+pub(super) fn pack(stripe: Stripe, order: &[usize], out: &mut [Lane], half: usize) {
     let whole = if stripe.rows == HALF {
-        order.len() / HALF * HALF
+        match stripe.matrix.dtype {
+            Dtype::F16 => pack_whole::<F16, 32>(stripe, order, out, half),
+            Dtype::BF16 => pack_whole::<BF16, 32>(stripe, order, out, half),
+            Dtype::F32 => pack_whole::<F32, 64>(stripe, order, out, half),
+        }
     } else {
         0
     };
-    for (i, order) in order[..whole].chunks_exact(HALF).enumerate() {
-        let mut block = [_mm512_setzero_ps(); HALF];
-        for (row, vector) in block.iter_mut().enumerate() {
-            let at = stripe.start + row * stripe.pitch + i * HALF;
-            *vector = load(stripe.matrix.dtype, stripe.matrix.bytes, at);
-        }
-        let block = transpose(block);
-        for (place, vector) in order.iter().zip(block) {
-            if let Some(lane) = out[*place][first..].first_chunk_mut::<HALF>() {
-                *lane = bytemuck::cast(vector);
-            }
-        }
-    }
-    portable::pack(stripe, whole, order, out, first);
+    portable::pack(stripe, whole, order, out, half);
 }
 
-/// Sixteen stored numbers from element `at` on.
+const F16: u8 = 0;
+const BF16: u8 = 1;
+const F32: u8 = 2;
+
+/// Packs blocks of 16 by 16 numbers, each row of them `BYTES` long; returns how many columns that covers.
+#[target_feature(enable = "avx512f,f16c")]
+fn pack_whole<const DTYPE: u8, const BYTES: usize>(
+    stripe: Stripe,
+    order: &[usize],
+    out: &mut [Lane],
+    half: usize,
+) -> usize {
+    const ROWS: usize = HALF;
+    let size = BYTES / HALF;
+    let (blocks, _) = order.as_chunks::<HALF>();
+    let mut rows: [&[[u8; BYTES]]; ROWS] = [&[]; ROWS];
+    for (i, row) in rows.iter_mut().enumerate() {
+        let start = (stripe.start + i * stripe.pitch) * size;
+        *row = stripe.matrix.bytes[start..start + order.len() * size]
+            .as_chunks()
+            .0;
+    }
+    for (i, places) in blocks.iter().enumerate() {
+        let mut block = [_mm512_setzero_ps(); ROWS];
+        for_rows!(ROWS, m => { block[m] = convert::<DTYPE>(&rows[m][i]); });
+        let block = transpose(block);
+        for_rows!(ROWS, m => {
+            let lane: &mut [[f32; HALF]; 2] = bytemuck::must_cast_mut(&mut out[places[m]]);
+            lane[half] = bytemuck::must_cast(block[m]);
+        });
+    }
+    blocks.len() * HALF
+}
+
+/// Sixteen stored numbers as f32.
 #[inline]
 #[target_feature(enable = "avx512f,f16c")]
-fn load(dtype: Dtype, bytes: &[u8], at: usize) -> __m512 {
-    match dtype {
-        Dtype::F16 => _mm512_cvtph_ps(bytemuck::cast(array::<32>(bytes, at * 2))),
-        Dtype::BF16 => {
-            let halves = _mm512_cvtepu16_epi32(bytemuck::cast(array::<32>(bytes, at * 2)));
+fn convert<const DTYPE: u8>(bytes: &[u8]) -> __m512 {
+    match DTYPE {
+        F16 => _mm512_cvtph_ps(bytemuck::must_cast(chunk::<32>(bytes))),
+        BF16 => {
+            let halves = _mm512_cvtepu16_epi32(bytemuck::must_cast(chunk::<32>(bytes)));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
         }
-        Dtype::F32 => bytemuck::cast(array::<64>(bytes, at * 4)),
+        _ => bytemuck::must_cast(chunk::<64>(bytes)),
     }
 }
 
 #[inline(always)]
-fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    *bytes[at..].first_chunk().unwrap_or(&[0; N])
+fn chunk<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    *bytes.first_chunk().unwrap_or(&[0; N])
 }
 
 /// The transpose of sixteen vectors: pairs, then quadruples within each quarter, then the quarters.

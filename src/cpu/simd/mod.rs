@@ -125,18 +125,18 @@ pub(super) fn product(a: &[Row], b: &[Lane], narrow: bool, out: &mut [Lane], add
     portable::product(a, b, narrow, out, add);
 }
 
-/// Transposes a stripe into half a panel: element `k` of the stripe's row `j` becomes `out[order[k]][first + j]`; columns
-/// beyond the stripe's rows become zero.
-pub(super) fn pack(stripe: Stripe, order: &[usize], out: &mut [Lane], first: usize) {
+/// Transposes a stripe into half a panel: element `k` of the stripe's row `j` becomes column `j` of that half in lane
+/// `order[k]`; columns beyond the stripe's rows become zero.
+pub(super) fn pack(stripe: Stripe, order: &[usize], out: &mut [Lane], half: usize) {
     #[cfg(target_arch = "x86_64")]
     match *ISA {
         // SAFETY: this instruction set was detected.
-        Isa::Avx512 => return unsafe { avx512::pack(stripe, order, out, first) },
+        Isa::Avx512 => return unsafe { avx512::pack(stripe, order, out, half) },
         // SAFETY: this instruction set was detected.
-        Isa::Avx2 => return unsafe { avx2::pack(stripe, order, out, first) },
+        Isa::Avx2 => return unsafe { avx2::pack(stripe, order, out, half) },
         Isa::Portable => {}
     }
-    portable::pack(stripe, 0, order, out, first);
+    portable::pack(stripe, 0, order, out, half);
 }
 
 /// Runs a loop with the machine's widest vectors.

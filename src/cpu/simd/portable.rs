@@ -48,9 +48,9 @@ fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
 }
 
 /// As [`super::pack`], for the stripe's columns from `from` on.
-pub(super) fn pack(stripe: Stripe, from: usize, order: &[usize], out: &mut [Lane], first: usize) {
+pub(super) fn pack(stripe: Stripe, from: usize, order: &[usize], out: &mut [Lane], half: usize) {
     for (k, place) in order.iter().enumerate().skip(from) {
-        let lane = &mut out[*place][first..first + HALF];
+        let lane = &mut out[*place][half * HALF..][..HALF];
         let (filled, rest) = lane.split_at_mut(stripe.rows.min(HALF));
         for (row, value) in filled.iter_mut().enumerate() {
             *value = stripe.matrix.get(stripe.start + row * stripe.pitch + k);
