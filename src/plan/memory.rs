@@ -1,10 +1,13 @@
 //! Where values live: lifetimes to offsets in one arena.
 //!
-//! Largest first, each into the tightest gap left by those it lives together with. On the graphs here that ends within a few
-//! percent of the lower bound, in a few milliseconds, and it is short enough to be read.
+//! Largest first, each into the tightest gap left by those it lives together with. Networks have many values of one size, and
+//! which of these comes first decides a tenth of the arena, so two orders are tried and the better one is kept. That ends at the
+//! lower bound on nearly every graph here, in a few milliseconds, and it is short enough to be read.
 //!
 //! # Source
 //! Pisarchyk and Lee, arXiv:2001.03288, section 5.2 (greedy by size).
+
+use std::cmp::Reverse;
 
 /// Offsets are multiples of this many bytes: a cache line on the CPU, a memory transaction on a GPU.
 pub const ALIGNMENT: usize = 256;
@@ -41,15 +44,32 @@ pub struct Layout {
 
 /// Lays out `intervals` so that no two that live at the same step overlap.
 pub fn lay_out(intervals: &[Interval]) -> Layout {
-    let size = |interval: &Interval| interval.bytes.next_multiple_of(ALIGNMENT);
     let mut order: Vec<usize> = (0..intervals.len())
         .filter(|&i| intervals[i].bytes > 0)
         .collect();
-    order.sort_by_key(|&i| (std::cmp::Reverse(intervals[i].bytes), i));
+    order.sort_by_key(|&i| (Reverse(intervals[i].bytes), i));
+    let in_time = place(intervals, &order);
+    order.sort_by_key(|&i| {
+        let interval = &intervals[i];
+        (
+            Reverse(interval.bytes),
+            Reverse(interval.last - interval.first),
+        )
+    });
+    let longest_first = place(intervals, &order);
+    if longest_first.bytes < in_time.bytes {
+        longest_first
+    } else {
+        in_time
+    }
+}
+
+/// Gives the intervals their offsets in the given order.
+fn place(intervals: &[Interval], order: &[usize]) -> Layout {
     let mut offsets = vec![0usize; intervals.len()];
     // Placed intervals by offset, so that gaps are met from left to right.
     let mut placed: Vec<usize> = Vec::with_capacity(order.len());
-    for &index in &order {
+    for &index in order {
         let needed = size(&intervals[index]);
         let (mut end, mut best) = (0, None::<(usize, usize)>);
         for &other in placed
@@ -74,13 +94,18 @@ pub fn lay_out(intervals: &[Interval]) -> Layout {
     Layout {
         bytes,
         sum_bytes: intervals.iter().map(size).sum(),
-        lower_bound_bytes: lower_bound(intervals, size),
+        lower_bound_bytes: lower_bound(intervals),
         offsets,
     }
 }
 
+/// The bytes an interval takes in the arena.
+fn size(interval: &Interval) -> usize {
+    interval.bytes.next_multiple_of(ALIGNMENT)
+}
+
 /// The most bytes alive at one step.
-fn lower_bound(intervals: &[Interval], size: impl Fn(&Interval) -> usize) -> usize {
+fn lower_bound(intervals: &[Interval]) -> usize {
     let steps = intervals.iter().map(|i| i.last + 1).max().unwrap_or(0);
     let mut change = vec![0isize; steps + 1];
     for interval in intervals {
