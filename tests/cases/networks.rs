@@ -1,0 +1,171 @@
+//! Whole networks of several sizes, and inputs for them: what the tests of plans and models run, and the benchmarks time.
+
+use latent_diffusion::models::config::{
+    Attention, AutoencoderConfig, AutoencoderLevel, ClipActivation, ClipConfig, ModelConfig,
+    UNetConfig, UNetLevel,
+};
+use latent_diffusion::models::{autoencoder, clip, unet};
+use latent_diffusion::rng::Noise;
+use latent_diffusion::{Graph, Tensor};
+
+/// A network at one size.
+pub struct Network {
+    /// Which of a model's.
+    pub name: &'static str,
+    /// The network, unfused.
+    pub graph: Graph,
+}
+
+/// Stable Diffusion 1.x in everything but size: four levels, the last without attention.
+pub fn tiny() -> ModelConfig {
+    let transformer = |heads| Attention::Transformer { heads, depth: 1 };
+    let level = |channels, attention| UNetLevel {
+        channels,
+        res_blocks: 1,
+        attention,
+    };
+    let unet = UNetConfig {
+        model_channels: 24,
+        levels: vec![
+            level(24, transformer(3)),
+            level(40, transformer(2)),
+            level(48, transformer(2)),
+            level(48, Attention::None),
+        ],
+        middle: transformer(1),
+        context_dim: Some(20),
+        norm_groups: 8,
+        ..parts(ModelConfig::stable_diffusion_1()).0
+    };
+    let width = |channels, attention| AutoencoderLevel {
+        channels,
+        attention,
+    };
+    let autoencoder = AutoencoderConfig {
+        base_channels: 12,
+        levels: vec![width(12, false), width(20, true), width(28, false)],
+        res_blocks: 1,
+        norm_groups: 4,
+        ..parts(ModelConfig::stable_diffusion_1()).1
+    };
+    let text = ClipConfig {
+        vocab: 99,
+        width: 20,
+        layers: 2,
+        heads: 4,
+        mlp: 48,
+        positions: 9,
+        ..parts(ModelConfig::stable_diffusion_1()).2
+    };
+    model(unet, autoencoder, text)
+}
+
+/// The sizes of the embedded demo model.
+pub fn demo() -> ModelConfig {
+    let transformer = |heads| Attention::Transformer { heads, depth: 1 };
+    let level = |channels, attention| UNetLevel {
+        channels,
+        res_blocks: 1,
+        attention,
+    };
+    let unet = UNetConfig {
+        model_channels: 64,
+        levels: vec![
+            level(64, Attention::None),
+            level(128, transformer(4)),
+            level(128, transformer(4)),
+        ],
+        middle: transformer(4),
+        context_dim: Some(128),
+        ..parts(ModelConfig::stable_diffusion_1()).0
+    };
+    let autoencoder = AutoencoderConfig {
+        base_channels: 32,
+        levels: [32, 64, 64]
+            .map(|channels| AutoencoderLevel {
+                channels,
+                attention: false,
+            })
+            .to_vec(),
+        res_blocks: 1,
+        norm_groups: 16,
+        ..parts(ModelConfig::stable_diffusion_1()).1
+    };
+    let text = ClipConfig {
+        vocab: 748,
+        width: 128,
+        layers: 4,
+        heads: 4,
+        mlp: 512,
+        positions: 32,
+        activation: ClipActivation::QuickGelu,
+        ..parts(ModelConfig::stable_diffusion_1()).2
+    };
+    model(unet, autoencoder, text)
+}
+
+/// The four networks of a model, for a batch of latents of the given height and width.
+pub fn networks(model: &ModelConfig, batch: usize, latent: [usize; 2]) -> Vec<Network> {
+    let (unet, autoencoder, text) = parts(model.clone());
+    let pixels = latent.map(|side| side * autoencoder.factor());
+    let graphs = [
+        ("unet", unet::build(&unet, batch, latent, text.positions)),
+        (
+            "decoder",
+            autoencoder::build_decoder(&autoencoder, batch, latent),
+        ),
+        (
+            "encoder",
+            autoencoder::build_encoder(&autoencoder, batch, pixels),
+        ),
+        ("text", clip::build(&text, batch, text.positions)),
+    ];
+    let network = |(name, graph): (_, latent_diffusion::Result<Graph>)| Network {
+        name,
+        graph: graph.unwrap_or_else(|error| panic!("{name}: {error}")),
+    };
+    graphs.map(network).into()
+}
+
+/// Inputs of the right kind for every input of a network; those of image `i` depend on `i` and not on the batch.
+pub fn inputs(graph: &Graph) -> Vec<(String, Tensor)> {
+    let draw = |(name, value)| {
+        let shape = graph.shape(value);
+        let item = shape.with_batch(1);
+        let image = |image: usize| {
+            let exact = |limit: usize| {
+                Tensor::from_fn(item, |i| ((31 * image + 17 * i + 5) % limit) as f32)
+            };
+            match name {
+                "timestep" => exact(1000),
+                "pooled_token" => exact(4),
+                "input_ids" => exact(99),
+                _ => {
+                    let noise = Noise::cpu(image as u64).normal(item.len());
+                    Tensor::from_fn(item, |i| noise[i])
+                }
+            }
+        };
+        let images: Vec<Tensor> = (0..shape.batch()).map(image).collect();
+        let tensor = Tensor::stack(&images).expect("images of one shape");
+        (name.to_owned(), tensor)
+    };
+    graph.inputs().map(draw).collect()
+}
+
+fn model(unet: UNetConfig, autoencoder: AutoencoderConfig, text: ClipConfig) -> ModelConfig {
+    ModelConfig {
+        unet: Some(unet),
+        autoencoder: Some(autoencoder),
+        text: Some(text),
+        ..ModelConfig::default()
+    }
+}
+
+/// The networks of a model that has all three.
+pub fn parts(model: ModelConfig) -> (UNetConfig, AutoencoderConfig, ClipConfig) {
+    match (model.unet, model.autoencoder, model.text) {
+        (Some(unet), Some(autoencoder), Some(text)) => (unet, autoencoder, text),
+        _ => panic!("the model has a network missing"),
+    }
+}
