@@ -25,7 +25,7 @@ pub fn open(args: &ModelArgs, console: &Console) -> Result<Model> {
     let mut model = match &args.model {
         None => {
             console.note("no --model given: this is the built-in demo model");
-            demo()?
+            Model::demo()?
         }
         Some(path) => named(path, args)?,
     };
@@ -49,14 +49,14 @@ fn named(path: &Path, args: &ModelArgs) -> Result<Model> {
         .and_then(|path| path.strip_prefix("synthetic:"))
     else {
         return match path.to_str() {
-            Some("demo") if !path.exists() => demo(),
+            Some("demo") if !path.exists() => Model::demo(),
             _ => Model::open(path, &options),
         };
     };
     match name {
         "sd1" => synthetic(path, ModelConfig::stable_diffusion_1()),
         "sd2" => synthetic(path, ModelConfig::stable_diffusion_2()),
-        "demo" => synthetic(path, demo()?.config),
+        "demo" => synthetic(path, Model::demo()?.config),
         folder => {
             options.synthetic = Some(SYNTHETIC_SEED);
             Model::open(folder, &options)
@@ -64,7 +64,7 @@ fn named(path: &Path, args: &ModelArgs) -> Result<Model> {
     }
 }
 
-/// A model of random weights.
+/// A model of random weights. Prompts are read with the demo's tokenizer: any of its ids will do.
 fn synthetic(name: &Path, config: ModelConfig) -> Result<Model> {
     let weights = Weights::synthetic(SYNTHETIC_SEED);
     let files = ModelFiles {
@@ -75,14 +75,7 @@ fn synthetic(name: &Path, config: ModelConfig) -> Result<Model> {
         tokenizer: None,
         config,
     };
-    Model::new(files, None)
-}
-
-/// The model inside the program.
-fn demo() -> Result<Model> {
-    Err(Error::request(
-        "no demo model is built in yet: name a model with --model",
-    ))
+    Model::new(files, Some(Model::demo()?.tokenizer()?.clone()))
 }
 
 /// Where the Hugging Face tools keep what they download.

@@ -9,6 +9,7 @@
 //! sum. Images are decoded one at a time for the same reason. The pipeline neither reads arguments nor writes files: it takes
 //! tensors and gives tensors, and reports through one callback.
 
+mod demo;
 mod denoise;
 mod latent;
 mod model;

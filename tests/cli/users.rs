@@ -20,6 +20,30 @@ fn infotext(place: &Place, lines: &[&str]) -> Infotext {
 }
 
 #[test]
+fn somebody_who_has_just_built_it() {
+    let place = Place::new();
+    let run = place.ldm(&["--steps", "1"]);
+    let read = infotext(&place, &run.lines());
+    assert_eq!(
+        (read.model.as_deref(), read.width, read.height),
+        (Some("demo"), 64, 64)
+    );
+    assert_eq!(read.prompt, "a red balloon over snowy mountains at sunset");
+    assert!(
+        run.stderr.contains("built-in demo model") && run.stderr.contains("no prompt given"),
+        "{}",
+        run.stderr
+    );
+    // Of random weights in the demo's shapes, prompts are read with its tokenizer.
+    place
+        .ldm(&["-m", "synthetic:demo", "-p", "x", "--steps", "1", "-q"])
+        .lines();
+    place
+        .ldm(&["-m", "synthetic:sd3", "-p", "x"])
+        .refused(3, &["sd3"]);
+}
+
+#[test]
 fn stable_diffusion_cpp() {
     let place = Place::new();
     let file = model().join("model.safetensors");
