@@ -3,6 +3,7 @@
     pip install torch==2.11.0 diffusers==0.42.1 transformers==5.23.0 safetensors pyyaml
     python tools/dumps/make.py                              # tests/data/parity, all cases
     python tools/dumps/make.py --demo assets/demo --out DIR # dumps of the demo model, from its PyTorch twin
+    python tools/dumps/make.py --diffusers MODEL --out DIR  # dumps of any Stable Diffusion 1 or 2 in diffusers' layout
 
 Each case is a folder: `model/` is what `ldm parity --model` is given, each `*.safetensors` beside it is a dump. Seeded:
 the same versions write the same tensors (the order of a file's metadata may differ).
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 from cases import CASES
 from demo import demo
+from folder import folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,12 +26,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "tests/data/parity", help="folder to write into")
     parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES), help="cases to write")
     parser.add_argument("--demo", type=Path, metavar="MODEL", help="write dumps of this demo folder instead")
+    parser.add_argument("--diffusers", type=Path, metavar="MODEL", help="write dumps of this diffusers folder instead")
+    parser.add_argument("--side", type=int, default=32, help="side of the latents, with --diffusers")
+    parser.add_argument("--steps", type=int, default=20, help="steps of the trajectory, with --diffusers")
     arguments = parser.parse_args()
     # One thread sums in one order: the same values on every machine of one kind.
     torch.set_num_threads(1)
     with torch.no_grad():
         if arguments.demo:
             demo(arguments.demo, arguments.out)
+            return
+        if arguments.diffusers:
+            folder(arguments.diffusers, arguments.out, arguments.side, arguments.steps)
             return
         for name in arguments.only:
             shutil.rmtree(arguments.out / name, ignore_errors=True)
