@@ -37,7 +37,7 @@ pub struct Trajectory {
     /// The first state is `latent` times the encoded image plus `noise` times standard normal noise; from noise alone,
     /// `latent` is 0.
     pub start: Start,
-    /// How many earlier results are kept, 0 to [`MAX_MEMORY`].
+    /// How many earlier results are kept, 0 to [`MAX_MEMORY`](super::MAX_MEMORY).
     pub memory: usize,
     /// The calls of the network, in order.
     pub rows: Vec<Row>,
