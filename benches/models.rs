@@ -19,7 +19,7 @@ fn settings() -> Criterion {
         .sample_size(10)
         .warm_up_time(Duration::from_millis(100))
         .measurement_time(Duration::from_secs(1))
-        .nresamples(1000)
+        .nresamples(2000)
 }
 
 /// UNet step, decode, encode and text of two models.

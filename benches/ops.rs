@@ -20,7 +20,7 @@ fn settings() -> Criterion {
         .sample_size(10)
         .warm_up_time(Duration::from_millis(20))
         .measurement_time(Duration::from_millis(150))
-        .nresamples(1000)
+        .nresamples(2000)
 }
 
 fn operations(criterion: &mut Criterion) {
