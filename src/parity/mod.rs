@@ -12,6 +12,7 @@ pub use dump::{Component, Dump};
 
 use crate::backend::Backend;
 use crate::error::Result;
+use crate::graph::Value;
 use crate::pipeline::Model;
 use crate::tensor::{Shape, Tensor};
 use network::Network;
@@ -107,31 +108,41 @@ fn check_network<B: Backend>(
         let ours = network::output(&session, report.component, name)?;
         report
             .outputs
-            .push(compare(name, ours, reference, report.tolerance));
+            .push(compare(name, ours, reference, report.tolerance)?);
     }
     drop(session);
-    if dump.nodes().is_empty() {
-        return Ok(());
-    }
-    let mut graph = network.graph.clone();
+    observe(backend, &network, dump, report)
+}
+
+/// Runs the network again with every node of the dump observed, and notes the first that departs.
+fn observe<B: Backend>(
+    backend: &Arc<B>,
+    network: &Network,
+    dump: &Dump,
+    report: &mut Report,
+) -> Result<()> {
     let mut observed = vec![];
     for (path, reference) in dump.nodes() {
         let found = network.graph.find(path);
-        let expected = nhwc(reference.shape());
-        match found.filter(|&value| alike(graph.shape(value), expected)) {
+        let fits = |value: &Value| alike(network.graph.shape(*value), nhwc(reference.shape()));
+        match found.filter(fits) {
             Some(value) => observed.push((value, path)),
             None => report.unknown_nodes.push(path.clone()),
         }
     }
+    if observed.is_empty() {
+        return Ok(());
+    }
     observed.sort();
     let label = |path: &str| format!("node.{path}");
+    let mut graph = network.graph.clone();
     for (value, path) in &observed {
         graph.output(&label(path), *value);
     }
     let session = network.run(backend, graph)?;
     for (_, path) in observed {
         let ours = session.get(&label(path))?;
-        let comparison = compare(path, ours, &dump.nodes()[path], report.tolerance);
+        let comparison = compare(path, ours, &dump.nodes()[path], report.tolerance)?;
         if !comparison.pass {
             report.departure = Some(comparison);
             break;
@@ -155,31 +166,26 @@ fn check_trajectory<B: Backend>(
         let ours = trajectory::run(backend, model, dump)?;
         report
             .outputs
-            .push(compare(name, ours, reference, report.tolerance));
+            .push(compare(name, ours, reference, report.tolerance)?);
     }
     Ok(())
 }
 
 /// Holds `ours`, channels last, against `reference`, as the dump has it.
-fn compare(name: &str, ours: Tensor, reference: &Tensor, tolerance: f64) -> Comparison {
+fn compare(name: &str, ours: Tensor, reference: &Tensor, tolerance: f64) -> Result<Comparison> {
     let expected = reference.nchw_to_nhwc();
-    let ours = aligned(ours, expected.shape());
+    let ours = match alike(ours.shape(), expected.shape()) {
+        true => Tensor::new(expected.shape(), ours.into_data())?,
+        false => ours,
+    };
     let relative_error = ours.relative_error(&expected);
-    Comparison {
+    Ok(Comparison {
         name: name.to_owned(),
         shape: reference.shape(),
         relative_error,
         max_abs_error: ours.max_abs_error(&expected),
         pass: relative_error <= tolerance,
-    }
-}
-
-/// `ours` under the shape `expected` where that is the same tensor.
-fn aligned(ours: Tensor, expected: Shape) -> Tensor {
-    match alike(ours.shape(), expected).then(|| ours.clone().reshape(expected)) {
-        Some(Ok(reshaped)) => reshaped,
-        _ => ours,
-    }
+    })
 }
 
 /// Whether two shapes may be of one tensor, as an image and as tokens: the elements are in the same order then.
