@@ -5,7 +5,7 @@
 //! cache: softmax needs no running maximum, no rescaling, and memory does not grow with the square of the tokens.
 
 use super::math;
-use super::simd::{self, BLOCK, HALF, Lane, Loop, Row, Stored, Stripe, WIDTH};
+use super::simd::{self, Ahead, BLOCK, HALF, Lane, Loop, Row, Stored, Stripe, WIDTH};
 use crate::ops::{Attention, Slice};
 use crate::plan::pack::Depth;
 use crate::tensor::Shape;
@@ -147,6 +147,7 @@ fn pack_keys(sizes: Sizes, k: &[f32], image: usize, head: usize, packed: &mut [L
                     pitch: sizes.channels,
                     start: sizes.start(image, sizes.keys, first, head),
                     rows: (sizes.keys - first).min(HALF),
+                    columns: sizes.head,
                 };
                 simd::pack(stripe, &order, packed, half);
             }
@@ -222,7 +223,14 @@ fn attend(
     for (index, panel) in keys.chunks(sizes.head).enumerate() {
         let narrow = sizes.keys - index * WIDTH <= HALF;
         for (i, (channels, queries)) in depth.blocks().zip(queries.chunks(height)).enumerate() {
-            simd::product(queries, &panel[channels], narrow, sums, i > 0);
+            simd::product(
+                queries,
+                &panel[channels],
+                narrow,
+                sums,
+                i > 0,
+                &Ahead::default(),
+            );
         }
         let column = index * WIDTH % BLOCK;
         let rows = &mut logits[index * WIDTH / BLOCK * height..][..height];
@@ -239,7 +247,14 @@ fn attend(
     for (index, panel) in values.chunks(sizes.keys).enumerate() {
         let columns = index * WIDTH..((index + 1) * WIDTH).min(sizes.head);
         for (i, (values, logits)) in panel.chunks(BLOCK).zip(logits.chunks(height)).enumerate() {
-            simd::product(logits, values, columns.len() <= HALF, sums, i > 0);
+            simd::product(
+                logits,
+                values,
+                columns.len() <= HALF,
+                sums,
+                i > 0,
+                &Ahead::default(),
+            );
         }
         for ((output, sums), total) in task.output.iter_mut().zip(&*sums).zip(&*totals) {
             let output = &mut output[columns.clone()];

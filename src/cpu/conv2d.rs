@@ -63,8 +63,13 @@ impl Loop for Gather<'_, '_> {
         let [filter_h, filter_w] = windows.filter;
         let (stride, padding) = (windows.op.stride, windows.op.padding);
         let run = self.channels.len();
-        for (row, out) in self.rows.zip(self.out) {
-            let (image, y, x) = (row / (height * width), row / width % height, row % width);
+        let first = self.rows.start;
+        let [mut image, mut y, mut x] = [
+            first / (height * width),
+            first / width % height,
+            first % width,
+        ];
+        for out in self.out {
             for i in 0..filter_h {
                 let source_y = windows.source(y * stride + i, padding.top, h);
                 for j in 0..filter_w {
@@ -80,6 +85,13 @@ impl Loop for Gather<'_, '_> {
                         (Some(out), Some(pixel)) if run == RUN => *out = *pixel,
                         _ => out.copy_from_slice(pixel),
                     }
+                }
+            }
+            x += 1;
+            if x == width {
+                (x, y) = (0, y + 1);
+                if y == height {
+                    (y, image) = (0, image + 1);
                 }
             }
         }

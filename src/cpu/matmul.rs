@@ -9,7 +9,7 @@
 //! result is cut into tasks and tiles changes nothing. So tasks may follow the number of threads.
 
 use super::epilogue::Finish;
-use super::simd::{self, Lane, Row, Stored, Stripe, WIDTH};
+use super::simd::{self, Ahead, Lane, Row, Stored, Stripe, WIDTH};
 use crate::plan::pack::Depth;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -121,6 +121,8 @@ fn run(task: &mut Task, rows: &impl Rows, factor: &Factor, finish: &Finish, scra
         panel,
         sums,
     } = scratch;
+    let mut ahead = Ahead::default();
+    let mut order = Vec::new();
     for (slab, slab_blocks) in blocks.chunks(at_once).enumerate() {
         gathered.resize(slab_blocks.len() * height, [0.0; simd::BLOCK + 16]);
         for (block, gathered) in slab_blocks.iter().zip(gathered.chunks_mut(height)) {
@@ -130,13 +132,27 @@ fn run(task: &mut Task, rows: &impl Rows, factor: &Factor, finish: &Finish, scra
             for (i, (block, gathered)) in
                 slab_blocks.iter().zip(gathered.chunks(height)).enumerate()
             {
-                let halves = finish.halves(index);
-                let order = factor.depth.order(block);
-                let panel = &mut panel[..order.len()];
-                for (half, outputs) in halves.iter().enumerate() {
-                    simd::pack(factor.stripe(outputs, block), &order, panel, half);
+                let stripes = factor.stripes(finish, index, block);
+                if order.len() != stripes[0].columns {
+                    order = factor.depth.order(block);
                 }
-                simd::product(gathered, panel, halves[1].is_empty(), sums, slab + i > 0);
+                let panel = &mut panel[..order.len()];
+                for (half, stripe) in stripes.into_iter().enumerate() {
+                    simd::pack(stripe, &order, panel, half);
+                }
+                let next = match slab_blocks.get(i + 1) {
+                    Some(block) => Some((index, block)),
+                    None if index + 1 < task.panels.end => Some((index + 1, &slab_blocks[0])),
+                    None => blocks
+                        .get((slab + 1) * at_once)
+                        .map(|block| (task.panels.start, block)),
+                };
+                ahead.ask(
+                    next.into_iter()
+                        .flat_map(|(index, block)| factor.stripes(finish, index, block)),
+                );
+                let narrow = stripes[1].rows == 0;
+                simd::product(gathered, panel, narrow, sums, slab + i > 0, &ahead);
             }
         }
     }
@@ -147,14 +163,16 @@ fn run(task: &mut Task, rows: &impl Rows, factor: &Factor, finish: &Finish, scra
 }
 
 impl Factor<'_> {
-    /// The weights of a block of channels that become half a panel.
-    fn stripe(&self, outputs: &Range<usize>, block: &Range<usize>) -> Stripe<'_> {
-        let pitch = self.depth.channels() * self.depth.taps();
-        Stripe {
+    /// The weights of a block of channels that become each half of a panel.
+    fn stripes(&self, finish: &Finish, panel: usize, block: &Range<usize>) -> [Stripe<'_>; 2] {
+        let taps = self.depth.taps();
+        let pitch = self.depth.channels() * taps;
+        finish.halves(panel).map(|outputs| Stripe {
             matrix: self.stored,
             pitch,
-            start: outputs.start * pitch + block.start * self.depth.taps(),
+            start: outputs.start * pitch + block.start * taps,
             rows: outputs.len(),
-        }
+            columns: block.len() * taps,
+        })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A tile of 6 rows and 16 columns keeps 12 of the 16 registers as accumulators.
 
-use super::{BLOCK, HALF, Lane, Loop, Row, Stripe, portable, tile_rows};
+use super::{Ahead, BLOCK, HALF, Lane, Loop, Row, Stripe, portable, prefetch, tile_rows};
 use std::arch::x86_64::*;
 
 /// The highest tile.
@@ -17,9 +17,18 @@ pub(super) fn run(work: impl Loop) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn product(a: &[Row], b: &[Lane], narrow: bool, out: &mut [Lane], add: bool) {
+pub(super) fn product(
+    a: &[Row],
+    b: &[Lane],
+    narrow: bool,
+    out: &mut [Lane],
+    add: bool,
+    ahead: &Ahead,
+) {
     let rows = tile_rows(a.len(), ROWS);
-    for (a, out) in a.chunks(rows).zip(out.chunks_mut(rows)) {
+    let parts = ahead.parts(a.len().div_ceil(rows));
+    for ((a, out), ahead) in a.chunks(rows).zip(out.chunks_mut(rows)).zip(parts) {
+        ahead.iter().for_each(|line| prefetch(line));
         for half in 0..if narrow { 1 } else { 2 } {
             macro_rules! by_rows {
                 ($($rows:literal)+) => {

@@ -3,7 +3,7 @@
 //! A tile of 14 rows and 32 columns keeps 28 of the 32 registers as accumulators. Per step along the sum it takes two loads of the panel
 //! and 14 broadcasts for 28 multiply-adds, so the two multiply-add units never wait for the two load units.
 
-use super::{BLOCK, HALF, Lane, Loop, Row, Stripe, portable, tile_rows};
+use super::{Ahead, BLOCK, HALF, Lane, Loop, Row, Stripe, portable, prefetch, tile_rows};
 use crate::weights::Dtype;
 use std::arch::x86_64::*;
 
@@ -16,24 +16,32 @@ pub(super) fn run(work: impl Loop) {
 }
 
 #[target_feature(enable = "avx512f")]
-pub(super) fn product(a: &[Row], b: &[Lane], narrow: bool, out: &mut [Lane], add: bool) {
+pub(super) fn product(
+    a: &[Row],
+    b: &[Lane],
+    narrow: bool,
+    out: &mut [Lane],
+    add: bool,
+    ahead: &Ahead,
+) {
     let rows = tile_rows(a.len(), ROWS);
-    for (a, out) in a.chunks(rows).zip(out.chunks_mut(rows)) {
+    let parts = ahead.parts(a.len().div_ceil(rows));
+    for ((a, out), ahead) in a.chunks(rows).zip(out.chunks_mut(rows)).zip(parts) {
         if narrow {
-            tile_of::<1>(a, b, out, add);
+            tile_of::<1>(a, b, out, add, ahead);
         } else {
-            tile_of::<2>(a, b, out, add);
+            tile_of::<2>(a, b, out, add, ahead);
         }
     }
 }
 
 #[target_feature(enable = "avx512f")]
-fn tile_of<const V: usize>(a: &[Row], b: &[Lane], out: &mut [Lane], add: bool) {
+fn tile_of<const V: usize>(a: &[Row], b: &[Lane], out: &mut [Lane], add: bool, ahead: &[&u8]) {
     macro_rules! by_rows {
         ($($rows:literal)+) => {
             match a.len() {
                 $($rows => if let (Some(a), Some(out)) = (a.first_chunk(), out.first_chunk_mut()) {
-                    tile::<$rows, V>(a, b, out, add);
+                    tile::<$rows, V>(a, b, out, add, ahead);
                 },)+
                 _ => {}
             }
@@ -56,9 +64,18 @@ macro_rules! for_rows {
 }
 
 #[target_feature(enable = "avx512f")]
-fn tile<const M: usize, const V: usize>(a: &[Row; M], b: &[Lane], out: &mut [Lane; M], add: bool) {
+fn tile<const M: usize, const V: usize>(
+    a: &[Row; M],
+    b: &[Lane],
+    out: &mut [Lane; M],
+    add: bool,
+    ahead: &[&u8],
+) {
     let mut sums = [[_mm512_setzero_ps(); V]; M];
     for (k, lane) in b[..b.len().min(BLOCK)].iter().enumerate() {
+        if let Some(line) = ahead.get(k) {
+            prefetch(line);
+        }
         let [left, right] = bytemuck::must_cast::<Lane, [__m512; 2]>(*lane);
         for_rows!(M, m => {
             let factor = _mm512_set1_ps(a[m][k]);
@@ -108,14 +125,10 @@ fn pack_whole<const DTYPE: u8, const BYTES: usize>(
     half: usize,
 ) -> usize {
     const ROWS: usize = HALF;
-    let size = BYTES / HALF;
     let (blocks, _) = order.as_chunks::<HALF>();
     let mut rows: [&[[u8; BYTES]]; ROWS] = [&[]; ROWS];
     for (i, row) in rows.iter_mut().enumerate() {
-        let start = (stripe.start + i * stripe.pitch) * size;
-        *row = stripe.matrix.bytes[start..start + order.len() * size]
-            .as_chunks()
-            .0;
+        *row = stripe.row(i).as_chunks().0;
     }
     for (i, places) in blocks.iter().enumerate() {
         let mut block = [_mm512_setzero_ps(); ROWS];
@@ -134,7 +147,10 @@ fn pack_whole<const DTYPE: u8, const BYTES: usize>(
 #[target_feature(enable = "avx512f,f16c")]
 fn convert<const DTYPE: u8>(bytes: &[u8]) -> __m512 {
     match DTYPE {
-        F16 => _mm512_cvtph_ps(bytemuck::must_cast(chunk::<32>(bytes))),
+        // Without suppressing exceptions, the conversion reads memory itself.
+        F16 => _mm512_cvt_roundph_ps::<_MM_FROUND_CUR_DIRECTION>(bytemuck::must_cast(chunk::<32>(
+            bytes,
+        ))),
         BF16 => {
             let halves = _mm512_cvtepu16_epi32(bytemuck::must_cast(chunk::<32>(bytes)));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))

@@ -49,12 +49,17 @@ fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
 
 /// As [`super::pack`], for the stripe's columns from `from` on.
 pub(super) fn pack(stripe: Stripe, from: usize, order: &[usize], out: &mut [Lane], half: usize) {
-    for (k, place) in order.iter().enumerate().skip(from) {
-        let lane = &mut out[*place][half * HALF..][..HALF];
-        let (filled, rest) = lane.split_at_mut(stripe.rows.min(HALF));
-        for (row, value) in filled.iter_mut().enumerate() {
-            *value = stripe.matrix.get(stripe.start + row * stripe.pitch + k);
+    // Columns of the stripe, as many as fit a corner of the cache.
+    let mut block = [[0.0f32; HALF]; HALF];
+    for (i, places) in order[from..].chunks(HALF).enumerate() {
+        for (row, block) in block[..stripe.rows.min(HALF)].iter_mut().enumerate() {
+            stripe.read(row, from + i * HALF, &mut block[..places.len()]);
         }
-        rest.fill(0.0);
+        for (column, place) in places.iter().enumerate() {
+            let lane = &mut out[*place][half * HALF..][..HALF];
+            for (value, row) in lane.iter_mut().zip(&block) {
+                *value = row[column];
+            }
+        }
     }
 }
