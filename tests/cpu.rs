@@ -218,10 +218,14 @@ fn conv2d() {
         let x = g.input("x", [n, 11, 13, 17]);
         g.conv2d(x, 20, 5, 3, Padding::all(2))
     });
-    check("upsampled", 32 * 9, |g, n| {
-        let x = g.input("x", [n, 5, 6, 32]);
-        let x = g.upsample2x(x)?;
-        g.conv2d(x, 16, 3, 1, Padding::all(1))
+    check("upsampled", 32 * 9, |g, n| upsampled(g, n, [5, 6, 32]));
+    check("upsampled and folded", 33 * 9, |g, n| {
+        upsampled(g, n, [9, 11, 33])
+    });
+    check("upsampled, with a skip", 24 * 9, |g, n| {
+        let r = g.input("r", [n, 16, 18, 16]);
+        let y = upsampled(g, n, [8, 9, 24])?;
+        g.add(y, r)
     });
     check("a filter larger than a block", 18 * 18, |g, n| {
         let x = g.input("x", [n, 18, 19, 1]);
@@ -234,6 +238,12 @@ fn conv2d() {
         let y = g.add_channels(y, v)?;
         g.add(x, y)
     });
+}
+
+fn upsampled(g: &mut Graph, n: usize, [h, w, c]: [usize; 3]) -> Result<Value> {
+    let x = g.input("x", [n, h, w, c]);
+    let x = g.upsample2x(x)?;
+    g.conv2d(x, 16, 3, 1, Padding::all(1))
 }
 
 #[test]

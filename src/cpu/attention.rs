@@ -129,7 +129,7 @@ pub(super) fn run(op: &Attention, inputs: &[Slice], workspace: &mut [f32], outpu
         .for_each(|mut task| {
             let packed = &packed[(task.image * sizes.heads + task.head) * per_head..][..per_head];
             SCRATCH.with_borrow_mut(|scratch| {
-                attend(op, sizes, depth, q.data, packed, &mut task, scratch);
+                attend(op, sizes, &depth, q.data, packed, &mut task, scratch);
             });
         });
 }
@@ -149,7 +149,7 @@ fn pack_keys(sizes: Sizes, k: &[f32], image: usize, head: usize, packed: &mut [L
                     rows: (sizes.keys - first).min(HALF),
                     columns: sizes.head,
                 };
-                simd::pack(stripe, &order, packed, half);
+                simd::pack(stripe, &order, packed, half, false);
             }
         });
 }
@@ -195,7 +195,7 @@ fn tasks(sizes: Sizes, output: &mut [f32]) -> Vec<Task<'_>> {
 fn attend(
     op: &Attention,
     sizes: Sizes,
-    depth: Depth,
+    depth: &Depth,
     q: &[f32],
     packed: &[Lane],
     task: &mut Task,

@@ -3,23 +3,62 @@
 use super::epilogue::Finish;
 use super::matmul::{self, Factor, Rows};
 use super::simd::{self, BLOCK, Loop, Row, Stored};
-use crate::ops::{Conv2d, Slice};
+use crate::ops::{Conv2d, Padding, Slice};
 use crate::plan::pack::Depth;
 use crate::weights::TensorView;
 use std::ops::Range;
 
-/// Channels per block of a 3x3 filter where there are many: runs of this length are copied without a call.
+/// Runs of this many channels are copied without a call; blocks of a 3x3 filter have as many.
 const RUN: usize = 32;
+
+/// Pixels of the smallest image for which folding an upsampling pays: each of the four filters reads and converts all weights.
+const FEWEST_FOLDED: usize = 64;
 
 /// The windows of a filter over a batch of images.
 struct Windows<'a> {
     op: &'a Conv2d,
     x: &'a [f32],
     image: [usize; 4],
-    /// Rows and columns of the filter.
-    filter: [usize; 2],
     /// Rows and columns of the result.
     result: [usize; 2],
+    /// Whether upsampling is folded into the filter.
+    folded: bool,
+}
+
+/// Where one part's windows lie.
+struct Geometry {
+    /// Rows and columns of pixels under a window.
+    window: [usize; 2],
+    /// Rows and columns of windows.
+    count: [usize; 2],
+    stride: usize,
+    /// Pixels by which the first window reaches beyond the image, above and to the left.
+    before: [usize; 2],
+    /// Each pixel stands for two rows and columns.
+    upsample: bool,
+}
+
+impl Windows<'_> {
+    fn geometry(&self, part: usize) -> Geometry {
+        let [_, _, filter_h, filter_w] = self.op.weight.shape.image().unwrap_or([0; 4]);
+        let [height, width] = self.result;
+        if self.folded {
+            return Geometry {
+                window: [2, 2],
+                count: [height / 2, width / 2],
+                stride: 1,
+                before: [1 - part / 2, 1 - part % 2],
+                upsample: false,
+            };
+        }
+        Geometry {
+            window: [filter_h, filter_w],
+            count: self.result,
+            stride: self.op.stride,
+            before: [self.op.padding.top, self.op.padding.left],
+            upsample: self.op.upsample,
+        }
+    }
 }
 
 impl Rows for Windows<'_> {
@@ -27,9 +66,20 @@ impl Rows for Windows<'_> {
         self.image[0] * self.result[0] * self.result[1]
     }
 
-    fn gather(&self, rows: Range<usize>, channels: Range<usize>, out: &mut [Row]) {
+    fn part(&self, row: usize) -> usize {
+        if self.folded {
+            let [y, x] = [row / self.result[1], row % self.result[1]];
+            y % 2 * 2 + x % 2
+        } else {
+            0
+        }
+    }
+
+    fn gather(&self, part: usize, rows: Range<usize>, channels: Range<usize>, out: &mut [Row]) {
         simd::vectorised(Gather {
-            windows: self,
+            x: self.x,
+            image: self.image,
+            geometry: self.geometry(part),
             rows,
             channels,
             out,
@@ -37,31 +87,31 @@ impl Rows for Windows<'_> {
     }
 }
 
-impl Windows<'_> {
-    /// The pixel of the stored image at `at` of the padded and upsampled one, along one axis; `None` in the padding.
-    #[inline(always)]
-    fn source(&self, at: usize, before: usize, size: usize) -> Option<usize> {
-        let at = at.checked_sub(before)?;
-        let at = if self.op.upsample { at / 2 } else { at };
-        (at < size).then_some(at)
-    }
-}
-
-struct Gather<'a, 'b> {
-    windows: &'a Windows<'a>,
+struct Gather<'a> {
+    x: &'a [f32],
+    image: [usize; 4],
+    geometry: Geometry,
     rows: Range<usize>,
     channels: Range<usize>,
-    out: &'b mut [Row],
+    out: &'a mut [Row],
 }
 
-impl Loop for Gather<'_, '_> {
+impl Loop for Gather<'_> {
     #[inline(always)]
     fn run(self) {
-        let windows = self.windows;
-        let [_, h, w, c] = windows.image;
-        let [height, width] = windows.result;
-        let [filter_h, filter_w] = windows.filter;
-        let (stride, padding) = (windows.op.stride, windows.op.padding);
+        let [_, h, w, c] = self.image;
+        let Geometry {
+            window: [window_h, window_w],
+            count: [height, width],
+            stride,
+            before,
+            upsample,
+        } = self.geometry;
+        let source = |at: usize, before: usize, size: usize| {
+            let at = at.checked_sub(before)?;
+            let at = if upsample { at / 2 } else { at };
+            (at < size).then_some(at)
+        };
         let run = self.channels.len();
         let first = self.rows.start;
         let [mut image, mut y, mut x] = [
@@ -70,17 +120,17 @@ impl Loop for Gather<'_, '_> {
             first % width,
         ];
         for out in self.out {
-            for i in 0..filter_h {
-                let source_y = windows.source(y * stride + i, padding.top, h);
-                for j in 0..filter_w {
-                    let source_x = windows.source(x * stride + j, padding.left, w);
-                    let out = &mut out[(i * filter_w + j) * run..][..run];
+            for i in 0..window_h {
+                let source_y = source(y * stride + i, before[0], h);
+                for j in 0..window_w {
+                    let source_x = source(x * stride + j, before[1], w);
+                    let out = &mut out[(i * window_w + j) * run..][..run];
                     let (Some(sy), Some(sx)) = (source_y, source_x) else {
                         out.fill(0.0);
                         continue;
                     };
                     let pixel = ((image * h + sy) * w + sx) * c;
-                    let pixel = &windows.x[pixel + self.channels.start..][..run];
+                    let pixel = &self.x[pixel + self.channels.start..][..run];
                     match (out.first_chunk_mut::<RUN>(), pixel.first_chunk::<RUN>()) {
                         (Some(out), Some(pixel)) if run == RUN => *out = *pixel,
                         _ => out.copy_from_slice(pixel),
@@ -98,6 +148,19 @@ impl Loop for Gather<'_, '_> {
     }
 }
 
+/// The sums of a 3x3 filter over an image upsampled by two. The pixel above and to the left of a result of even row and column is under
+/// the filter's first row and column alone, and its other pixels are each under two rows or columns; mirrored for odd ones. So
+/// each of the four kinds of results has a 2x2 filter of its own over the small image, with 4/9 of the products.
+fn folded_depths(channels: usize) -> Option<Vec<Depth>> {
+    let place = |odd: usize, tap: usize| usize::from(tap > odd);
+    (0..4)
+        .map(|part| {
+            let taps = (0..9).map(|tap| 2 * place(part / 2, tap / 3) + place(part % 2, tap % 3));
+            Depth::folded(channels, taps.collect(), BLOCK)
+        })
+        .collect()
+}
+
 /// Runs the operation, or returns `false` if its filter is larger than a block of a sum can be.
 pub(super) fn run(
     op: &Conv2d,
@@ -113,7 +176,16 @@ pub(super) fn run(
     else {
         return false;
     };
-    let Some(depth) = Depth::new(channels, filter_h * filter_w, BLOCK) else {
+    let folded = op.upsample
+        && image[1] * image[2] >= FEWEST_FOLDED
+        && [filter_h, filter_w, op.stride] == [3, 3, 1]
+        && op.padding == Padding::all(1);
+    let depths = if folded {
+        folded_depths(channels)
+    } else {
+        Depth::new(channels, filter_h * filter_w, BLOCK).map(|depth| vec![depth])
+    };
+    let Some(depths) = depths else {
         return false;
     };
     let [source_h, source_w] = op.source_size(image);
@@ -126,13 +198,13 @@ pub(super) fn run(
         op,
         x: x.data,
         image,
-        filter: [filter_h, filter_w],
         result,
+        folded,
     };
     let factor = Factor {
         stored: Stored::from(&weights[0]),
         outputs,
-        depth,
+        depths,
     };
     let bias = weights.get(1).map(TensorView::to_f32);
     let finish = Finish::new(op.epilogue, outputs, bias, result[0] * result[1], operands);

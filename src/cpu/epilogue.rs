@@ -65,20 +65,18 @@ impl<'a> Finish<'a> {
         }
     }
 
-    /// Finishes a panel of consecutive rows and stores it from `column` of `output` on.
+    /// Finishes a panel and stores it from `column` of `output` on: parts of rows of the result, each with the row's number.
     pub fn panel(
         &self,
         panel: usize,
-        first_row: usize,
         sums: &mut [Lane],
         column: usize,
-        output: &mut [&mut [f32]],
+        output: &mut [(usize, &mut [f32])],
     ) {
         simd::vectorised(Panel {
             finish: self,
             halves: self.halves(panel),
             first_column: panel * self.panel_width(),
-            first_row,
             sums,
             column,
             output,
@@ -90,10 +88,9 @@ struct Panel<'a, 'b, 'c> {
     finish: &'a Finish<'a>,
     halves: [Range<usize>; 2],
     first_column: usize,
-    first_row: usize,
     sums: &'a mut [Lane],
     column: usize,
-    output: &'b mut [&'c mut [f32]],
+    output: &'b mut [(usize, &'c mut [f32])],
 }
 
 impl Panel<'_, '_, '_> {
@@ -118,8 +115,8 @@ impl Loop for Panel<'_, '_, '_> {
         let outputs = std::mem::take(&mut self.output);
         let mut image = usize::MAX;
         let mut offset = bias;
-        for ((i, output), lane) in outputs.iter_mut().enumerate().zip(&mut sums) {
-            let row = self.first_row + i;
+        for ((row, output), lane) in outputs.iter_mut().zip(&mut sums) {
+            let row = *row;
             if let Some(channels) = finish.channels
                 && image != row / finish.rows_per_image
             {

@@ -15,7 +15,7 @@ impl Rows for Dense<'_> {
         self.0.shape.rows()
     }
 
-    fn gather(&self, rows: Range<usize>, channels: Range<usize>, out: &mut [Row]) {
+    fn gather(&self, _: usize, rows: Range<usize>, channels: Range<usize>, out: &mut [Row]) {
         let pitch = self.0.shape.channels();
         for (row, out) in rows.zip(out) {
             let x = &self.0.data[row * pitch..][channels.clone()];
@@ -34,7 +34,7 @@ pub(super) fn run(op: &Linear, inputs: &[Slice], weights: &[TensorView], output:
     let factor = Factor {
         stored: Stored::from(&weights[0]),
         outputs,
-        depth,
+        depths: vec![depth],
     };
     let bias = weights.get(1).map(TensorView::to_f32);
     let rows_per_image = x.shape.rows() / x.shape.batch().max(1);

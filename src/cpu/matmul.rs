@@ -27,18 +27,25 @@ const MOST_GATHERED: usize = 780;
 
 /// Where a product's rows come from.
 pub(super) trait Rows: Sync {
-    /// The number of rows.
+    /// The number of rows of the result.
     fn count(&self) -> usize;
 
-    /// Writes, for each of `rows`, the given channels under every filter tap, tap after tap.
-    fn gather(&self, rows: Range<usize>, channels: Range<usize>, out: &mut [Row]);
+    /// Which of the factor's parts makes a row of the result. Each makes as many.
+    fn part(&self, row: usize) -> usize {
+        let _ = row;
+        0
+    }
+
+    /// Writes, for each of a part's `rows`, the given channels of every pixel under the filter, pixel after pixel.
+    fn gather(&self, part: usize, rows: Range<usize>, channels: Range<usize>, out: &mut [Row]);
 }
 
 /// The weights of a product: `[outputs, channels, taps]` as stored.
 pub(super) struct Factor<'a> {
     pub stored: Stored<'a>,
     pub outputs: usize,
-    pub depth: Depth,
+    /// One for each part.
+    pub depths: Vec<Depth>,
 }
 
 /// Buffers of one thread, kept from task to task.
@@ -53,11 +60,14 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// A part of the result: the same stretch of columns of consecutive rows.
+/// A piece of the result: some columns of some rows.
 struct Task<'a> {
+    part: usize,
+    /// The first row, among those of the part.
     first_row: usize,
     panels: Range<usize>,
-    output: Vec<&'a mut [f32]>,
+    /// Pieces of rows, each with the row's number.
+    output: Vec<(usize, &'a mut [f32])>,
 }
 
 /// Computes every row times every weight, finishes it and stores it in `output`.
@@ -65,7 +75,7 @@ pub(super) fn multiply(rows: &impl Rows, factor: &Factor, finish: &Finish, outpu
     if output.is_empty() {
         return;
     }
-    let tasks = tasks(rows.count(), factor, finish, output);
+    let tasks = tasks(rows, factor, finish, output);
     tasks.into_par_iter().with_max_len(1).for_each(|mut task| {
         SCRATCH.with_borrow_mut(|scratch| run(&mut task, rows, factor, finish, scratch));
     });
@@ -73,36 +83,41 @@ pub(super) fn multiply(rows: &impl Rows, factor: &Factor, finish: &Finish, outpu
 
 /// Cuts the result into tasks, enough for every thread.
 fn tasks<'a>(
-    rows: usize,
+    rows: &impl Rows,
     factor: &Factor,
     finish: &Finish,
     output: &'a mut [f32],
 ) -> Vec<Task<'a>> {
+    let parts = factor.depths.len();
+    let part_rows = rows.count() / parts;
+    let task_rows = part_rows.div_ceil(part_rows.div_ceil(MOST_ROWS));
+    let row_tasks = part_rows.div_ceil(task_rows);
     let panels = factor.outputs.div_ceil(WIDTH);
-    let row_tasks = rows.div_ceil(MOST_ROWS);
-    let task_rows = rows.div_ceil(row_tasks);
-    let wanted = (2 * rayon::current_num_threads()).div_ceil(row_tasks);
-    let panel_tasks = panels.div_ceil(MOST_PANELS).max(wanted).min(panels);
-    let task_panels = panels.div_ceil(panel_tasks);
-    let width = output.len() / rows;
-    let mut tasks = Vec::new();
-    for (i, output) in output.chunks_mut(task_rows * width).enumerate() {
-        let first = tasks.len();
-        for start in (0..panels).step_by(task_panels) {
-            tasks.push(Task {
-                first_row: i * task_rows,
-                panels: start..(start + task_panels).min(panels),
+    let wanted = (2 * rayon::current_num_threads()).div_ceil(parts * row_tasks);
+    let task_panels = panels.div_ceil(panels.div_ceil(MOST_PANELS).max(wanted).min(panels));
+    let panel_tasks = panels.div_ceil(task_panels);
+    let mut tasks: Vec<Task> = (0..parts * row_tasks * panel_tasks)
+        .map(|i| {
+            let (group, first_panel) = (i / panel_tasks, i % panel_tasks * task_panels);
+            Task {
+                part: group / row_tasks,
+                first_row: group % row_tasks * task_rows,
+                panels: first_panel..(first_panel + task_panels).min(panels),
                 output: Vec::with_capacity(task_rows),
-            });
-        }
-        for row in output.chunks_mut(width) {
-            let mut rest = row;
-            for task in &mut tasks[first..] {
-                let columns = (task.panels.len() * finish.panel_width()).min(rest.len());
-                let (head, tail) = rest.split_at_mut(columns);
-                task.output.push(head);
-                rest = tail;
             }
+        })
+        .collect();
+    let mut filled = vec![0; parts];
+    for (row, output) in output.chunks_mut(output.len() / rows.count()).enumerate() {
+        let part = rows.part(row);
+        let group = part * row_tasks + filled[part] / task_rows;
+        filled[part] += 1;
+        let mut rest = output;
+        for task in &mut tasks[group * panel_tasks..][..panel_tasks] {
+            let columns = (task.panels.len() * finish.panel_width()).min(rest.len());
+            let (head, tail) = rest.split_at_mut(columns);
+            task.output.push((row, head));
+            rest = tail;
         }
     }
     tasks
@@ -111,10 +126,12 @@ fn tasks<'a>(
 fn run(task: &mut Task, rows: &impl Rows, factor: &Factor, finish: &Finish, scratch: &mut Scratch) {
     let height = task.output.len();
     let row_range = task.first_row..task.first_row + height;
+    let depth = &factor.depths[task.part];
+    let folded = depth.places() < depth.taps();
     let zero = [0.0; WIDTH];
     scratch.sums.resize(task.panels.len() * height, zero);
     scratch.panel.resize(simd::BLOCK, zero);
-    let blocks: Vec<Range<usize>> = factor.depth.blocks().collect();
+    let blocks: Vec<Range<usize>> = depth.blocks().collect();
     let at_once = (MOST_GATHERED / height).max(1);
     let Scratch {
         gathered,
@@ -126,19 +143,22 @@ fn run(task: &mut Task, rows: &impl Rows, factor: &Factor, finish: &Finish, scra
     for (slab, slab_blocks) in blocks.chunks(at_once).enumerate() {
         gathered.resize(slab_blocks.len() * height, [0.0; simd::BLOCK + 16]);
         for (block, gathered) in slab_blocks.iter().zip(gathered.chunks_mut(height)) {
-            rows.gather(row_range.clone(), block.clone(), gathered);
+            rows.gather(task.part, row_range.clone(), block.clone(), gathered);
         }
         for (index, sums) in task.panels.clone().zip(sums.chunks_mut(height)) {
             for (i, (block, gathered)) in
                 slab_blocks.iter().zip(gathered.chunks(height)).enumerate()
             {
-                let stripes = factor.stripes(finish, index, block);
+                let stripes = factor.stripes(finish, depth, index, block);
                 if order.len() != stripes[0].columns {
-                    order = factor.depth.order(block);
+                    order = depth.order(block.len());
                 }
-                let panel = &mut panel[..order.len()];
+                let panel = &mut panel[..depth.places() * block.len()];
+                if folded {
+                    panel.fill(zero);
+                }
                 for (half, stripe) in stripes.into_iter().enumerate() {
-                    simd::pack(stripe, &order, panel, half);
+                    simd::pack(stripe, &order, panel, half, folded);
                 }
                 let next = match slab_blocks.get(i + 1) {
                     Some(block) => Some((index, block)),
@@ -149,7 +169,7 @@ fn run(task: &mut Task, rows: &impl Rows, factor: &Factor, finish: &Finish, scra
                 };
                 ahead.ask(
                     next.into_iter()
-                        .flat_map(|(index, block)| factor.stripes(finish, index, block)),
+                        .flat_map(|(index, block)| factor.stripes(finish, depth, index, block)),
                 );
                 let narrow = stripes[1].rows == 0;
                 simd::product(gathered, panel, narrow, sums, slab + i > 0, &ahead);
@@ -158,21 +178,26 @@ fn run(task: &mut Task, rows: &impl Rows, factor: &Factor, finish: &Finish, scra
     }
     for (index, sums) in task.panels.clone().zip(sums.chunks_mut(height)) {
         let column = (index - task.panels.start) * finish.panel_width();
-        finish.panel(index, task.first_row, sums, column, &mut task.output);
+        finish.panel(index, sums, column, &mut task.output);
     }
 }
 
 impl Factor<'_> {
     /// The weights of a block of channels that become each half of a panel.
-    fn stripes(&self, finish: &Finish, panel: usize, block: &Range<usize>) -> [Stripe<'_>; 2] {
-        let taps = self.depth.taps();
-        let pitch = self.depth.channels() * taps;
+    fn stripes(
+        &self,
+        finish: &Finish,
+        depth: &Depth,
+        panel: usize,
+        block: &Range<usize>,
+    ) -> [Stripe<'_>; 2] {
+        let pitch = depth.channels() * depth.taps();
         finish.halves(panel).map(|outputs| Stripe {
             matrix: self.stored,
             pitch,
-            start: outputs.start * pitch + block.start * taps,
+            start: outputs.start * pitch + block.start * depth.taps(),
             rows: outputs.len(),
-            columns: block.len() * taps,
+            columns: block.len() * depth.taps(),
         })
     }
 }

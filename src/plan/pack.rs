@@ -13,10 +13,13 @@ use std::ops::Range;
 const RUN: usize = 16;
 
 /// The sum over input channels and filter taps, cut into blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Depth {
     channels: usize,
-    taps: usize,
+    /// For each tap of the stored filter, the place under which it is summed.
+    taps: Vec<usize>,
+    /// Places: pixels that a result is made from.
+    places: usize,
     /// Channels per block; the last block may have fewer.
     per_block: usize,
 }
@@ -25,7 +28,14 @@ impl Depth {
     /// `channels` under each of `taps` filter taps, in blocks of at most `most` products, as even as whole runs allow;
     /// `None` if a block cannot hold one channel.
     pub fn new(channels: usize, taps: usize, most: usize) -> Option<Self> {
-        let limit = most.checked_div(taps).filter(|&limit| limit > 0)?;
+        Self::folded(channels, (0..taps).collect(), most)
+    }
+
+    /// As [`new`](Self::new), for a filter several of whose taps fall on one pixel: tap `t` on place `taps[t]`, places being counted
+    /// from zero. Their weights are added up first.
+    pub fn folded(channels: usize, taps: Vec<usize>, most: usize) -> Option<Self> {
+        let places = taps.iter().max()? + 1;
+        let limit = Some(most / places).filter(|&limit| limit > 0)?;
         let run = if limit >= RUN { RUN } else { 1 };
         let limit = limit / run * run;
         let blocks = channels.div_ceil(limit).max(1);
@@ -33,6 +43,7 @@ impl Depth {
         Some(Self {
             channels,
             taps,
+            places,
             per_block,
         })
     }
@@ -42,27 +53,28 @@ impl Depth {
         self.channels
     }
 
-    /// Filter taps.
+    /// Taps of the stored filter.
     pub fn taps(&self) -> usize {
-        self.taps
+        self.taps.len()
+    }
+
+    /// Pixels under the filter.
+    pub fn places(&self) -> usize {
+        self.places
     }
 
     /// The channels of every block, in the order they are summed.
     pub fn blocks(&self) -> impl ExactSizeIterator<Item = Range<usize>> + use<> {
-        let Self {
-            channels,
-            per_block,
-            ..
-        } = *self;
+        let (channels, per_block) = (self.channels, self.per_block);
         (0..channels.div_ceil(per_block))
             .map(move |i| i * per_block..((i + 1) * per_block).min(channels))
     }
 
-    /// Where each element of a block goes that a checkpoint stores as `[channels, taps]`: its place among `[taps, channels]`.
-    pub fn order(&self, block: &Range<usize>) -> Vec<usize> {
-        let channels = block.len();
+    /// Where each element of a block of `channels` channels goes that a checkpoint stores as `[channels, taps]`: its index among
+    /// `[places, channels]`.
+    pub fn order(&self, channels: usize) -> Vec<usize> {
         (0..channels)
-            .flat_map(|c| (0..self.taps).map(move |tap| tap * channels + c))
+            .flat_map(|c| self.taps.iter().map(move |place| place * channels + c))
             .collect()
     }
 }
@@ -88,6 +100,13 @@ mod tests {
         assert!(Depth::new(8, 0, 320).is_none());
     }
 
+    #[test]
+    fn folded_taps_share_a_place() {
+        let depth = Depth::folded(80, vec![0, 1, 1], 320).unwrap();
+        assert_eq!((depth.taps(), depth.places()), (3, 2));
+        assert_eq!(depth.order(2), [0, 2, 2, 1, 3, 3]);
+    }
+
     proptest! {
         #[test]
         fn every_product_belongs_to_one_place_of_one_block(channels in 0usize..400, taps in 1usize..50) {
@@ -96,7 +115,7 @@ mod tests {
             for block in depth.blocks() {
                 prop_assert_eq!(block.start, next);
                 next = block.end;
-                let order = depth.order(&block);
+                let order = depth.order(block.len());
                 prop_assert!(order.len() <= 320 && !order.is_empty());
                 let mut places = order.clone();
                 places.sort_unstable();

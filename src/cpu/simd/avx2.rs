@@ -73,7 +73,7 @@ fn tile<const M: usize>(a: &[Row; M], b: &[Lane], half: usize, out: &mut [Lane; 
 
 /// As [`super::pack`]: conversions and transposition are left to the compiler.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn pack(stripe: Stripe, order: &[usize], out: &mut [Lane], half: usize) {
+pub(super) fn pack(stripe: Stripe, order: &[usize], out: &mut [Lane], half: usize, add: bool) {
     debug_assert!(stripe.rows <= HALF);
-    portable::pack(stripe, 0, order, out, half);
+    portable::pack(stripe, 0, order, out, half, add);
 }

@@ -99,17 +99,17 @@ fn tile<const M: usize, const V: usize>(
 }
 
 #[target_feature(enable = "avx512f,f16c")]
-pub(super) fn pack(stripe: Stripe, order: &[usize], out: &mut [Lane], half: usize) {
-    let whole = if stripe.rows == HALF {
-        match stripe.matrix.dtype {
-            Dtype::F16 => pack_whole::<F16, 32>(stripe, order, out, half),
-            Dtype::BF16 => pack_whole::<BF16, 32>(stripe, order, out, half),
-            Dtype::F32 => pack_whole::<F32, 64>(stripe, order, out, half),
-        }
-    } else {
-        0
+pub(super) fn pack(stripe: Stripe, order: &[usize], out: &mut [Lane], half: usize, add: bool) {
+    let whole = match (stripe.rows, stripe.matrix.dtype, add) {
+        (HALF, Dtype::F16, false) => pack_whole::<F16, 32, false>(stripe, order, out, half),
+        (HALF, Dtype::F16, true) => pack_whole::<F16, 32, true>(stripe, order, out, half),
+        (HALF, Dtype::BF16, false) => pack_whole::<BF16, 32, false>(stripe, order, out, half),
+        (HALF, Dtype::BF16, true) => pack_whole::<BF16, 32, true>(stripe, order, out, half),
+        (HALF, Dtype::F32, false) => pack_whole::<F32, 64, false>(stripe, order, out, half),
+        (HALF, Dtype::F32, true) => pack_whole::<F32, 64, true>(stripe, order, out, half),
+        _ => 0,
     };
-    portable::pack(stripe, whole, order, out, half);
+    portable::pack(stripe, whole, order, out, half, add);
 }
 
 const F16: u8 = 0;
@@ -118,7 +118,7 @@ const F32: u8 = 2;
 
 /// Packs blocks of 16 by 16 numbers, each row of them `BYTES` long; returns how many columns that covers.
 #[target_feature(enable = "avx512f,f16c")]
-fn pack_whole<const DTYPE: u8, const BYTES: usize>(
+fn pack_whole<const DTYPE: u8, const BYTES: usize, const ADD: bool>(
     stripe: Stripe,
     order: &[usize],
     out: &mut [Lane],
@@ -136,7 +136,9 @@ fn pack_whole<const DTYPE: u8, const BYTES: usize>(
         let block = transpose(block);
         for_rows!(ROWS, m => {
             let lane: &mut [[f32; HALF]; 2] = bytemuck::must_cast_mut(&mut out[places[m]]);
-            lane[half] = bytemuck::must_cast(block[m]);
+            let before = bytemuck::must_cast(lane[half]);
+            let after = if ADD { _mm512_add_ps(before, block[m]) } else { block[m] };
+            lane[half] = bytemuck::must_cast(after);
         });
     }
     blocks.len() * HALF

@@ -83,17 +83,17 @@ pub(super) fn product(
 }
 
 /// Transposes a stripe into half a panel: element `k` of the stripe's row `j` becomes column `j` of that half in lane
-/// `order[k]`; columns beyond the stripe's rows become zero.
-pub(super) fn pack(stripe: Stripe, order: &[usize], out: &mut [Lane], half: usize) {
+/// `order[k]`, or where `add`, is added to it. Columns beyond the stripe's rows become zero, or stay.
+pub(super) fn pack(stripe: Stripe, order: &[usize], out: &mut [Lane], half: usize, add: bool) {
     #[cfg(target_arch = "x86_64")]
     match *ISA {
         // SAFETY: this instruction set was detected.
-        Isa::Avx512 => return unsafe { avx512::pack(stripe, order, out, half) },
+        Isa::Avx512 => return unsafe { avx512::pack(stripe, order, out, half, add) },
         // SAFETY: this instruction set was detected.
-        Isa::Avx2 => return unsafe { avx2::pack(stripe, order, out, half) },
+        Isa::Avx2 => return unsafe { avx2::pack(stripe, order, out, half, add) },
         Isa::Portable => {}
     }
-    portable::pack(stripe, 0, order, out, half);
+    portable::pack(stripe, 0, order, out, half, add);
 }
 
 /// Asks for the cache line of `byte`.
@@ -129,13 +129,13 @@ mod tests {
     use crate::weights::Dtype;
 
     type Product = fn(&[Row], &[Lane], bool, &mut [Lane], bool);
-    type Pack = fn(Stripe, &[usize], &mut [Lane], usize);
+    type Pack = fn(Stripe, &[usize], &mut [Lane], usize, bool);
 
     /// Every implementation that this machine can run.
     fn implementations() -> Vec<(&'static str, Product, Pack)> {
         let mut all: Vec<(&'static str, Product, Pack)> =
-            vec![("portable", portable::product, |s, o, out, half| {
-                portable::pack(s, 0, o, out, half);
+            vec![("portable", portable::product, |s, o, out, half, add| {
+                portable::pack(s, 0, o, out, half, add);
             })];
         #[cfg(target_arch = "x86_64")]
         {
@@ -148,8 +148,8 @@ mod tests {
                     avx2::product(a, b, narrow, out, add, &Ahead::default())
                 };
                 // SAFETY: as above.
-                all.push(("avx2", product, |s, o, out, half| unsafe {
-                    avx2::pack(s, o, out, half)
+                all.push(("avx2", product, |s, o, out, half, add| unsafe {
+                    avx2::pack(s, o, out, half, add)
                 }));
             }
             if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("f16c") {
@@ -158,8 +158,8 @@ mod tests {
                     avx512::product(a, b, narrow, out, add, &Ahead::default())
                 };
                 // SAFETY: as above.
-                all.push(("avx512", product, |s, o, out, half| unsafe {
-                    avx512::pack(s, o, out, half)
+                all.push(("avx512", product, |s, o, out, half, add| unsafe {
+                    avx512::pack(s, o, out, half, add)
                 }));
             }
         }
@@ -230,11 +230,12 @@ mod tests {
                     };
                     let order: Vec<usize> = (0..columns).rev().collect();
                     let mut out = vec![[9.0; WIDTH]; columns];
-                    pack(stripe, &order, &mut out, 1);
+                    pack(stripe, &order, &mut out, 1, false);
+                    pack(stripe, &order, &mut out, 1, true);
                     for (place, lane) in out.iter().enumerate() {
                         let expected = |row: usize| {
                             if row < rows {
-                                integer(start + row * pitch + columns - 1 - place)
+                                2.0 * integer(start + row * pitch + columns - 1 - place)
                             } else {
                                 0.0
                             }

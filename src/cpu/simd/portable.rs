@@ -48,7 +48,14 @@ fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
 }
 
 /// As [`super::pack`], for the stripe's columns from `from` on.
-pub(super) fn pack(stripe: Stripe, from: usize, order: &[usize], out: &mut [Lane], half: usize) {
+pub(super) fn pack(
+    stripe: Stripe,
+    from: usize,
+    order: &[usize],
+    out: &mut [Lane],
+    half: usize,
+    add: bool,
+) {
     // Columns of the stripe, as many as fit a corner of the cache.
     let mut block = [[0.0f32; HALF]; HALF];
     for (i, places) in order[from..].chunks(HALF).enumerate() {
@@ -58,7 +65,11 @@ pub(super) fn pack(stripe: Stripe, from: usize, order: &[usize], out: &mut [Lane
         for (column, place) in places.iter().enumerate() {
             let lane = &mut out[*place][half * HALF..][..HALF];
             for (value, row) in lane.iter_mut().zip(&block) {
-                *value = row[column];
+                *value = if add {
+                    *value + row[column]
+                } else {
+                    row[column]
+                };
             }
         }
     }
