@@ -278,7 +278,7 @@ struct Softmax<'a> {
 
 impl Loop for Softmax<'_> {
     #[inline(always)]
-    fn run(self) {
+    fn run<const FUSED: bool>(self) {
         let height = self.totals.len();
         for (i, total) in self.totals.iter_mut().enumerate() {
             let seen = self.first_causal.map_or(self.keys, |first| first + i + 1);
@@ -300,7 +300,7 @@ impl Loop for Softmax<'_> {
                 let row = &mut rows[i][..used.end.next_multiple_of(HALF)];
                 for chunk in row.as_chunks_mut::<HALF>().0 {
                     for (sum, x) in sums.iter_mut().zip(chunk) {
-                        *x = math::exp(*x - largest);
+                        *x = math::exp::<FUSED>(*x - largest);
                         *sum += *x;
                     }
                 }

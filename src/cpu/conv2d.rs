@@ -98,7 +98,7 @@ struct Gather<'a> {
 
 impl Loop for Gather<'_> {
     #[inline(always)]
-    fn run(self) {
+    fn run<const FUSED: bool>(self) {
         let [_, h, w, c] = self.image;
         let Geometry {
             window: [window_h, window_w],
@@ -120,17 +120,18 @@ impl Loop for Gather<'_> {
             first % width,
         ];
         for out in self.out {
-            for i in 0..window_h {
-                let source_y = source(y * stride + i, before[0], h);
-                for j in 0..window_w {
-                    let source_x = source(x * stride + j, before[1], w);
-                    let out = &mut out[(i * window_w + j) * run..][..run];
-                    let (Some(sy), Some(sx)) = (source_y, source_x) else {
+            for (i, out) in out.chunks_mut(window_w * run).take(window_h).enumerate() {
+                let Some(sy) = source(y * stride + i, before[0], h) else {
+                    out.fill(0.0);
+                    continue;
+                };
+                let pixels = &self.x[(image * h + sy) * w * c..][..w * c];
+                for (j, out) in out.chunks_exact_mut(run).enumerate() {
+                    let Some(sx) = source(x * stride + j, before[1], w) else {
                         out.fill(0.0);
                         continue;
                     };
-                    let pixel = ((image * h + sy) * w + sx) * c;
-                    let pixel = &self.x[pixel + self.channels.start..][..run];
+                    let pixel = &pixels[sx * c + self.channels.start..][..run];
                     match (out.first_chunk_mut::<RUN>(), pixel.first_chunk::<RUN>()) {
                         (Some(out), Some(pixel)) if run == RUN => *out = *pixel,
                         _ => out.copy_from_slice(pixel),

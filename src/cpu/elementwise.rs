@@ -22,8 +22,8 @@ struct Activated<'a> {
 
 impl Loop for Activated<'_> {
     #[inline(always)]
-    fn run(self) {
-        math::activate(self.activation, self.y);
+    fn run<const FUSED: bool>(self) {
+        math::activate::<FUSED>(self.activation, self.y);
     }
 }
 

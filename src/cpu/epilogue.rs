@@ -107,7 +107,7 @@ impl Panel<'_, '_, '_> {
 
 impl Loop for Panel<'_, '_, '_> {
     #[inline(always)]
-    fn run(mut self) {
+    fn run<const FUSED: bool>(mut self) {
         let finish = self.finish;
         let width = finish.width();
         let bias = self.part(&finish.bias);
@@ -126,10 +126,10 @@ impl Loop for Panel<'_, '_, '_> {
             }
             add(lane, &offset);
             if let Some(activation) = finish.epilogue.activation {
-                math::activate(activation, lane);
+                math::activate::<FUSED>(activation, lane);
             }
             let made = if finish.epilogue.gate {
-                gate(lane);
+                gate::<FUSED>(lane);
                 HALF
             } else {
                 WIDTH
@@ -153,8 +153,8 @@ fn add(lane: &mut Lane, other: &Lane) {
 
 /// Multiplies the first half by GELU of the second.
 #[inline(always)]
-fn gate(lane: &mut Lane) {
+fn gate<const FUSED: bool>(lane: &mut Lane) {
     let (values, gates) = lane.split_at_mut(HALF);
-    math::activate(Activation::Gelu, gates);
+    math::activate::<FUSED>(Activation::Gelu, gates);
     values.iter_mut().zip(gates).for_each(|(v, g)| *v *= *g);
 }

@@ -99,7 +99,7 @@ struct Sum<'a> {
 
 impl Loop for Sum<'_> {
     #[inline(always)]
-    fn run(self) {
+    fn run<const FUSED: bool>(self) {
         let (sums, squares) = self.sums.split_at_mut(self.sums.len() / 2);
         for pixel in self.x.chunks_exact(sums.len()) {
             for ((sum, square), x) in sums.iter_mut().zip(&mut *squares).zip(pixel) {
@@ -120,7 +120,7 @@ struct Apply<'a> {
 
 impl Loop for Apply<'_> {
     #[inline(always)]
-    fn run(self) {
+    fn run<const FUSED: bool>(self) {
         let Channels {
             mean,
             rest,
@@ -138,7 +138,7 @@ impl Loop for Apply<'_> {
                 y[c] = ((x[c] - mean[c]) - rest[c]) * scale[c] + bias[c];
             }
             if self.silu {
-                math::activate(Activation::Silu, y);
+                math::activate::<FUSED>(Activation::Silu, y);
             }
         }
     }

@@ -39,7 +39,7 @@ struct Normalise<'a> {
 
 impl Loop for Normalise<'_> {
     #[inline(always)]
-    fn run(self) {
+    fn run<const FUSED: bool>(self) {
         let width = self.gain.len();
         let count = width as f64;
         for (x, y) in self

@@ -129,56 +129,55 @@ fn run(task: &mut Task, rows: &impl Rows, factor: &Factor, finish: &Finish, scra
     let depth = &factor.depths[task.part];
     let folded = depth.places() < depth.taps();
     let zero = [0.0; WIDTH];
-    scratch.sums.resize(task.panels.len() * height, zero);
-    scratch.panel.resize(simd::BLOCK, zero);
     let blocks: Vec<Range<usize>> = depth.blocks().collect();
     let at_once = (MOST_GATHERED / height).max(1);
-    let Scratch {
-        gathered,
-        panel,
-        sums,
-    } = scratch;
+    let slabs = blocks.chunks(at_once);
+    // Where one slab is the whole sum, a panel is finished before the next begins.
+    let kept = if slabs.len() == 1 {
+        1
+    } else {
+        task.panels.len()
+    };
+    scratch.sums.resize(kept * height, zero);
+    scratch.panel.resize(simd::BLOCK, zero);
     let mut ahead = Ahead::default();
     let mut order = Vec::new();
-    for (slab, slab_blocks) in blocks.chunks(at_once).enumerate() {
+    for (slab, slab_blocks) in slabs.enumerate() {
+        let last = (slab + 1) * at_once >= blocks.len();
+        let gathered = &mut scratch.gathered;
         gathered.resize(slab_blocks.len() * height, [0.0; simd::BLOCK + 16]);
         for (block, gathered) in slab_blocks.iter().zip(gathered.chunks_mut(height)) {
             rows.gather(task.part, row_range.clone(), block.clone(), gathered);
         }
-        for (index, sums) in task.panels.clone().zip(sums.chunks_mut(height)) {
-            for (i, (block, gathered)) in
-                slab_blocks.iter().zip(gathered.chunks(height)).enumerate()
-            {
+        for (i, index) in task.panels.clone().enumerate() {
+            let sums = &mut scratch.sums[i % kept * height..][..height];
+            for (k, block) in slab_blocks.iter().enumerate() {
                 let stripes = factor.stripes(finish, depth, index, block);
                 if order.len() != stripes[0].columns {
                     order = depth.order(block.len());
                 }
-                let panel = &mut panel[..depth.places() * block.len()];
+                let panel = &mut scratch.panel[..depth.places() * block.len()];
                 if folded {
                     panel.fill(zero);
                 }
                 for (half, stripe) in stripes.into_iter().enumerate() {
                     simd::pack(stripe, &order, panel, half, folded);
                 }
-                let next = match slab_blocks.get(i + 1) {
+                let next = match slab_blocks.get(k + 1) {
                     Some(block) => Some((index, block)),
                     None if index + 1 < task.panels.end => Some((index + 1, &slab_blocks[0])),
-                    None => blocks
-                        .get((slab + 1) * at_once)
-                        .map(|block| (task.panels.start, block)),
+                    None if last => None,
+                    None => Some((task.panels.start, &blocks[(slab + 1) * at_once])),
                 };
-                ahead.ask(
-                    next.into_iter()
-                        .flat_map(|(index, block)| factor.stripes(finish, depth, index, block)),
-                );
-                let narrow = stripes[1].rows == 0;
-                simd::product(gathered, panel, narrow, sums, slab + i > 0, &ahead);
+                let next = next.map(|(index, block)| factor.stripes(finish, depth, index, block));
+                ahead.ask(next.into_iter().flatten());
+                let (gathered, narrow) = (&gathered[k * height..][..height], stripes[1].rows == 0);
+                simd::product(gathered, panel, narrow, sums, slab + k > 0, &ahead);
+            }
+            if last {
+                finish.panel(index, sums, i * finish.panel_width(), &mut task.output);
             }
         }
-    }
-    for (index, sums) in task.panels.clone().zip(sums.chunks_mut(height)) {
-        let column = (index - task.panels.start) * finish.panel_width();
-        finish.panel(index, sums, column, &mut task.output);
     }
 }
 

@@ -64,7 +64,7 @@ const STEPS: usize = 1 << 16;
 
 impl<const N: usize> Loop for &mut MultiplyAdds<N> {
     #[inline(always)]
-    fn run(self) {
+    fn run<const FUSED: bool>(self) {
         let (factor, term) = (black_box(0.5f32), black_box(1.0f32));
         let mut sums = self.sums;
         for _ in 0..STEPS {

@@ -13,7 +13,7 @@ const LANES: usize = 8;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn run(work: impl Loop) {
-    work.run();
+    work.run::<true>();
 }
 
 #[target_feature(enable = "avx2,fma")]

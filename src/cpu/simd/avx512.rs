@@ -12,7 +12,7 @@ const ROWS: usize = 14;
 
 #[target_feature(enable = "avx512f,f16c")]
 pub(super) fn run(work: impl Loop) {
-    work.run();
+    work.run::<true>();
 }
 
 #[target_feature(enable = "avx512f")]

@@ -31,9 +31,10 @@ pub(super) type Row = [f32; BLOCK + 16];
 pub(super) type Lane = [f32; WIDTH];
 
 /// A loop that the compiler vectorises for the machine it runs on. Implementations mark [`run`](Self::run), and what it calls,
-/// `#[inline(always)]`: only what is inlined is compiled for the instruction set.
+/// `#[inline(always)]`: only what is inlined is compiled for the instruction set. `FUSED` says whether that has
+/// multiply-add instructions: elsewhere [`f32::mul_add`] calls a function.
 pub(super) trait Loop {
-    fn run(self);
+    fn run<const FUSED: bool>(self);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -115,7 +116,7 @@ pub(super) fn vectorised(work: impl Loop) {
         Isa::Avx2 => return unsafe { avx2::run(work) },
         Isa::Portable => {}
     }
-    work.run();
+    work.run::<{ cfg!(target_arch = "aarch64") }>();
 }
 
 /// How high the tiles are that `rows` rows are cut into, so that they differ little and none exceeds `most`.
