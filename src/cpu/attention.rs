@@ -109,9 +109,6 @@ pub(super) fn run(op: &Attention, inputs: &[Slice], workspace: &mut [f32], outpu
     ) else {
         return;
     };
-    if output.is_empty() {
-        return;
-    }
     let per_head = sizes.key_lanes() + sizes.value_lanes();
     packed
         .par_chunks_mut(per_head)

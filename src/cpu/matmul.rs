@@ -72,9 +72,6 @@ struct Task<'a> {
 
 /// Computes every row times every weight, finishes it and stores it in `output`.
 pub(super) fn multiply(rows: &impl Rows, factor: &Factor, finish: &Finish, output: &mut [f32]) {
-    if output.is_empty() {
-        return;
-    }
     let tasks = tasks(rows, factor, finish, output);
     tasks.into_par_iter().with_max_len(1).for_each(|mut task| {
         SCRATCH.with_borrow_mut(|scratch| run(&mut task, rows, factor, finish, scratch));

@@ -39,7 +39,7 @@ impl Depth {
         let run = if limit >= RUN { RUN } else { 1 };
         let limit = limit / run * run;
         let blocks = channels.div_ceil(limit).max(1);
-        let per_block = channels.div_ceil(blocks).next_multiple_of(run);
+        let per_block = channels.div_ceil(blocks).max(1).next_multiple_of(run);
         Some(Self {
             channels,
             taps,
