@@ -137,10 +137,16 @@ fn run(task: &mut Task, rows: &impl Rows, factor: &Factor, finish: &Finish, scra
     };
     scratch.sums.resize(kept * height, zero);
     scratch.panel.resize(simd::BLOCK, zero);
+    // Every panel and block in the order below, one step ahead of it.
+    let mut next = slabs.clone().flat_map(|slab| {
+        let panels = task.panels.clone();
+        panels.flat_map(move |panel| slab.iter().map(move |block| (panel, block)))
+    });
+    next.next();
     let mut ahead = Ahead::default();
     let mut order = Vec::new();
-    for (slab, slab_blocks) in slabs.enumerate() {
-        let last = (slab + 1) * at_once >= blocks.len();
+    for (slab, slab_blocks) in slabs.clone().enumerate() {
+        let last = slab + 1 == slabs.len();
         let gathered = &mut scratch.gathered;
         gathered.resize(slab_blocks.len() * height, [0.0; simd::BLOCK + 16]);
         for (block, gathered) in slab_blocks.iter().zip(gathered.chunks_mut(height)) {
@@ -160,14 +166,8 @@ fn run(task: &mut Task, rows: &impl Rows, factor: &Factor, finish: &Finish, scra
                 for (half, stripe) in stripes.into_iter().enumerate() {
                     simd::pack(stripe, &order, panel, half, folded);
                 }
-                let next = match slab_blocks.get(k + 1) {
-                    Some(block) => Some((index, block)),
-                    None if index + 1 < task.panels.end => Some((index + 1, &slab_blocks[0])),
-                    None if last => None,
-                    None => Some((task.panels.start, &blocks[(slab + 1) * at_once])),
-                };
-                let next = next.map(|(index, block)| factor.stripes(finish, depth, index, block));
-                ahead.ask(next.into_iter().flatten());
+                let stripes_of = |(index, block)| factor.stripes(finish, depth, index, block);
+                ahead.ask(next.next().into_iter().flat_map(stripes_of));
                 let (gathered, narrow) = (&gathered[k * height..][..height], stripes[1].rows == 0);
                 simd::product(gathered, panel, narrow, sums, slab + k > 0, &ahead);
             }

@@ -69,7 +69,7 @@ pub(super) fn product(
     narrow: bool,
     out: &mut [Lane],
     add: bool,
-    ahead: &Ahead,
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))] ahead: &Ahead,
 ) {
     #[cfg(target_arch = "x86_64")]
     match *ISA {
@@ -80,7 +80,6 @@ pub(super) fn product(
         Isa::Portable => {}
     }
     portable::product(a, b, narrow, out, add);
-    let _ = ahead;
 }
 
 /// Transposes a stripe into half a panel: element `k` of the stripe's row `j` becomes column `j` of that half in lane

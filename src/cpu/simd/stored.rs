@@ -86,7 +86,10 @@ impl<'a> Ahead<'a> {
     }
 
     /// The lines, in as many parts as there are `tiles`, one for each.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only x86-64 is asked for lines")
+    )]
     pub(super) fn parts(&self, tiles: usize) -> impl Iterator<Item = &[&'a u8]> {
         let each = self.lines.len().div_ceil(tiles.max(1)).max(1);
         self.lines.chunks(each).chain(std::iter::repeat(&[][..]))
