@@ -10,6 +10,7 @@ balloon that training never showed at all.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -104,8 +105,8 @@ def reconstruction(engine: str | None, folder: Path, size: int, count: int) -> f
             paths = [Path(scratch) / f"{i:05}.png" for i in range(count)]
             for path, picture in zip(paths, pictures):
                 Image.fromarray(picture).save(path)
-            latents = run_engine([engine, "encode", *paths, "--outdir", Path(scratch) / "latents"])
-            decoded = read_pictures(run_engine([engine, "decode", *latents, "--outdir", Path(scratch) / "decoded"]))
+            latents = run_engine([engine, "encode", *paths, "--model", folder, "--outdir", Path(scratch) / "latents"])
+            decoded = read_pictures(run_engine([engine, "decode", *latents, "--model", folder, "--outdir", Path(scratch) / "decoded"]))
     return psnr(decoded, to_tensor(pictures)).mean().item()
 
 
@@ -138,7 +139,7 @@ def main():
     parser.add_argument("--images", type=Path, help="judge this folder's PNG files, sorted by name, instead")
     parser.add_argument("--torch", type=Path, help="sample with the PyTorch twin of this model folder instead")
     parser.add_argument("--model", type=Path, default=Path(__file__).parents[2] / "assets/demo")
-    parser.add_argument("--prompts-only", action="store_true", help="write RUN/prompts.txt and stop")
+    parser.add_argument("--prompts-only", action="store_true", help="write RUN/prompts.jsonl and stop")
     parser.add_argument("--count", type=int, default=240)
     parser.add_argument("--cfg-scale", type=float, help="with --torch: another guidance scale")
     parser.add_argument("--reconstructions", type=int, default=64, help="scenes for the autoencoder's PSNR; 0 leaves it out")
@@ -147,8 +148,8 @@ def main():
     args = parser.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
     scenes, texts = scenes_and_captions(args.count)
-    prompts = args.run / "prompts.txt"
-    prompts.write_text("".join(t + "\n" for t in texts))
+    prompts = args.run / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": t, "seed": i + 1}) + "\n" for i, t in enumerate(texts)))
     if args.prompts_only:
         print(prompts)
         return
@@ -161,7 +162,7 @@ def main():
         images = read_pictures(sorted(args.images.glob("*.png")))
     elif args.engine:
         out = Path(tempfile.mkdtemp(prefix="pictures-", dir=args.run))
-        images = read_pictures(run_engine([args.engine, "sample", "--from-file", prompts, "--outdir", out, *args.extra]))
+        images = read_pictures(run_engine([args.engine, "sample", "--model", folder, "--from-file", prompts, "--outdir", out, *args.extra]))
     else:
         raise SystemExit("one of --engine, --images and --torch is needed")
     if len(images) != len(scenes):
