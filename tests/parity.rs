@@ -19,11 +19,19 @@ fn cases() -> Vec<(PathBuf, Vec<PathBuf>)> {
                 .into_iter()
                 .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
                 .collect();
-            (case.join("model"), dumps)
+            (model_of(&case), dumps)
         })
         .collect();
     cases.sort();
     cases
+}
+
+/// The model beside a case's dumps; the demo's is in the program's assets.
+fn model_of(case: &Path) -> PathBuf {
+    match case.file_name() {
+        Some(name) if name == "demo" => Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo"),
+        _ => case.join("model"),
+    }
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
