@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-import common  # noqa: F401  (puts tools/ on the path)
+import common  # noqa: F401  puts tools/ on the path
 from compvis import LatentDiffusion
 
 

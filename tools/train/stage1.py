@@ -42,6 +42,49 @@ def validate(model, pictures, run: Path, step: int) -> float:
     return values.mean().item()
 
 
+def posterior(model, image, latents, chosen, bf16: bool):
+    """Mean and deviation of the latents: encoded now, or those that stage 2 was trained on."""
+    if latents is not None:
+        return latents["mean"][chosen].float(), latents["deviation"][chosen].float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        mean, logvar = (part.float() for part in model.encode(image))
+    return mean, (0.5 * logvar).exp()
+
+
+def objective(model, critic, vgg, image, latent, args):
+    """Reconstruction, perceptual and (with a critic) adversarial terms; also the L1 error and the decoded image."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+        decoded = model.decode(latent)
+        if critic is not None:
+            fake, fake_features = critic(decoded)
+            with torch.no_grad():
+                _, real_features = critic(image)
+    decoded = decoded.float()
+    l1 = F.l1_loss(decoded, image)
+    loss = l1 + F.mse_loss(decoded, image)
+    if vgg is not None:
+        loss = loss + args.perceptual_weight * vgg(decoded, image)
+    elif critic is not None:
+        floats = lambda features: [f.float() for f in features]
+        loss = loss + args.perceptual_weight * feature_distance(floats(fake_features), floats(real_features))
+    if critic is not None:
+        pull = -fake.float().mean()
+        loss = loss + args.disc_weight * adaptive_weight(loss, pull, model.decoder.conv_out.weight) * pull
+    return loss, l1, decoded.detach()
+
+
+def train_critic(critic, optimizer, image, decoded, bf16: bool) -> float:
+    """One step of the discriminator on a batch and its reconstruction; the loss."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        verdict = critic(torch.cat([image, decoded]))[0].float()
+    loss = hinge_discriminator(*verdict.chunk(2))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    average_gradients(list(critic.parameters()))
+    optimizer.step()
+    return loss.item()
+
+
 def train(args):
     torch.manual_seed(args.seed)
 
@@ -94,28 +137,9 @@ def train(args):
         chosen = torch.randint(len(pictures), (args.batch,), generator=generator)
         image = to_tensor(pictures[chosen.numpy()])
         adversarial = progress > args.disc_start
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            if latents is None:
-                mean, logvar = (part.float() for part in model.encode(image))
-                deviation = (0.5 * logvar).exp()
-            else:
-                mean, deviation = latents["mean"][chosen].float(), latents["deviation"][chosen].float()
-            latent = mean + deviation * torch.randn(mean.shape, generator=generator)
-            decoded = model.decode(latent)
-            if adversarial:
-                fake, fake_features = critic(decoded)
-                with torch.no_grad():
-                    _, real_features = critic(image)
-        decoded = decoded.float()
-        l1 = F.l1_loss(decoded, image)
-        loss = l1 + F.mse_loss(decoded, image)
-        if vgg is not None:
-            loss = loss + args.perceptual_weight * vgg(decoded, image)
-        elif adversarial:
-            loss = loss + args.perceptual_weight * feature_distance([f.float() for f in fake_features], [f.float() for f in real_features])
-        if adversarial:
-            pull = -fake.float().mean()
-            loss = loss + args.disc_weight * adaptive_weight(loss, pull, model.decoder.conv_out.weight) * pull
+        mean, deviation = posterior(model, image, latents, chosen, args.bf16)
+        latent = mean + deviation * torch.randn(mean.shape, generator=generator)
+        loss, l1, decoded = objective(model, critic if adversarial else None, vgg, image, latent, args)
         kl = 0.5 * (mean.pow(2) + deviation.pow(2) - 1 - 2 * deviation.clamp_min(1e-6).log()).sum(dim=(1, 2, 3)).mean()
         optimizer.zero_grad(set_to_none=True)
         (loss + args.kl_weight * kl).backward()
@@ -123,13 +147,7 @@ def train(args):
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         if adversarial:
-            with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-                verdict = critic(torch.cat([image, decoded.detach()]))[0].float()
-            critic_loss = hinge_discriminator(*verdict.chunk(2))
-            critic_optimizer.zero_grad(set_to_none=True)
-            critic_loss.backward()
-            average_gradients(list(critic.parameters()))
-            critic_optimizer.step()
+            critic_loss = train_critic(critic, critic_optimizer, image, decoded, args.bf16)
         step += 1
         if not leader:
             continue
@@ -138,7 +156,7 @@ def train(args):
         if step % 50 == 0:
             curves["reconstruction"].append((step, running))
             if adversarial:
-                curves["critic"].append((step, critic_loss.item()))
+                curves["critic"].append((step, critic_loss))
             bar.set_postfix(step=step, l1=f"{running:.4f}", kl=f"{kl.item():.0f}", images=step * args.batch * args.workers)
         bar.update(min(100, int(100 * progress)) - shown)
         shown = max(shown, min(100, int(100 * progress)))
