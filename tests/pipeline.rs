@@ -190,3 +190,13 @@ fn a_latent_that_is_not_finite_is_named_never_painted_black() {
     };
     assert!(stage.contains("post_quant_conv"), "{stage}");
 }
+
+#[test]
+fn a_model_with_a_part_that_cannot_run_is_refused_with_the_reason() {
+    let mut model = Model::demo().unwrap();
+    let reason = "it has a BERT text encoder (`BERTEmbedder`), which is not supported";
+    model.config.unsupported.push(reason.to_owned());
+    let error = request(1).check(&model).unwrap_err();
+    assert_eq!(error.exit_code(), 3);
+    assert!(error.to_string().contains(reason), "{error}");
+}

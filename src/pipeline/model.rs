@@ -99,11 +99,23 @@ impl Model {
     ) -> Result<(&'a C, &'a Weights)> {
         match (config, weights) {
             (Some(config), Some(weights)) => Ok((config, weights)),
-            _ => Err(Error::file(
-                &self.name,
-                format!("has no {what}, which this needs"),
-            )),
+            _ => Err(self.refused(&format!("has no {what}, which this needs"))),
         }
+    }
+
+    /// Refuses a model with a part that this program cannot run: a picture made without it would be wrong and not look it.
+    pub(super) fn check_supported(&self) -> Result<()> {
+        match self.config.unsupported.is_empty() {
+            true => Ok(()),
+            false => Err(self.refused("cannot be sampled from")),
+        }
+    }
+
+    /// A refusal of this model, with what of it is not supported.
+    fn refused(&self, problem: &str) -> Error {
+        let reasons = self.config.unsupported.iter();
+        let problem = reasons.fold(problem.to_owned(), |all, reason| format!("{all}; {reason}"));
+        Error::file(&self.name, problem)
     }
 
     /// Sides of an image must be multiples of this many pixels.

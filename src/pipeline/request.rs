@@ -86,8 +86,9 @@ impl Request {
     /// Refuses what the model cannot do, before any weight is read.
     ///
     /// # Errors
-    /// [`Error::Request`], with what would be possible.
+    /// [`Error::Request`], with what would be possible; [`Error::File`] if the model has a part that is not supported.
     pub fn check(&self, model: &Model) -> Result<()> {
+        model.check_supported()?;
         let multiple = model.pixel_multiple()?;
         check_side("width", self.width, multiple)?;
         check_side("height", self.height, multiple)?;
