@@ -139,7 +139,7 @@ fn guided(config: &UNetConfig, dump: &Dump, batch: usize) -> Result<Guided> {
     if config.context_dim.is_none() {
         return Ok(Guided::unconditional(batch));
     }
-    let context = dump.required("context", 3)?.clone();
+    let context = per_image(dump.required("context", 3)?, batch)?;
     if scale == 1.0 {
         return Ok(Guided {
             batch,
@@ -147,12 +147,20 @@ fn guided(config: &UNetConfig, dump: &Dump, batch: usize) -> Result<Guided> {
             settings: None,
         });
     }
-    let unconditional = dump.required("uncond_context", 3)?.clone();
+    let unconditional = per_image(dump.required("uncond_context", 3)?, batch)?;
     Ok(Guided {
         batch,
         context: Some(Tensor::stack(&[unconditional, context])?),
         settings: Some([scale as f32, rescale as f32]),
     })
+}
+
+/// A context for each image: a dump may hold one that all of them share.
+fn per_image(context: &Tensor, batch: usize) -> Result<Tensor> {
+    match context.shape().batch() {
+        1 => Tensor::stack(&vec![context.clone(); batch]),
+        _ => Ok(context.clone()),
+    }
 }
 
 /// The number `key` of the metadata.

@@ -17,6 +17,9 @@ pub(super) fn cases() -> Vec<Case> {
         [4, 21, 8, 5],
         [33, 130, 1, 16],
         [3, 4096, 1, 8],
+        [300, 77, 3, 40],
+        [40, 700, 2, 24],
+        [50, 50, 1, 350],
         [16, 16, 7, 33],
     ]);
     let plain = sizes.into_iter().map(|size| attention(size, false, 1.0));

@@ -45,6 +45,7 @@ pub(super) fn cases() -> Vec<Case> {
         (6, 5, 9, 16),
         (5, 4, 16, 48),
         (8, 8, 33, 31),
+        (7, 9, 64, 48),
         (11, 13, 8, 3),
         (16, 16, 12, 18),
     ];
@@ -146,23 +147,31 @@ pub(super) fn cases() -> Vec<Case> {
     let fused = epilogues(&[false])
         .into_iter()
         .map(|epilogue| conv2d([IMAGES, 5, 6, 10].into(), 19, SAME, epilogue));
-    let folded = conv2d(
-        [IMAGES, 3, 4, 7].into(),
-        18,
-        Filter {
+    // From 8x8 pixels up, the CPU folds the upsampling into four smaller filters.
+    let upsampled = [(3, 4, 7, 18), (8, 9, 24, 16), (9, 11, 33, 16)].map(|(h, w, c, o)| {
+        let filter = Filter {
             upsample: true,
             ..SAME
-        },
-        Epilogue {
+        };
+        let epilogue = Epilogue {
             residual: true,
             ..Epilogue::default()
-        },
-    );
+        };
+        conv2d([IMAGES, h, w, c].into(), o, filter, epilogue)
+    });
+    // More taps than the CPU multiplies in one block.
+    let wide = Filter {
+        size: 18,
+        padding: Padding::default(),
+        ..SAME
+    };
+    let wide = conv2d([IMAGES, 18, 19, 1].into(), 5, wide, Epilogue::default());
     plain
         .into_iter()
         .chain(filtered)
         .chain(fused)
-        .chain([folded])
+        .chain(upsampled)
+        .chain([wide])
         .collect()
 }
 

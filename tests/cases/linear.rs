@@ -15,10 +15,12 @@ pub(super) fn cases() -> Vec<Case> {
         (5, 7, 33),
         (7, 33, 5),
         (13, 40, 130),
+        (17, 48, 1100),
         (33, 257, 48),
         (64, 96, 31),
         (77, 24, 24),
         (130, 5, 7),
+        (713, 33, 45),
     ];
     let plain = sizes.map(|(rows, channels, out)| {
         let shape = [IMAGES, rows, channels].into();

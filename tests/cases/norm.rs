@@ -28,6 +28,7 @@ pub(super) fn cases() -> Vec<Case> {
         ([IMAGES, 5, 5, 7], 7),
         ([IMAGES, 33, 31, 8], 2),
         ([IMAGES, 32, 32, 24], 8),
+        ([IMAGES, 33, 19, 96], 32),
     ] {
         all.push(group_norm(Operand::normal(shape), groups, 1e-6, true));
     }
