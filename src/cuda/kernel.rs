@@ -1,0 +1,161 @@
+//! A kernel choice as data: which entries run, on which grid, with which arguments.
+//!
+//! The files beside this one each choose for one operation, as pure functions of shapes and of the [`Target`]: no GPU is needed to call
+//! them, their choices can be printed and reviewed, and one place (`launch.rs`) turns them into launches.
+
+use crate::tensor::Shape;
+use std::fmt;
+
+/// What a choice may depend on besides shapes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Bytes and range of activations.
+    pub precision: Precision,
+    /// Compute capability, 10 * major + minor: 80, 86, 89, 90.
+    pub compute_capability: u32,
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Bytes of shared memory that one block may ask for.
+    pub shared_bytes_per_block: u32,
+}
+
+/// The element type of activations and of the weights of products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Halves, accumulated in f32: the tensor cores' own.
+    F16,
+    /// Floats, for what leaves the range of halves.
+    F32,
+}
+
+impl Precision {
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    /// As entries spell it.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        }
+    }
+}
+
+/// What runs for one node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernel {
+    /// In this order.
+    pub launches: Vec<Launch>,
+    /// Bytes of scratch memory that the launches share.
+    pub workspace_bytes: usize,
+    /// How each learnt tensor is laid out, in the order of [`Operator::params`](crate::ops::Operator::params).
+    pub layouts: Vec<Layout>,
+}
+
+/// One entry on a grid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// The entry's name in `kernels/`.
+    pub entry: String,
+    /// Blocks along x, y, z.
+    pub grid: [u32; 3],
+    /// Bytes of dynamic shared memory. Threads per block are the entry's own.
+    pub shared_bytes: u32,
+    /// One per parameter of the entry.
+    pub arguments: Vec<Argument>,
+}
+
+/// What is passed to an entry.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Argument {
+    /// The node's result.
+    Output,
+    /// The node's operand of this number.
+    Input(usize),
+    /// The node's learnt tensor of this number.
+    Weight(usize),
+    /// Scratch memory: offset and length in bytes.
+    Workspace {
+        /// Where it starts.
+        offset: usize,
+        /// How long it is.
+        bytes: usize,
+    },
+    /// A pointer to nothing: the entry leaves out what it would read there.
+    Null,
+    /// A size.
+    Int(i32),
+    /// A scalar.
+    Float(f32),
+}
+
+/// How a learnt tensor is laid out on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// One value per channel, as f32: biases, factors of normalisations.
+    Vector,
+    /// As stored, at the working precision: tables of embeddings.
+    Table,
+    /// The operand of a product, at the working precision: `[O, C, R, S]` or `[O, C]` as `rows x columns`, zero where there is no element. A row is
+    /// an output channel; along it run the filter taps and, within a tap, the input channels.
+    Matrix {
+        /// At least the output channels.
+        rows: usize,
+        /// At least taps times input channels.
+        columns: usize,
+        /// The two halves of the output channels alternate, so that a value and its gate lie side by side.
+        gated: bool,
+    },
+    /// As [`Vector`](Self::Vector), the two halves alternating.
+    GatedVector,
+}
+
+impl fmt::Display for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let [x, y, z] = self.grid;
+        write!(f, "{} grid {x}x{y}x{z}", self.entry)?;
+        if self.shared_bytes > 0 {
+            write!(f, " shared {}", self.shared_bytes)?;
+        }
+        for argument in &self.arguments {
+            match argument {
+                Argument::Output => write!(f, " y"),
+                Argument::Input(index) => write!(f, " x{index}"),
+                Argument::Weight(index) => write!(f, " w{index}"),
+                Argument::Workspace { offset, bytes } => write!(f, " scratch@{offset}+{bytes}"),
+                Argument::Null => write!(f, " -"),
+                Argument::Int(value) => write!(f, " {value}"),
+                Argument::Float(value) => write!(f, " {value:?}"),
+            }?;
+        }
+        Ok(())
+    }
+}
+
+impl Kernel {
+    /// One launch that needs no scratch memory.
+    pub fn single(launch: Launch, layouts: Vec<Layout>) -> Self {
+        Self {
+            launches: vec![launch],
+            workspace_bytes: 0,
+            layouts,
+        }
+    }
+}
+
+/// `value` as an entry's `int`, or a sentence: an entry counts elements in 32 bits.
+pub fn int(value: usize) -> Result<Argument, String> {
+    i32::try_from(value)
+        .map(Argument::Int)
+        .map_err(|_| format!("{value} is more than a kernel counts to"))
+}
+
+/// As [`int`], for the elements of a tensor.
+pub fn elements(shape: Shape) -> Result<Argument, String> {
+    int(shape.len()).map_err(|problem| format!("{shape} is too large: {problem}"))
+}
