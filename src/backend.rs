@@ -18,6 +18,8 @@ pub trait Backend: Sized {
     type Kernel;
     /// A weight where the device wants it.
     type Weight;
+    /// What a device remembers of a list of steps between its runs, so that the next run is cheaper: a recorded graph of launches.
+    type Replay: Default;
 
     /// The device's name, for people.
     fn name(&self) -> String;
@@ -49,17 +51,28 @@ pub trait Backend: Sized {
     /// If the device has no kernel for these shapes.
     fn select(&self, node: &Node, inputs: &[Shape]) -> Result<Selection<Self>>;
 
-    /// The weight `param`, in the layout the device's kernels read.
+    /// The weight `param`, number `index` of its node's, in the layout that `kernel` reads.
     ///
     /// # Errors
     /// If the weight is missing or has another shape.
-    fn load(&self, param: &Param, weights: &Weights) -> Result<Self::Weight>;
+    fn load(
+        &self,
+        kernel: &Self::Kernel,
+        index: usize,
+        param: &Param,
+        weights: &Weights,
+    ) -> Result<Self::Weight>;
 
-    /// Runs steps in order.
+    /// Runs steps in order. `replay` belongs to these steps and this arena, and is empty the first time.
     ///
     /// # Errors
     /// If the device fails, or the user asked to stop.
-    fn run(&self, arena: &mut Self::Arena, steps: &[Step<Self>]) -> Result<()>;
+    fn run(
+        &self,
+        arena: &mut Self::Arena,
+        steps: &[Step<Self>],
+        replay: &mut Self::Replay,
+    ) -> Result<()>;
 }
 
 /// A kernel and what it needs besides its operands.

@@ -31,6 +31,7 @@
 
 pub mod backend;
 pub mod cpu;
+pub mod cuda;
 pub mod error;
 pub mod graph;
 pub mod image;

@@ -23,6 +23,7 @@ pub struct Session<B: Backend> {
     plan: Plan,
     steps: Vec<Step<B>>,
     arena: B::Arena,
+    replay: B::Replay,
 }
 
 /// What one step of a run took.
@@ -84,7 +85,9 @@ impl<B: Backend> Session<B> {
             let weights = operator
                 .params()
                 .into_iter()
-                .map(|p| backend.load(p, weights));
+                .enumerate()
+                .map(|(index, param)| backend.load(&selection.kernel, index, param, weights))
+                .collect::<Result<_>>()?;
             steps.push(Step {
                 name: node.name.clone(),
                 op: node.op.clone(),
@@ -92,7 +95,7 @@ impl<B: Backend> Session<B> {
                 inputs,
                 output: plan.places[index],
                 workspace: plan.workspaces[index].map(|offset| (offset, selection.workspace_bytes)),
-                weights: weights.collect::<Result<_>>()?,
+                weights,
                 cost: operator.cost(&shapes, node.shape),
             });
         }
@@ -102,6 +105,7 @@ impl<B: Backend> Session<B> {
             plan,
             steps,
             arena,
+            replay: B::Replay::default(),
         })
     }
 
@@ -145,7 +149,8 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// If the device fails, or the user asked to stop.
     pub fn run(&mut self) -> Result<()> {
-        self.backend.run(&mut self.arena, &self.steps)
+        self.backend
+            .run(&mut self.arena, &self.steps, &mut self.replay)
     }
 
     /// The result `name` of the last run.
@@ -179,8 +184,11 @@ impl<B: Backend> Session<B> {
         let mut timings = Vec::with_capacity(self.steps.len());
         for step in &self.steps {
             let start = Instant::now();
-            self.backend
-                .run(&mut self.arena, std::slice::from_ref(step))?;
+            self.backend.run(
+                &mut self.arena,
+                std::slice::from_ref(step),
+                &mut B::Replay::default(),
+            )?;
             timings.push(Timing {
                 name: step.name.clone(),
                 op: step.op.name(),
@@ -197,8 +205,11 @@ impl<B: Backend> Session<B> {
     /// As [`run`](Self::run).
     pub fn first_not_finite(&mut self) -> Result<Option<String>> {
         for step in &self.steps {
-            self.backend
-                .run(&mut self.arena, std::slice::from_ref(step))?;
+            self.backend.run(
+                &mut self.arena,
+                std::slice::from_ref(step),
+                &mut B::Replay::default(),
+            )?;
             let mut result = Tensor::zeros(step.output.shape);
             self.backend
                 .read(&self.arena, step.output, result.data_mut())?;

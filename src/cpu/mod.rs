@@ -61,6 +61,7 @@ impl Backend for Cpu {
     type Arena = Arena;
     type Kernel = ();
     type Weight = TensorView;
+    type Replay = ();
 
     fn name(&self) -> String {
         format!("cpu ({} threads, f32)", self.threads())
@@ -95,11 +96,11 @@ impl Backend for Cpu {
         })
     }
 
-    fn load(&self, param: &Param, weights: &Weights) -> Result<TensorView> {
+    fn load(&self, (): &(), _: usize, param: &Param, weights: &Weights) -> Result<TensorView> {
         weights.get(&param.name, &param.shape)
     }
 
-    fn run(&self, arena: &mut Arena, steps: &[Step<Self>]) -> Result<()> {
+    fn run(&self, arena: &mut Arena, steps: &[Step<Self>], (): &mut ()) -> Result<()> {
         self.pool.install(|| {
             for step in steps {
                 if self.stop.load(Ordering::Relaxed) {

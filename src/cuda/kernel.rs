@@ -138,6 +138,15 @@ impl fmt::Display for Launch {
 }
 
 impl Kernel {
+    /// No launch at all.
+    pub fn nothing() -> Self {
+        Self {
+            launches: Vec::new(),
+            workspace_bytes: 0,
+            layouts: Vec::new(),
+        }
+    }
+
     /// One launch that needs no scratch memory.
     pub fn single(launch: Launch, layouts: Vec<Layout>) -> Self {
         Self {

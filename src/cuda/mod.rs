@@ -1,0 +1,45 @@
+//! NVIDIA GPUs, through kernels of our own, and the same kernels on the processor.
+//!
+//! [`select`] chooses, as a pure function of shapes, which entries of `kernels/` compute a node. What it answers is data ([`Kernel`]); one
+//! place turns it into launches.
+
+mod attention;
+mod conv2d;
+mod elementwise;
+pub mod kernel;
+mod linear;
+mod movement;
+mod norm;
+mod sampling;
+
+pub use kernel::{Argument, Kernel, Launch, Layout, Precision, Target};
+
+use crate::ops::Op;
+use crate::tensor::Shape;
+
+/// The entries that compute `op` on operands of shapes `inputs`, where the result has shape `output`.
+///
+/// # Errors
+/// A sentence, if no kernel takes these shapes.
+pub fn select(op: &Op, inputs: &[Shape], output: Shape, target: &Target) -> Result<Kernel, String> {
+    match op {
+        Op::Input(_) | Op::Reshape(_) => Ok(Kernel::nothing()),
+        Op::Linear(op) => linear::select(op, inputs, output, target),
+        Op::Conv2d(op) => conv2d::select(op, inputs, output, target),
+        Op::Attention(op) => attention::select(op, inputs, output, target),
+        Op::GroupNorm(op) => norm::group_norm(op, inputs, output, target),
+        Op::LayerNorm(op) => norm::layer_norm(op, inputs, output, target),
+        Op::Activate(op) => elementwise::activation(op, output, target),
+        Op::Geglu(_) => elementwise::geglu(output, target),
+        Op::Add(_) => elementwise::add(output, target),
+        Op::AddChannels(op) => elementwise::add_channels(op, inputs, output, target),
+        Op::AddPositions(op) => elementwise::add_positions(op, output, target),
+        Op::Concat(op) => movement::concat(op, inputs, output, target),
+        Op::Upsample2x(_) => movement::upsample(inputs, output, target),
+        Op::Embedding(op) => movement::embedding(op, output, target),
+        Op::GatherToken(_) => movement::gather(inputs, output, target),
+        Op::TimestepEmbedding(op) => sampling::timestep_embedding(op, output, target),
+        Op::Guidance(_) => sampling::guidance(inputs, output, target),
+        Op::Combine(_) => sampling::combine(inputs, output, target),
+    }
+}
