@@ -134,6 +134,13 @@ DEVICE float exp2_approximate(float x) {
     return y;
 }
 
+// 1 / x, to 1 unit in the last place; of and to denormals, zero.
+DEVICE float reciprocal_approximate(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // Two floats rounded to halves, the first in the low bits.
 DEVICE uint32_t pack_halves(float low, float high) {
     const __half2 pair = __floats2half2_rn(low, high);
