@@ -1,0 +1,138 @@
+// A block of CUDA threads, run by one host thread.
+//
+// Every thread is a fiber. It runs until it must wait for others: at a barrier of the block, or where the lanes of a warp meet. The last to
+// arrive does the work for all, makes the others ready and goes on. Which ready fiber runs next is the schedule: the latest made ready
+// under seed 0, which keeps one warp's data hot, and any of them under another seed.
+#pragma once
+
+#include <stdint.h>
+
+#include <memory>
+#include <vector>
+
+#include "fiber.h"
+#include "primitives.h"
+
+namespace emulator {
+
+struct Launch;
+struct Block;
+class Watch;
+
+constexpr uint32_t WARP = 32;
+constexpr uint32_t MAX_THREADS = 1024;
+constexpr uint32_t STACK_BYTES = 64 << 10;
+// What the largest GPU lets one block ask for.
+constexpr uint32_t MAX_SHARED_BYTES = 227 << 10;
+// Arrays of fixed size are at most this much together; the arena has room for them and for gaps between.
+constexpr uint32_t MAX_STATIC_BYTES = 48 << 10;
+constexpr uint32_t REDZONE = 64;
+constexpr uint32_t ARENA_BYTES = 384 << 10;
+
+// A copy.async that a thread has started.
+struct Copy {
+    unsigned char* shared;
+    const void* global;
+    uint16_t bytes;
+    bool valid;
+    uint32_t group;
+};
+
+enum class Waiting : uint8_t { no, block, warp };
+
+struct Thread {
+    Fiber fiber;
+    uint32_t index = 0;
+    Waiting waiting = Waiting::no;
+    ldm_site site{};              // where it waits
+    char* stack = nullptr;
+    uint32_t open_group = 0;      // the group that copies join now
+    std::vector<Copy> copies;     // in the order they were started
+
+    uint32_t lane() const { return index % WARP; }
+    uint32_t warp() const { return index / WARP; }
+};
+
+// What the lanes of a warp do together.
+enum class Collective : uint8_t { none, sync, shuffle, load_matrix, load_matrix_transposed, multiply, multiply_half };
+
+const char* name_of(Collective collective);
+
+// What one lane brings to a meeting, and takes from it.
+struct Deposit {
+    const void* a;
+    const void* b;
+    void* result;
+    uint32_t word;
+};
+
+struct Warp {
+    Collective collective = Collective::none;
+    uint32_t shape = 0;           // must be the same for all lanes
+    ldm_site site{};              // of the first to arrive
+    uint32_t arrived = 0;
+    uint32_t exited = 0;
+    uint32_t at_barrier = 0;
+    Deposit deposit[WARP];
+};
+
+struct SharedArray {
+    const void* key;
+    const char* name;
+    uint32_t offset;
+    uint32_t bytes;
+};
+
+// One host thread's place to run blocks in, one after another; kept between launches.
+struct Block {
+    Block();
+    ~Block();
+    Block(const Block&) = delete;
+
+    // Runs block `index` of the launch to its end, or to its first fault.
+    void run(Launch& launch, const uint32_t (&index)[3]);
+
+    // Lets others run until somebody has made this thread ready.
+    void wait(Thread& self, Waiting reason, ldm_site site);
+    void make_ready(Thread& thread);
+    // After `self` has made others ready: goes on with it, or under a random schedule with any of them.
+    void go_on(Thread& self);
+    // Abandons the block; its fibers never run again.
+    [[noreturn]] void stop();
+
+    Launch* launch = nullptr;
+    std::unique_ptr<Watch> watch_memory;
+    Watch* watch = nullptr;       // null: accesses are not checked
+    uint32_t index[3] = {};
+    uint32_t thread_count = 0;
+    Thread threads[MAX_THREADS];
+    Warp warps[MAX_THREADS / WARP];
+    uint32_t at_barrier = 0;
+    ldm_site barrier_site{};
+    uint32_t exited = 0;
+
+    unsigned char* arena = nullptr;   // shared memory
+    uint32_t arena_used = 0;
+    std::vector<SharedArray> arrays;
+
+private:
+    static void thread_main();
+    [[noreturn]] void exit_thread(Thread& self);
+    void run_next(Fiber& from);
+    [[noreturn]] void report_deadlock();
+
+    Fiber host_;
+    Thread* ready_[MAX_THREADS];
+    uint32_t ready_count_ = 0;
+    uint64_t random_ = 0;
+    char* stacks_ = nullptr;
+};
+
+// The CUDA thread that runs on this host thread, and its block; null outside kernels.
+struct Current {
+    Thread* thread;
+    Block* block;
+};
+extern thread_local Current current __attribute__((tls_model("initial-exec")));
+
+}  // namespace emulator

@@ -1,0 +1,88 @@
+// How faults are said.
+#include "fault.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "launch.h"
+
+namespace emulator {
+
+const char* name_of(Fault fault) {
+    switch (fault) {
+        // The launch asks for what no GPU has, or for an entry that does not exist.
+        case Fault::bad_launch: return "BAD_LAUNCH";
+        // A thread reads what another wrote, and no barrier orders the two.
+        case Fault::race_read_after_write: return "RACE_READ_AFTER_WRITE";
+        // A thread overwrites what another read, and no barrier orders the two.
+        case Fault::race_write_after_read: return "RACE_WRITE_AFTER_READ";
+        // Two threads write one place, and no barrier orders them.
+        case Fault::race_write_after_write: return "RACE_WRITE_AFTER_WRITE";
+        // Shared memory is read that no thread of the block has written.
+        case Fault::shared_uninitialised: return "SHARED_UNINITIALISED";
+        // Shared memory beyond the launch's dynamic size, or between or behind arrays.
+        case Fault::shared_out_of_bounds: return "SHARED_OUT_OF_BOUNDS";
+        // Arrays of fixed size need more than every GPU has.
+        case Fault::shared_too_large: return "SHARED_TOO_LARGE";
+        // The destination of an asynchronous copy is read before the copy was waited for.
+        case Fault::async_read_before_wait: return "ASYNC_READ_BEFORE_WAIT";
+        // The destination of an asynchronous copy is written while the copy is under way.
+        case Fault::async_write_write: return "ASYNC_WRITE_WRITE";
+        // Global memory outside the tensors that the launch names.
+        case Fault::global_out_of_bounds: return "GLOBAL_OUT_OF_BOUNDS";
+        // A tensor is written that the launch names as only read.
+        case Fault::global_read_only: return "GLOBAL_READ_ONLY";
+        // One block touches an element of global memory that another block writes.
+        case Fault::block_race: return "BLOCK_RACE";
+        // A thread touches another's local variables.
+        case Fault::foreign_local_memory: return "FOREIGN_LOCAL_MEMORY";
+        // An address is not a multiple of the bytes that one access moves.
+        case Fault::misaligned: return "MISALIGNED";
+        // Lanes of a warp meet in different primitives, or some of them nowhere.
+        case Fault::divergent_collective: return "DIVERGENT_COLLECTIVE";
+        // Lanes have ended that others of their warp wait for.
+        case Fault::collective_after_exit: return "COLLECTIVE_AFTER_EXIT";
+        // Threads of a block wait in different barriers.
+        case Fault::divergent_barrier: return "DIVERGENT_BARRIER";
+        // Threads have ended that others of their block wait for.
+        case Fault::barrier_after_exit: return "BARRIER_AFTER_EXIT";
+        // Nobody can go on.
+        case Fault::deadlock: return "DEADLOCK";
+    }
+    return "";
+}
+
+std::string text(const char* format, ...) {
+    char line[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    return line;
+}
+
+std::string place_of(ldm_site site) {
+    if (!site.file) return "";
+    const char* const slash = strrchr(site.file, '/');
+    return text("%s:%d", slash ? slash + 1 : site.file, site.line);
+}
+
+[[noreturn]] static void end(Block& block, Fault fault, const std::string& who, const std::string& detail) {
+    block.launch->fail(text("%s: %s, block (%u, %u, %u)%s: ", name_of(fault), block.launch->entry->name, block.index[0], block.index[1],
+                            block.index[2], who.c_str()) +
+                       detail);
+    block.stop();
+}
+
+void raise(Fault fault, const std::string& detail, ldm_site site, const void* pc) {
+    std::string place = pc ? place_of(pc) : "";
+    if (place.empty()) place = place_of(site);
+    std::string who = text(", thread %u", current.thread->index);
+    if (!place.empty()) who += " at " + place;
+    end(*current.block, fault, who, detail);
+}
+
+void raise_in_block(Block& block, Fault fault, const std::string& detail) { end(block, fault, "", detail); }
+
+}  // namespace emulator

@@ -1,0 +1,50 @@
+// Faults: what can be wrong with a kernel, and how it is said.
+#pragma once
+
+#include <string>
+
+#include "block.h"
+
+namespace emulator {
+
+// The table of fault.cpp says what each means.
+enum class Fault : uint8_t {
+    bad_launch,
+    race_read_after_write,
+    race_write_after_read,
+    race_write_after_write,
+    shared_uninitialised,
+    shared_out_of_bounds,
+    shared_too_large,
+    async_read_before_wait,
+    async_write_write,
+    global_out_of_bounds,
+    global_read_only,
+    block_race,
+    foreign_local_memory,
+    misaligned,
+    divergent_collective,
+    collective_after_exit,
+    divergent_barrier,
+    barrier_after_exit,
+    deadlock,
+};
+
+const char* name_of(Fault fault);
+
+// Ends the launch with one line: the fault, the entry, block and thread, file and line, and `detail`. The place is that of `pc`, an address
+// in the kernel's code, where the program still knows it, and else `site`.
+[[noreturn]] void raise(Fault fault, const std::string& detail, ldm_site site, const void* pc = nullptr);
+
+// As raise, where no thread of the block is to blame.
+[[noreturn]] void raise_in_block(Block& block, Fault fault, const std::string& detail);
+
+// "file.cu:12" or "".
+std::string place_of(ldm_site site);
+// "file.cu:12", the innermost line outside the primitive layer that an instruction comes from; else its function; else "".
+std::string place_of(const void* pc);
+
+// printf into a string.
+std::string text(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+}  // namespace emulator

@@ -1,0 +1,181 @@
+// The arithmetic of a warp. A product is computed for all lanes at once, from operands brought into the order in which vectors can use them.
+//
+// Products of two halves have at most 22 significant bits, so they are exact in f32, and a fused multiply-add gives the same bits as a
+// multiplication and an addition: every processor computes the same, with or without the instruction.
+#include "fragments.h"
+
+#include <string.h>
+
+#include <vector>
+
+#include "half.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace emulator {
+
+void load_matrix(const Deposit (&lanes)[WARP], bool transposed) {
+    for (uint32_t lane = 0; lane < WARP; lane++) {
+        const uint32_t g = lane / 4, t = lane % 4;
+        uint32_t* const registers = static_cast<uint32_t*>(lanes[lane].result);
+        for (uint32_t i = 0; i < 4; i++) {
+            if (transposed) {
+                const uint16_t* const low = static_cast<const uint16_t*>(lanes[8 * i + 2 * t].a);
+                const uint16_t* const high = static_cast<const uint16_t*>(lanes[8 * i + 2 * t + 1].a);
+                registers[i] = low[g] | static_cast<uint32_t>(high[g]) << 16;
+            } else {
+                memcpy(&registers[i], static_cast<const uint32_t*>(lanes[8 * i + g].a) + t, 4);
+            }
+        }
+    }
+}
+
+namespace {
+
+constexpr int K = 16;
+// A quad member's columns of B, one row of k after another: of each fragment the member's two columns, twice (for rows g and g + 8).
+constexpr int MAX_FRAGMENTS = 32;
+// Where along k the halves of a register lie, beyond 2t.
+constexpr int K_OF_REGISTER[2] = {0, 8};
+
+struct alignas(32) Operands {
+    float a[MAX_FRAGMENTS][8][K][4];      // [row fragment][g][k]: row g twice, row g + 8 twice
+    float b[4][K][MAX_FRAGMENTS * 4];     // [t][k][column fragment]
+};
+
+void gather(Operands& to, const Deposit (&lanes)[WARP], int rows, int columns, void (*widen)(const uint32_t*, float*, int)) {
+    float wide[MAX_FRAGMENTS * 8];
+    for (uint32_t lane = 0; lane < WARP; lane++) {
+        const uint32_t g = lane / 4, t = lane % 4;
+        widen(static_cast<const uint32_t*>(lanes[lane].a), wide, rows * 4);
+        for (int i = 0; i < rows; i++) {
+            const float* const value = wide + i * 8;
+            for (int pair = 0; pair < 2; pair++) {
+                for (int half = 0; half < 2; half++) {
+                    float* const place = to.a[i][g][2 * t + K_OF_REGISTER[pair] + half];
+                    place[0] = place[1] = value[pair * 4 + half];
+                    place[2] = place[3] = value[pair * 4 + 2 + half];
+                }
+            }
+        }
+        widen(static_cast<const uint32_t*>(lanes[lane].b), wide, columns * 2);
+        for (int j = 0; j < columns; j++) {
+            for (int pair = 0; pair < 2; pair++) {
+                for (int half = 0; half < 2; half++) {
+                    float* const place = &to.b[g / 2][2 * t + K_OF_REGISTER[pair] + half][j * 4 + g % 2];
+                    place[0] = place[2] = wide[j * 4 + pair * 2 + half];
+                }
+            }
+        }
+    }
+}
+
+typedef float Vector4 __attribute__((vector_size(16)));
+typedef float Vector8 __attribute__((vector_size(32)));
+
+// d[0 .. FRAGMENTS * 4) += sum over k of a[k] b[k]: one lane, one row fragment. The sums stay in registers.
+template <typename Vector, int FRAGMENTS>
+inline __attribute__((always_inline)) void accumulate(float* d, const float (*a)[4], const float (*b)[MAX_FRAGMENTS * 4]) {
+    constexpr int LANES = sizeof(Vector) / sizeof(float), COUNT = FRAGMENTS * 4 / LANES;
+    Vector sum[COUNT];
+    memcpy(sum, d, sizeof sum);
+    for (int k = 0; k < K; k++) {
+        Vector factor;
+        for (int part = 0; part < LANES / 4; part++) memcpy(reinterpret_cast<float*>(&factor) + part * 4, a[k], 16);
+        for (int i = 0; i < COUNT; i++) {
+            Vector other;
+            memcpy(&other, b[k] + i * LANES, sizeof other);
+            sum[i] += factor * other;
+        }
+    }
+    memcpy(d, sum, sizeof sum);
+}
+
+template <typename Vector>
+inline __attribute__((always_inline)) void accumulate_all(const Operands& from, const Deposit (&lanes)[WARP], int rows, int columns) {
+    constexpr int PAIR = 2;
+    for (uint32_t lane = 0; lane < WARP; lane++) {
+        for (int i = 0; i < rows; i++) {
+            float* const d = static_cast<float*>(lanes[lane].result) + i * columns * 4;
+            const float(*const a)[4] = from.a[i][lane / 4];
+            const float(*const b)[MAX_FRAGMENTS * 4] = from.b[lane % 4];
+            int j = 0;
+            for (; j + 4 * PAIR <= columns; j += 4 * PAIR) {
+                accumulate<Vector, 4 * PAIR>(d + j * 4, a, reinterpret_cast<const float(*)[MAX_FRAGMENTS * 4]>(&b[0][j * 4]));
+            }
+            for (; j + PAIR <= columns; j += PAIR) {
+                accumulate<Vector, PAIR>(d + j * 4, a, reinterpret_cast<const float(*)[MAX_FRAGMENTS * 4]>(&b[0][j * 4]));
+            }
+            for (; j < columns; j++) {
+                accumulate<Vector4, 1>(d + j * 4, a, reinterpret_cast<const float(*)[MAX_FRAGMENTS * 4]>(&b[0][j * 4]));
+            }
+        }
+    }
+}
+
+void widen_portable(const uint32_t* pairs, float* wide, int count) {
+    for (int i = 0; i < count; i++) {
+        wide[2 * i] = half_bits::widen(static_cast<uint16_t>(pairs[i]));
+        wide[2 * i + 1] = half_bits::widen(static_cast<uint16_t>(pairs[i] >> 16));
+    }
+}
+
+void multiply_portable(Operands& scratch, const Deposit (&lanes)[WARP], int rows, int columns) {
+    gather(scratch, lanes, rows, columns, widen_portable);
+    accumulate_all<Vector4>(scratch, lanes, rows, columns);
+}
+
+#if defined(__x86_64__)
+
+__attribute__((target("avx2,fma,f16c"))) void widen_f16c(const uint32_t* pairs, float* wide, int count) {
+    for (int i = 0; i < count; i += 2) {
+        const __m128i halves = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(pairs + i));
+        _mm_storeu_ps(wide + 2 * i, _mm_cvtph_ps(halves));
+    }
+}
+
+__attribute__((target("avx2,fma,f16c"))) void multiply_avx2(Operands& scratch, const Deposit (&lanes)[WARP], int rows, int columns) {
+    gather(scratch, lanes, rows, columns, widen_f16c);
+    accumulate_all<Vector8>(scratch, lanes, rows, columns);
+}
+
+#endif
+
+using Multiply = void (*)(Operands&, const Deposit (&)[WARP], int, int);
+
+Multiply fastest() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) return multiply_avx2;
+#endif
+    return multiply_portable;
+}
+
+}  // namespace
+
+void multiply(const Deposit (&lanes)[WARP], int rows, int columns) {
+    static const Multiply chosen = fastest();
+    static thread_local Operands scratch;
+    chosen(scratch, lanes, rows, columns);
+}
+
+void multiply_half(const Deposit (&lanes)[WARP]) {
+    Deposit wide[WARP];
+    float d[WARP][4];
+    for (uint32_t lane = 0; lane < WARP; lane++) {
+        wide[lane] = lanes[lane];
+        wide[lane].result = d[lane];
+        widen_portable(static_cast<const uint32_t*>(lanes[lane].result), d[lane], 2);
+    }
+    multiply(wide, 1, 1);
+    for (uint32_t lane = 0; lane < WARP; lane++) {
+        uint32_t* const result = static_cast<uint32_t*>(lanes[lane].result);
+        for (int i = 0; i < 2; i++) {
+            result[i] = half_bits::narrow(d[lane][2 * i]) | static_cast<uint32_t>(half_bits::narrow(d[lane][2 * i + 1])) << 16;
+        }
+    }
+}
+
+}  // namespace emulator

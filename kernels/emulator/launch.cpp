@@ -1,0 +1,131 @@
+// Launches: blocks over host threads.
+#include "launch.h"
+
+#include <string.h>
+
+#include <memory>
+#include <system_error>
+#include <thread>
+
+#include "block.h"
+#include "fault.h"
+
+namespace emulator {
+
+void Launch::fail(const std::string& line) {
+    const std::lock_guard<std::mutex> hold(lock);
+    if (!failed.exchange(true)) report = line;
+}
+
+namespace {
+
+const ldm_entry* find(const char* name) {
+    for (const ldm_entry* const* table = ldm_entry_tables; *table; table++) {
+        for (const ldm_entry* entry = *table; entry->name; entry++) {
+            if (strcmp(entry->name, name) == 0) return entry;
+        }
+    }
+    return nullptr;
+}
+
+// Places to run blocks in, kept because their stacks have been touched and their memory is warm.
+std::mutex spare_lock;
+std::vector<std::unique_ptr<Block>>& spare() {
+    static std::vector<std::unique_ptr<Block>> all;
+    return all;
+}
+
+std::unique_ptr<Block> take() {
+    const std::lock_guard<std::mutex> hold(spare_lock);
+    if (spare().empty()) return std::make_unique<Block>();
+    std::unique_ptr<Block> block = std::move(spare().back());
+    spare().pop_back();
+    return block;
+}
+
+void give_back(std::unique_ptr<Block> block) {
+    const std::lock_guard<std::mutex> hold(spare_lock);
+    spare().push_back(std::move(block));
+}
+
+void work(Launch& launch) {
+    std::unique_ptr<Block> block = take();
+    const uint32_t* const grid = launch.request->grid;
+    while (!launch.failed.load(std::memory_order_relaxed)) {
+        const uint64_t turn = launch.next.fetch_add(1);
+        if (turn >= launch.blocks) break;
+        const uint64_t which = launch.order.empty() ? turn : launch.order[turn];
+        const uint32_t index[3] = {static_cast<uint32_t>(which % grid[0]), static_cast<uint32_t>(which / grid[0] % grid[1]),
+                                   static_cast<uint32_t>(which / grid[0] / grid[1])};
+        block->run(launch, index);
+    }
+    give_back(std::move(block));
+}
+
+// Why the launch cannot start, or "".
+std::string refusal(const ldm_launch& request, const ldm_entry* entry) {
+    if (!entry) return text("there is no entry of this name");
+    const uint32_t* const grid = request.grid;
+    if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0 || grid[0] > 0x7fffffffu || grid[1] > 65535 || grid[2] > 65535) {
+        return text("a grid of %u x %u x %u blocks", grid[0], grid[1], grid[2]);
+    }
+    if (request.threads == 0 || request.threads > MAX_THREADS || request.threads % WARP != 0) {
+        return text("%u threads per block, where whole warps and at most %u are possible", request.threads, MAX_THREADS);
+    }
+    if (request.shared_bytes > MAX_SHARED_BYTES) {
+        return text("%u bytes of shared memory per block, where %u are possible", request.shared_bytes, MAX_SHARED_BYTES);
+    }
+    return "";
+}
+
+// A random order of the blocks; of very many, the first few hundred thousand among themselves.
+std::vector<uint32_t> random_order(uint64_t blocks, uint64_t seed) {
+    constexpr uint64_t MOST = 1 << 20;
+    if (blocks > MOST) return {};
+    std::vector<uint32_t> order(blocks);
+    for (uint64_t i = 0; i < blocks; i++) {
+        const uint64_t other = next_random(seed) % (i + 1);
+        order[i] = order[other];
+        order[other] = static_cast<uint32_t>(i);
+    }
+    return order;
+}
+
+void run(Launch& launch) {
+    const uint64_t wanted = launch.request->workers == 0 ? 1 : launch.request->workers;
+    std::vector<std::thread> helpers;
+    for (uint64_t i = 1; i < wanted && i < launch.blocks; i++) {
+        try {
+            helpers.emplace_back(work, std::ref(launch));
+        } catch (const std::system_error&) {
+            break;  // fewer threads do the same work
+        }
+    }
+    work(launch);
+    for (std::thread& helper : helpers) helper.join();
+}
+
+}  // namespace
+}  // namespace emulator
+
+using namespace emulator;
+
+int32_t ldm_emulator_launch(const ldm_launch* request, char* report, size_t report_bytes) {
+    Launch launch;
+    launch.request = request;
+    launch.entry = find(request->entry);
+    const std::string problem = refusal(*request, launch.entry);
+    if (!problem.empty()) {
+        launch.fail(std::string(name_of(Fault::bad_launch)) + ": " + request->entry + ": " + problem);
+    } else {
+        launch.blocks = uint64_t{request->grid[0]} * request->grid[1] * request->grid[2];
+        if (request->seed != 0) launch.order = random_order(launch.blocks, request->seed);
+        run(launch);
+    }
+    if (report_bytes > 0) {
+        const size_t length = launch.report.size() < report_bytes ? launch.report.size() : report_bytes - 1;
+        memcpy(report, launch.report.data(), length);
+        report[length] = 0;
+    }
+    return launch.failed ? 1 : 0;
+}
