@@ -11,6 +11,7 @@ mod linear;
 mod movement;
 mod norm;
 mod sampling;
+pub mod table;
 
 pub use kernel::{Argument, Kernel, Launch, Layout, Precision, Target};
 

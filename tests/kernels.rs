@@ -1,0 +1,132 @@
+//! What the build reads out of kernel files: entries, signatures, and what it refuses.
+
+#[path = "../build/entries.rs"]
+mod entries;
+
+use latent_diffusion::cuda::table;
+use std::collections::HashSet;
+
+/// The sentence with which a file of this text is refused.
+fn refusal(text: &str) -> String {
+    entries::parse("kernels/x.cu", text)
+        .err()
+        .unwrap_or_else(|| panic!("accepted: {text}"))
+}
+
+#[test]
+fn entries_are_read_with_their_macros_and_without_comments() {
+    let text = "\
+// ENTRY(1, 1, commented_out, int n)
+#define THREADS 64
+#define PARAMETERS half* y, const float* __restrict__ x, /* how many */ \\
+    int n, float factor
+/* ENTRY(2, 2, also_not, int n) */
+ENTRY(THREADS * 2, 3, first_f16, PARAMETERS) { body(y, x, n, factor); }
+ENTRY(32, 1, second, const int *ids, const half *x, float* y) {}
+MY_ENTRY(1)
+";
+    let found = entries::parse("kernels/x.cu", text).unwrap();
+    let [first, second] = found.as_slice() else {
+        panic!("{} entries", found.len());
+    };
+    assert_eq!(
+        (first.name.as_str(), first.place.as_str()),
+        ("first_f16", "kernels/x.cu:6")
+    );
+    assert_eq!((first.threads, first.blocks_per_multiprocessor), (128, 3));
+    let names: Vec<&str> = first.parameters.iter().map(|p| p.name.as_str()).collect();
+    assert_eq!(names, ["y", "x", "n", "factor"]);
+    let kinds: Vec<&str> = first.parameters.iter().map(|p| p.kind).collect();
+    let half = "Kind::Pointer { element: Element::Half, written: true }";
+    let float = "Kind::Pointer { element: Element::Float, written: false }";
+    assert_eq!(kinds, [half, float, "Kind::Int", "Kind::Float"]);
+    assert_eq!(second.place, "kernels/x.cu:7");
+    assert_eq!(
+        second.parameters[0].kind,
+        "Kind::Pointer { element: Element::Int, written: false }"
+    );
+}
+
+#[test]
+fn an_entry_that_cannot_be_read_is_refused_by_its_line() {
+    for (text, expected) in [
+        (
+            "\nENTRY(64, 1)",
+            "kernels/x.cu:2: expected ENTRY(threads, blocks, name",
+        ),
+        (
+            "ENTRY(SIZE, 1, a, int n)",
+            "threads per block of a are \"SIZE\"",
+        ),
+        (
+            "ENTRY(64, many, a, int n)",
+            "blocks per multiprocessor of a are \"many\"",
+        ),
+        (
+            "ENTRY(48, 1, a, int n)",
+            "a has 48 threads per block; expected whole warps",
+        ),
+        ("ENTRY(2048, 1, a, int n)", "a has 2048 threads per block"),
+        (
+            "ENTRY(1024, 3, a, int n)",
+            "a wants 3 blocks of 1024 threads",
+        ),
+        ("ENTRY(64, 0, a, int n)", "a wants 0 blocks"),
+        ("ENTRY(64, 1, a-b, int n)", "\"a-b\" is not a name"),
+        (
+            "ENTRY(64, 1, a, unsigned n)",
+            "a has a parameter \"unsigned n\"",
+        ),
+        (
+            "ENTRY(64, 1, a, half** x)",
+            "a has a parameter \"half** x\"",
+        ),
+        ("ENTRY(64, 1, a, int)", "a has a parameter \"int\""),
+        (
+            "ENTRY(64, 1, a, int n",
+            "not followed by arguments in parentheses",
+        ),
+        (
+            "\n\n#define V(N) \\\n  ENTRY(64, 1, N, int n)",
+            "kernels/x.cu:3: an ENTRY inside a macro",
+        ),
+        (
+            "#define A B\n#define B A\nENTRY(A, 1, a, int n)",
+            "threads per block of a are",
+        ),
+    ] {
+        let found = refusal(text);
+        assert!(found.contains(expected), "{text:?}: {found}");
+        assert!(found.starts_with("kernels/x.cu:"), "{found}");
+    }
+}
+
+#[test]
+fn two_entries_of_one_name_are_refused() {
+    let first = entries::parse("kernels/x.cu", "ENTRY(64, 1, same, int n)").unwrap();
+    let second = entries::parse("kernels/y.cu", "\nENTRY(64, 1, same, int n)").unwrap();
+    let found = entries::check_names(first.iter().chain(&second)).unwrap_err();
+    assert!(
+        found.starts_with("kernels/y.cu:2: kernels/x.cu:1 has an entry same"),
+        "{found}"
+    );
+}
+
+#[test]
+fn modules_hold_the_files_of_all_entries() {
+    let stems: HashSet<String> = table::MODULES
+        .iter()
+        .map(|module| format!("{}.cu", module.stem))
+        .collect();
+    let files: HashSet<String> = table::ENTRIES
+        .iter()
+        .map(|entry| entry.file.to_owned())
+        .collect();
+    match table::NVCC {
+        Ok(_) => assert_eq!(stems, files),
+        Err(_) => assert!(stems.is_empty()),
+    }
+    for entry in table::ENTRIES {
+        assert_eq!(table::entry(entry.name), Some(entry));
+    }
+}
