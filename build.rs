@@ -63,7 +63,7 @@ fn build() -> Result<(), String> {
         .into_iter()
         .flatten()
     {
-        println!("cargo::warning={reason}");
+        println!("cargo::warning={}", reason.replace('\n', " "));
     }
     let text = table::text(&sources, &cuda, &emulator);
     jobs::write_if_changed(&folders.out.join("kernels.rs"), &text)

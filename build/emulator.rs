@@ -6,8 +6,7 @@
 
 use crate::jobs::{self, Job};
 use crate::{Folders, Source};
-use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::{env, fs};
 
 /// Compiles all of it, links it in and sets `cfg(emulator)`; or says why there is no emulator.
@@ -35,6 +34,7 @@ pub fn compile(sources: &[Source], folders: &Folders) -> Result<Result<String, S
         Ok(compilers) => compilers,
         Err(reason) => return Ok(Err(format!("the emulator is not compiled: {reason}"))),
     };
+    runtime.push(write_tables(sources, folders)?);
     let stubs = write_stubs(sources, folders)?;
     let mut jobs = Vec::new();
     for (files, tool) in [(&runtime, &compiler), (&stubs, &watched)] {
@@ -73,13 +73,19 @@ fn compilers(folders: &Folders) -> Result<(cc::Tool, cc::Tool), String> {
         .cpp(true)
         .std("c++17")
         .opt_level(2)
-        .debug(true)
-        .define("LDM_EMULATOR", None)
-        .include(&folders.kernels);
+        .debug(false)
+        .warnings(false)
+        .include(&folders.kernels)
+        // Faults name files and lines, from the repository's root.
+        .flag("-g1")
+        .flag(format!("-ffile-prefix-map={}/=", folders.root.display()));
     let plain = build
         .try_get_compiler()
         .map_err(|problem| format!("there is no C++ compiler ({problem})"))?;
-    build.flag("-fsanitize=thread");
+    build
+        .define("LDM_EMULATOR", None)
+        .flag("-Wno-unknown-pragmas")
+        .flag("-fsanitize=thread");
     if plain.is_like_clang() {
         build
             .flag("-mllvm")
@@ -98,8 +104,9 @@ fn compilers(folders: &Folders) -> Result<(cc::Tool, cc::Tool), String> {
     match command.output() {
         Ok(answer) if answer.status.success() => Ok((plain, watched)),
         Ok(answer) => Err(format!(
-            "{command:?} fails: {}",
-            String::from_utf8_lossy(&answer.stderr)
+            "{} fails: {}",
+            jobs::line(&command),
+            String::from_utf8_lossy(&answer.stderr).trim()
         )),
         Err(problem) => Err(format!(
             "there is no C++ compiler ({}: {problem})",
@@ -119,38 +126,42 @@ fn version(tool: &cc::Tool) -> String {
         .to_owned()
 }
 
-/// A stub for each kernel file, and one file that lists them.
+/// A stub for each kernel file.
 fn write_stubs(sources: &[Source], folders: &Folders) -> Result<Vec<PathBuf>, String> {
-    let mut tables = String::from("#include \"emulator/entry.h\"\n");
-    let mut names = String::new();
-    let mut files = Vec::new();
-    for Source { stem, entries, .. } in sources {
-        // A namespace for each: templates of one name in two files are two templates, as they are to nvcc.
-        let mut stub = format!(
-            "#include \"emulator/entry.h\"\n#include \"gpu.cuh\"\nnamespace kernels_{stem} {{\n#include \"{stem}.cu\"\n"
+    let stub = |source: &Source| {
+        let stem = &source.stem;
+        let names = source.entries.iter().map(|entry| &entry.name);
+        let rows: String = names
+            .map(|name| format!("    LDM_ENTRY({name}),\n"))
+            .collect();
+        // The namespace keeps templates of one name in two files apart, as nvcc does.
+        let text = format!(
+            "#include \"emulator/entry.h\"\nnamespace {{\n#include \"{stem}.cu\"\n}}\n\
+            extern const ldm_entry ldm_entries_{stem}[] = {{\n{rows}    {{nullptr, nullptr}},\n}};\n"
         );
-        let _ = writeln!(
-            stub,
-            "extern \"C\" const ldm_entry ldm_entries_{stem}[] = {{"
-        );
-        for entry in entries {
-            let _ = writeln!(stub, "    LDM_ENTRY({}, {}),", entry.name, entry.threads);
-        }
-        stub.push_str("    {}};\n}\n");
-        files.push(write(folders, &format!("emulated_{stem}.cpp"), &stub)?);
-        let _ = writeln!(tables, "extern \"C\" const ldm_entry ldm_entries_{stem}[];");
-        let _ = write!(names, "ldm_entries_{stem}, ");
-    }
-    let _ = writeln!(
-        tables,
-        "extern \"C\" const ldm_entry* const ldm_entry_tables[] = {{{names}nullptr}};"
+        write(folders, &format!("emulated_{stem}.cpp"), &text)
+    };
+    sources.iter().map(stub).collect()
+}
+
+/// A file that lists the tables of all stubs.
+fn write_tables(sources: &[Source], folders: &Folders) -> Result<PathBuf, String> {
+    let stems = || sources.iter().map(|source| &source.stem);
+    let declared: String = stems()
+        .map(|stem| format!("extern const ldm_entry ldm_entries_{stem}[];\n"))
+        .collect();
+    let listed: String = stems()
+        .map(|stem| format!("    ldm_entries_{stem},\n"))
+        .collect();
+    let text = format!(
+        "#include \"emulator/entry.h\"\n{declared}\
+        extern \"C\" const ldm_entry* const ldm_entry_tables[] = {{\n{listed}    nullptr,\n}};\n"
     );
-    files.push(write(folders, "emulated_tables.cpp", &tables)?);
-    Ok(files)
+    write(folders, "emulated_tables.cpp", &text)
 }
 
 fn write(folders: &Folders, name: &str, text: &str) -> Result<PathBuf, String> {
-    let path: &Path = &folders.out.join(name);
-    jobs::write_if_changed(path, text)?;
-    Ok(path.to_owned())
+    let path = folders.out.join(name);
+    jobs::write_if_changed(&path, text)?;
+    Ok(path)
 }

@@ -45,7 +45,8 @@ impl Job {
         let said = [answer.stdout, answer.stderr].concat();
         let said = String::from_utf8_lossy(&said);
         if !answer.status.success() {
-            return Err(format!("{:?}\n{said}{}", self.command, answer.status));
+            let line = line(&self.command);
+            return Err(format!("{line}\n{said}{}", answer.status));
         }
         write_if_changed(&self.output.with_extension("log"), &said)?;
         write_if_changed(&self.key_path(), &self.key())
@@ -112,6 +113,15 @@ pub fn texts(
         texts.insert(path, text);
     }
     Ok(texts)
+}
+
+/// A command as one would type it.
+pub fn line(command: &Command) -> String {
+    let words = [command.get_program()]
+        .into_iter()
+        .chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    words.join(" ")
 }
 
 /// The text of a file.
