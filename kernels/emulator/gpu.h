@@ -101,6 +101,12 @@ DEVICE float exp2_approximate(float x) {
     return y < 0x1p-126f ? 0.0f : y;
 }
 
+// Denormals are zero on both sides.
+DEVICE float reciprocal_approximate(float x) {
+    const float y = 1.0f / (fabsf(x) < 0x1p-126f ? copysignf(0.0f, x) : x);
+    return fabsf(y) < 0x1p-126f ? copysignf(0.0f, y) : y;
+}
+
 DEVICE uint32_t pack_halves(float low, float high) {
     return half_bits::narrow(low) | static_cast<uint32_t>(half_bits::narrow(high)) << 16;
 }
