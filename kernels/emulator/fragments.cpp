@@ -75,42 +75,53 @@ void gather(Operands& to, const Deposit (&lanes)[WARP], int rows, int columns, v
 typedef float Vector4 __attribute__((vector_size(16)));
 typedef float Vector8 __attribute__((vector_size(32)));
 
+inline __attribute__((always_inline)) void repeat(Vector4& to, const float* four) { memcpy(&to, four, sizeof to); }
+inline __attribute__((always_inline)) void repeat(Vector8& to, const float* four) {
+    to = Vector8{four[0], four[1], four[2], four[3], four[0], four[1], four[2], four[3]};
+}
+
 // d[0 .. FRAGMENTS * 4) += sum over k of a[k] b[k]: one lane, one row fragment. The sums stay in registers.
 template <typename Vector, int FRAGMENTS>
 inline __attribute__((always_inline)) void accumulate(float* d, const float (*a)[4], const float (*b)[MAX_FRAGMENTS * 4]) {
     constexpr int LANES = sizeof(Vector) / sizeof(float), COUNT = FRAGMENTS * 4 / LANES;
     Vector sum[COUNT];
-    memcpy(sum, d, sizeof sum);
+#pragma GCC unroll 16
+    for (int i = 0; i < COUNT; i++) memcpy(&sum[i], d + i * LANES, sizeof sum[i]);
     for (int k = 0; k < K; k++) {
         Vector factor;
-        for (int part = 0; part < LANES / 4; part++) memcpy(reinterpret_cast<float*>(&factor) + part * 4, a[k], 16);
+        repeat(factor, a[k]);
+#pragma GCC unroll 16
         for (int i = 0; i < COUNT; i++) {
             Vector other;
             memcpy(&other, b[k] + i * LANES, sizeof other);
             sum[i] += factor * other;
         }
     }
-    memcpy(d, sum, sizeof sum);
+#pragma GCC unroll 16
+    for (int i = 0; i < COUNT; i++) memcpy(d + i * LANES, &sum[i], sizeof sum[i]);
+}
+
+// As many column fragments as registers hold, then half as many, and so on.
+template <typename Vector, int FRAGMENTS>
+inline __attribute__((always_inline)) void accumulate_row(float* d, const float (*a)[4], const float* b, int columns) {
+    for (; columns >= FRAGMENTS; columns -= FRAGMENTS) {
+        accumulate<Vector, FRAGMENTS>(d, a, reinterpret_cast<const float(*)[MAX_FRAGMENTS * 4]>(b));
+        d += FRAGMENTS * 4;
+        b += FRAGMENTS * 4;
+    }
+    if constexpr (FRAGMENTS > 2) {
+        accumulate_row<Vector, FRAGMENTS / 2>(d, a, b, columns);
+    } else if (columns > 0) {
+        accumulate<Vector4, 1>(d, a, reinterpret_cast<const float(*)[MAX_FRAGMENTS * 4]>(b));
+    }
 }
 
 template <typename Vector>
 inline __attribute__((always_inline)) void accumulate_all(const Operands& from, const Deposit (&lanes)[WARP], int rows, int columns) {
-    constexpr int PAIR = 2;
     for (uint32_t lane = 0; lane < WARP; lane++) {
         for (int i = 0; i < rows; i++) {
             float* const d = static_cast<float*>(lanes[lane].result) + i * columns * 4;
-            const float(*const a)[4] = from.a[i][lane / 4];
-            const float(*const b)[MAX_FRAGMENTS * 4] = from.b[lane % 4];
-            int j = 0;
-            for (; j + 4 * PAIR <= columns; j += 4 * PAIR) {
-                accumulate<Vector, 4 * PAIR>(d + j * 4, a, reinterpret_cast<const float(*)[MAX_FRAGMENTS * 4]>(&b[0][j * 4]));
-            }
-            for (; j + PAIR <= columns; j += PAIR) {
-                accumulate<Vector, PAIR>(d + j * 4, a, reinterpret_cast<const float(*)[MAX_FRAGMENTS * 4]>(&b[0][j * 4]));
-            }
-            for (; j < columns; j++) {
-                accumulate<Vector4, 1>(d + j * 4, a, reinterpret_cast<const float(*)[MAX_FRAGMENTS * 4]>(&b[0][j * 4]));
-            }
+            accumulate_row<Vector, 8>(d, from.a[i][lane / 4], from.b[lane % 4][0], columns);
         }
     }
 }
