@@ -37,10 +37,10 @@ pub fn compile(sources: &[Source], folders: &Folders) -> Result<Result<String, S
     runtime.push(write_tables(sources, folders)?);
     let stubs = write_stubs(sources, folders)?;
     let mut jobs = Vec::new();
-    for (files, tool) in [(&runtime, &compiler), (&stubs, &watched)] {
+    for (files, tool, prefix) in [(&runtime, &compiler, "emulator_"), (&stubs, &watched, "")] {
         for file in files {
             let name = file.file_stem().unwrap_or_default().to_string_lossy();
-            let output = folders.out.join(format!("{name}.o"));
+            let output = folders.out.join(format!("{prefix}{name}.o"));
             let mut command = tool.to_command();
             command.arg("-c").arg(file).arg("-o").arg(&output);
             jobs.push(Job {
