@@ -44,7 +44,7 @@ DEVICE void add_repeated(T* y, const T* x, const T* v, const float* row, int row
             other.x[i] = i < span.count ? to_float(v[at / image * step + at % period]) : 0.0f;
         }
     } else {
-        load_pack(other, v + first / image * step + first % period);
+        other = load_pack(v + first / image * step + first % period);
     }
 #pragma unroll
     for (int i = 0; i < Pack<T>::SIZE; i++) sum.x[i] += other.x[i];
@@ -77,8 +77,8 @@ DEVICE void geglu(T* y, const T* x, int width, int count) {
         }
     } else {
         const T* from = x + static_cast<size_t>(first / width) * 2 * width + first % width;
-        load_pack(value, from);
-        load_pack(gate, from + width);
+        value = load_pack(from);
+        gate = load_pack(from + width);
     }
 #pragma unroll
     for (int i = 0; i < Pack<T>::SIZE; i++) value.x[i] *= gelu(gate.x[i]);
