@@ -134,7 +134,7 @@ DEVICE float exp2_approximate(float x) {
     return y;
 }
 
-// 1 / x, to 1 unit in the last place; of and to denormals, zero.
+// 1 / x, to 1 unit in the last place; denormals become zero before and after.
 DEVICE float reciprocal_approximate(float x) {
     float y;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
