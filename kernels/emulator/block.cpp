@@ -20,13 +20,14 @@ thread_local Current current{};
 // A page below each stack is never mapped, so a kernel that needs more ends the program instead of writing into its neighbour.
 constexpr size_t STACK_STRIDE = STACK_BYTES + 4096;
 
-Block::Block() : watch_memory(new Watch) {
+Block::Block() : checker(new Watch) {
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     void* stacks = mmap(nullptr, STACK_STRIDE * MAX_THREADS, PROT_READ | PROT_WRITE, flags, -1, 0);
-    void* memory = mmap(nullptr, ARENA_BYTES, PROT_READ | PROT_WRITE, flags, -1, 0);
+    void* memory = mmap(nullptr, ARENA_BYTES + 2 * ARENA_GUARD, PROT_NONE, flags, -1, 0);
     if (stacks == MAP_FAILED || memory == MAP_FAILED) throw std::bad_alloc();
     stacks_ = static_cast<char*>(stacks);
-    arena = static_cast<unsigned char*>(memory);
+    arena = static_cast<unsigned char*>(memory) + ARENA_GUARD;
+    mprotect(arena, ARENA_BYTES, PROT_READ | PROT_WRITE);
     for (uint32_t i = 0; i < MAX_THREADS; i++) {
         mprotect(stacks_ + i * STACK_STRIDE, 4096, PROT_NONE);
         threads[i].index = i;
@@ -36,7 +37,7 @@ Block::Block() : watch_memory(new Watch) {
 
 Block::~Block() {
     munmap(stacks_, STACK_STRIDE * MAX_THREADS);
-    munmap(arena, ARENA_BYTES);
+    munmap(arena - ARENA_GUARD, ARENA_BYTES + 2 * ARENA_GUARD);
 }
 
 void Block::run(Launch& of, const uint32_t (&position)[3]) {
@@ -51,7 +52,7 @@ void Block::run(Launch& of, const uint32_t (&position)[3]) {
     arrays.clear();
     arena_used = (request.shared_bytes + REDZONE + 127) / 128 * 128;
     memset(arena, 0xff, arena_used);
-    watch = request.check ? watch_memory.get() : nullptr;
+    watch = request.check ? checker.get() : nullptr;
     if (watch) watch->start_block(*this);
 
     random_ = request.seed * 0x2545f4914f6cdd1du + position[0] + (uint64_t{position[1]} << 24) + (uint64_t{position[2]} << 44);
@@ -64,9 +65,25 @@ void Block::run(Launch& of, const uint32_t (&position)[3]) {
         thread.fiber.prepare(thread.stack, STACK_BYTES, thread_main);
         make_ready(thread);
     }
-    current.block = this;
+    current = Current{nullptr, this, watch};
     run_next(host_);
     current = Current{};
+    if (failure) launch->fail(sentence(*this, *failure));
+    failure.reset();
+}
+
+bool Block::in_stacks(const void* address) const {
+    return static_cast<size_t>(static_cast<const char*>(address) - stacks_) < STACK_STRIDE * MAX_THREADS;
+}
+
+std::string Block::name_of_shared(const unsigned char* address) const {
+    const ptrdiff_t offset = address - arena;
+    const SharedArray* nearest = nullptr;
+    for (const SharedArray& array : arrays) {
+        if (offset >= array.offset) nearest = &array;
+    }
+    if (nearest) return text("byte %td of `%s` (%u bytes of shared memory)", offset - nearest->offset, nearest->name, nearest->bytes);
+    return text("byte %td of %u bytes of dynamic shared memory", offset, launch->request->shared_bytes);
 }
 
 void Block::thread_main() {

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "fiber.h"
@@ -18,6 +19,7 @@ namespace emulator {
 struct Launch;
 struct Block;
 class Watch;
+struct Failure;
 
 constexpr uint32_t WARP = 32;
 constexpr uint32_t MAX_THREADS = 1024;
@@ -28,6 +30,7 @@ constexpr uint32_t MAX_SHARED_BYTES = 227 << 10;
 constexpr uint32_t MAX_STATIC_BYTES = 48 << 10;
 constexpr uint32_t REDZONE = 64;
 constexpr uint32_t ARENA_BYTES = 384 << 10;
+constexpr uint32_t ARENA_GUARD = 1 << 20;
 
 // A copy.async that a thread has started.
 struct Copy {
@@ -101,8 +104,9 @@ struct Block {
     [[noreturn]] void stop();
 
     Launch* launch = nullptr;
-    std::unique_ptr<Watch> watch_memory;
-    Watch* watch = nullptr;       // null: accesses are not checked
+    std::unique_ptr<Watch> checker;
+    Watch* watch = nullptr;       // the checker, or null: accesses are not checked
+    std::unique_ptr<Failure> failure;
     uint32_t index[3] = {};
     uint32_t thread_count = 0;
     Thread threads[MAX_THREADS];
@@ -114,6 +118,13 @@ struct Block {
     unsigned char* arena = nullptr;   // shared memory
     uint32_t arena_used = 0;
     std::vector<SharedArray> arrays;
+    // Whether an address is in shared memory, or so close that it was meant to be.
+    bool near_arena(const unsigned char* address) const {
+        return static_cast<size_t>(address - arena + ARENA_GUARD) < ARENA_BYTES + 2 * size_t{ARENA_GUARD};
+    }
+    bool in_stacks(const void* address) const;
+    // Of an address near shared memory: "byte 12 of `tile`".
+    std::string name_of_shared(const unsigned char* address) const;
 
 private:
     static void thread_main();
@@ -128,10 +139,11 @@ private:
     char* stacks_ = nullptr;
 };
 
-// The CUDA thread that runs on this host thread, and its block; null outside kernels.
+// The CUDA thread that runs on this host thread, its block, and what watches it; null outside kernels.
 struct Current {
     Thread* thread;
     Block* block;
+    Watch* watch;
 };
 extern thread_local Current current __attribute__((tls_model("initial-exec")));
 

@@ -95,7 +95,7 @@ void ldm_load_matrix(uint32_t* fragment, const void* row, bool transposed, ldm_s
     if (address < block.arena || address >= block.arena + block.arena_used) {
         raise(Fault::shared_out_of_bounds, "a row of a matrix that is not in shared memory", site);
     }
-    if (block.watch) block.watch->shared_access(self, address, 16, false, __builtin_return_address(0));
+    if (block.watch) block.watch->shared(self, Access{address, 16, false, __builtin_return_address(0)});
     warp.deposit[self.lane()].a = address;
     warp.deposit[self.lane()].result = fragment;
     const Collective collective = transposed ? Collective::load_matrix_transposed : Collective::load_matrix;

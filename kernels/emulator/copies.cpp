@@ -51,8 +51,8 @@ void ldm_copy_async(void* shared, const void* global, int bytes, bool valid, ldm
     }
     if (block.watch) {
         const void* pc = __builtin_return_address(0);
-        block.watch->start_copy(self, to, size, pc);
-        if (valid) block.watch->read_by_copy(self, global, size, pc);
+        block.watch->start_copy(self, Access{to, size, true, pc});
+        if (valid) block.watch->global(self, Access{static_cast<const unsigned char*>(global), size, false, pc});
     }
     memset(to, 0xff, size);
     self.copies.push_back(Copy{to, global, static_cast<uint16_t>(size), valid, self.open_group});

@@ -14,10 +14,10 @@
 //      The namespace keeps types and templates of one name in two kernel files apart. Flags:
 //
 //          -std=c++17 -O2 -g1 -DLDM_EMULATOR -Ikernels -Wno-unknown-pragmas -fsanitize=thread
-//          g++:     --param tsan-instrument-func-entry-exit=0
+//          g++:     --param tsan-instrument-func-entry-exit=0 -fno-tree-loop-distribute-patterns
 //          clang++: -mllvm -tsan-instrument-func-entry-exit=0
 //
-//      so that every load and store calls a function of watch.cpp. The option must not be given to the linker: libtsan has no part in this.
+//      so that every load and store calls a function of hooks.cpp. The option must not be given to the linker: libtsan has no part in this.
 //   3. One file more, plainly compiled, which lists the tables:
 //
 //          #include "emulator/entry.h"

@@ -68,21 +68,26 @@ std::string place_of(ldm_site site) {
     return text("%s:%d", slash ? slash + 1 : site.file, site.line);
 }
 
-[[noreturn]] static void end(Block& block, Fault fault, const std::string& who, const std::string& detail) {
-    block.launch->fail(text("%s: %s, block (%u, %u, %u)%s: ", name_of(fault), block.launch->entry->name, block.index[0], block.index[1],
-                            block.index[2], who.c_str()) +
-                       detail);
+std::string sentence(const Block& block, const Failure& failure) {
+    std::string line = text("%s: %s, block (%u, %u, %u)", name_of(failure.fault), block.launch->entry->name, block.index[0], block.index[1],
+                            block.index[2]);
+    if (failure.thread) line += text(", thread %u", failure.thread->index);
+    std::string place = failure.pc ? place_of(failure.pc) : "";
+    if (place.empty()) place = place_of(failure.site);
+    if (!place.empty()) line += " at " + place;
+    return line + ": " + failure.detail;
+}
+
+// The thread's stack is abandoned with all that is on it, so what is kept has moved out of it.
+void raise(Fault fault, std::string detail, ldm_site site, const void* pc) {
+    Block& block = *current.block;
+    block.failure.reset(new Failure{fault, std::move(detail), current.thread, site, pc});
     block.stop();
 }
 
-void raise(Fault fault, const std::string& detail, ldm_site site, const void* pc) {
-    std::string place = pc ? place_of(pc) : "";
-    if (place.empty()) place = place_of(site);
-    std::string who = text(", thread %u", current.thread->index);
-    if (!place.empty()) who += " at " + place;
-    end(*current.block, fault, who, detail);
+void raise_in_block(Block& block, Fault fault, std::string detail) {
+    block.failure.reset(new Failure{fault, std::move(detail), nullptr, ldm_site{}, nullptr});
+    block.stop();
 }
-
-void raise_in_block(Block& block, Fault fault, const std::string& detail) { end(block, fault, "", detail); }
 
 }  // namespace emulator

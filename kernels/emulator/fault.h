@@ -32,17 +32,31 @@ enum class Fault : uint8_t {
 
 const char* name_of(Fault fault);
 
-// Ends the launch with one line: the fault, the entry, block and thread, file and line, and `detail`. The place is that of `pc`, an address
-// in the kernel's code, where the program still knows it, and else `site`.
-[[noreturn]] void raise(Fault fault, const std::string& detail, ldm_site site, const void* pc = nullptr);
+// What a thread has found wrong.
+struct Failure {
+    Fault fault;
+    std::string detail;
+    const Thread* thread;     // null: no single one is to blame
+    ldm_site site;
+    const void* pc;
+};
+
+// Ends the launch. The place is that of `pc`, an address in the kernel's code, if the program knows its lines, and else `site`.
+[[noreturn]] void raise(Fault fault, std::string detail, ldm_site site, const void* pc = nullptr);
 
 // As raise, where no thread of the block is to blame.
-[[noreturn]] void raise_in_block(Block& block, Fault fault, const std::string& detail);
+[[noreturn]] void raise_in_block(Block& block, Fault fault, std::string detail);
+
+// One line: the fault, the entry, block and thread, file and line, and what there is to say of it.
+std::string sentence(const Block& block, const Failure& failure);
 
 // "file.cu:12" or "".
 std::string place_of(ldm_site site);
 // "file.cu:12", the innermost line outside the primitive layer that an instruction comes from; else its function; else "".
 std::string place_of(const void* pc);
+
+// Whether an address is in constant data of the program.
+bool in_constants(const void* address);
 
 // printf into a string.
 std::string text(const char* format, ...) __attribute__((format(printf, 1, 2)));

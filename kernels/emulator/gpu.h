@@ -41,19 +41,19 @@ DEVICE int min(int a, int b) { return a < b ? a : b; }
 DEVICE int max(int a, int b) { return a > b ? a : b; }
 DEVICE float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 
-// The caller's place in the source, as a last parameter that nobody writes.
-#define LDM_SITE ldm_site site = ldm_site{__builtin_FILE(), __builtin_LINE()}
+// The caller's place in the source, as last parameters that nobody writes.
+#define LDM_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
 // ---- threads ----------------------------------------------------------------------------------------------------------------------
 
-DEVICE void sync_block(LDM_SITE) { ldm_sync_block(site); }
-DEVICE void sync_warp(LDM_SITE) { ldm_sync_warp(site); }
+DEVICE void sync_block(LDM_SITE) { ldm_sync_block({file, line}); }
+DEVICE void sync_warp(LDM_SITE) { ldm_sync_warp({file, line}); }
 
 DEVICE int shuffle_xor(int value, int mask, LDM_SITE) {
-    return static_cast<int>(ldm_shuffle_xor(static_cast<uint32_t>(value), mask, site));
+    return static_cast<int>(ldm_shuffle_xor(static_cast<uint32_t>(value), mask, {file, line}));
 }
 DEVICE float shuffle_xor(float value, int mask, LDM_SITE) {
-    return half_bits::float_of(ldm_shuffle_xor(half_bits::bits_of(value), mask, site));
+    return half_bits::float_of(ldm_shuffle_xor(half_bits::bits_of(value), mask, {file, line}));
 }
 
 // ---- memory -----------------------------------------------------------------------------------------------------------------------
@@ -65,13 +65,13 @@ DEVICE Vector16 load_16(const void* address) { return *static_cast<const Vector1
 DEVICE void store_16(void* address, const Vector16& value) { *static_cast<Vector16*>(address) = value; }
 
 DEVICE void copy_async_16(void* shared, const void* global, bool valid = true, LDM_SITE) {
-    ldm_copy_async(shared, global, 16, valid, site);
+    ldm_copy_async(shared, global, 16, valid, {file, line});
 }
 DEVICE void copy_async_8(void* shared, const void* global, bool valid = true, LDM_SITE) {
-    ldm_copy_async(shared, global, 8, valid, site);
+    ldm_copy_async(shared, global, 8, valid, {file, line});
 }
 DEVICE void copy_async_4(void* shared, const void* global, bool valid = true, LDM_SITE) {
-    ldm_copy_async(shared, global, 4, valid, site);
+    ldm_copy_async(shared, global, 4, valid, {file, line});
 }
 DEVICE void copy_async_commit() { ldm_copy_async_commit(); }
 template <int PENDING>
@@ -79,21 +79,21 @@ DEVICE void copy_async_wait() {
     ldm_copy_async_wait(PENDING);
 }
 
-DEVICE void load_matrix_x4(uint32_t (&r)[4], const void* row, LDM_SITE) { ldm_load_matrix(r, row, false, site); }
-DEVICE void load_matrix_x4_transposed(uint32_t (&r)[4], const void* row, LDM_SITE) { ldm_load_matrix(r, row, true, site); }
+DEVICE void load_matrix_x4(uint32_t (&r)[4], const void* row, LDM_SITE) { ldm_load_matrix(r, row, false, {file, line}); }
+DEVICE void load_matrix_x4_transposed(uint32_t (&r)[4], const void* row, LDM_SITE) { ldm_load_matrix(r, row, true, {file, line}); }
 
 // ---- arithmetic -------------------------------------------------------------------------------------------------------------------
 
 DEVICE void multiply_accumulate(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], LDM_SITE) {
-    ldm_multiply(d, a, b, 1, 1, site);
+    ldm_multiply(d, a, b, 1, 1, {file, line});
 }
 DEVICE void multiply_accumulate_half(uint32_t (&d)[2], const uint32_t (&a)[4], const uint32_t (&b)[2], LDM_SITE) {
-    ldm_multiply_half(d, a, b, site);
+    ldm_multiply_half(d, a, b, {file, line});
 }
 // The warp meets once for the whole tile, and not once for each of its fragments: the sums are the same.
 template <int ROWS, int COLUMNS>
 DEVICE void multiply_tile(float (&d)[ROWS][COLUMNS][4], const uint32_t (&a)[ROWS][4], const uint32_t (&b)[COLUMNS][2], LDM_SITE) {
-    ldm_multiply(&d[0][0][0], &a[0][0], &b[0][0], ROWS, COLUMNS, site);
+    ldm_multiply(&d[0][0][0], &a[0][0], &b[0][0], ROWS, COLUMNS, {file, line});
 }
 
 DEVICE float exp2_approximate(float x) {

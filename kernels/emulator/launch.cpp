@@ -9,6 +9,7 @@
 
 #include "block.h"
 #include "fault.h"
+#include "watch.h"
 
 namespace emulator {
 
@@ -120,6 +121,11 @@ int32_t ldm_emulator_launch(const ldm_launch* request, char* report, size_t repo
     } else {
         launch.blocks = uint64_t{request->grid[0]} * request->grid[1] * request->grid[2];
         if (request->seed != 0) launch.order = random_order(launch.blocks, request->seed);
+        if (request->check) {
+            // One number more than blocks, for what several blocks have read.
+            launch.first_number = new_block_numbers(launch.blocks + 1);
+            launch.regions = regions_of(*request);
+        }
         run(launch);
     }
     if (report_bytes > 0) {

@@ -10,13 +10,24 @@
 
 #include "emulator.h"
 #include "entry.h"
+#include "memory.h"
 
 namespace emulator {
+
+// One range of global memory that a launch may touch.
+struct Region {
+    const unsigned char* start;
+    const unsigned char* end;
+    bool writable;
+    Touched* touched;     // of `start`; null: who touches it is not recorded
+};
 
 struct Launch {
     const ldm_launch* request = nullptr;
     const ldm_entry* entry = nullptr;
     uint64_t blocks = 0;
+    uint32_t first_number = 0;           // of the blocks, among all that ever ran
+    std::vector<Region> regions;         // what may be touched, if that is checked
     std::vector<uint32_t> order;         // of the blocks, if it is not the plain one
     std::atomic<uint64_t> next{0};
     std::atomic<bool> failed{false};

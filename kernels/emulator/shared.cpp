@@ -22,6 +22,7 @@ void* ldm_shared_array(const void* key, const char* name, uint32_t bytes) {
     const uint32_t offset = block.arena_used;
     block.arena_used += (bytes + REDZONE + 15) / 16 * 16;
     memset(block.arena + offset, 0xff, block.arena_used - offset);
+    if (block.watch) block.watch->allocate(offset, bytes);
     block.arrays.push_back(SharedArray{key, name, offset, bytes});
     return block.arena + offset;
 }

@@ -1,14 +1,173 @@
-// Hooks.
-extern "C" {
-#define HOOK(SIZE) \
-    void __tsan_read##SIZE(const void*) {} \
-    void __tsan_write##SIZE(const void*) {} \
-    void __tsan_unaligned_read##SIZE(const void*) {} \
-    void __tsan_unaligned_write##SIZE(const void*) {}
-HOOK(1) HOOK(2) HOOK(4) HOOK(8) HOOK(16)
-void __tsan_read_range(const void*, unsigned long) {}
-void __tsan_write_range(const void*, unsigned long) {}
-void __tsan_init() {}
-void __tsan_func_entry(void*) {}
-void __tsan_func_exit() {}
+// What is wrong with an access, found by where it goes.
+#include "watch.h"
+
+#include <string.h>
+
+#include <algorithm>
+#include <tuple>
+
+#include "fault.h"
+
+namespace emulator {
+
+std::vector<Region> regions_of(const ldm_launch& request) {
+    std::vector<Region> regions;
+    for (uint32_t i = 0; i < request.region_count; i++) {
+        const ldm_region& region = request.regions[i];
+        const unsigned char* const start = static_cast<const unsigned char*>(region.address);
+        if (region.bytes == 0) continue;
+        const bool writable = region.writable != 0;
+        regions.push_back(Region{start, start + region.bytes, writable, writable ? touched(start) : nullptr});
+    }
+    std::stable_partition(regions.begin(), regions.end(), [](const Region& region) { return region.writable; });
+    return regions;
 }
+
+void Watch::start_block(Block& block) {
+    block_ = &block;
+    const Launch& launch = *block.launch;
+    const uint32_t dynamic = launch.request->shared_bytes;
+    shadow_.clear(ARENA_BYTES, !clock_.start());
+    shadow_.allocate(0, dynamic);
+    const uint32_t* const grid = launch.request->grid;
+    number_ = launch.first_number + static_cast<uint32_t>(block.index[0] + grid[0] * (block.index[1] + uint64_t{grid[1]} * block.index[2]));
+    latest_ = nullptr;
+}
+
+void Watch::access(Thread& self, const Access& access) {
+    // A thread's own variables are most of what it touches.
+    if (static_cast<size_t>(access.address - reinterpret_cast<unsigned char*>(self.stack)) < STACK_BYTES) return;
+    if (block_->near_arena(access.address)) return shared(self, access);
+    global(self, access);
+}
+
+void Watch::shared(Thread& self, const Access& access) {
+    const size_t offset = static_cast<size_t>(access.address - block_->arena);
+    if (offset >= ARENA_BYTES - access.bytes) return judge(self, access, Verdict{Finding::unallocated, 0}, false);
+    const uint32_t at = static_cast<uint32_t>(offset);
+    const Verdict verdict =
+        access.write ? shadow_.write(clock_, self.index, at, access.bytes) : shadow_.read(clock_, self.index, at, access.bytes);
+    if (verdict.finding != Finding::none) judge(self, access, verdict, false);
+}
+
+void Watch::start_copy(Thread& self, const Access& access) {
+    const Verdict verdict = shadow_.start_copy(clock_, self.index, static_cast<uint32_t>(access.address - block_->arena), access.bytes);
+    if (verdict.finding != Finding::none) judge(self, access, verdict, true);
+}
+
+void Watch::finish_copy(Thread& self, const unsigned char* address, uint32_t bytes) {
+    shadow_.finish_copy(clock_, self.index, static_cast<uint32_t>(address - block_->arena), bytes);
+}
+
+// Says what a verdict on shared memory means.
+void Watch::judge(Thread&, const Access& access, Verdict verdict, bool copy) {
+    const char* const what = copy ? "an asynchronous copy to" : access.write ? "a write to" : "a read of";
+    const std::string where = std::string(what) + " " + block_->name_of_shared(access.address);
+    const int other = static_cast<int>(verdict.other & AGENT_MASK);
+    const bool write = access.write || copy;
+    switch (verdict.finding) {
+        case Finding::none: return;
+        case Finding::unallocated: raise(Fault::shared_out_of_bounds, where, {}, access.pc);
+        case Finding::uninitialised: raise(Fault::shared_uninitialised, where + ", which nobody has written", {}, access.pc);
+        case Finding::in_flight:
+            raise(write ? Fault::async_write_write : Fault::async_read_before_wait,
+                  where + text(" while a copy started by thread %d is under way", other), {}, access.pc);
+        case Finding::after_write:
+            raise(write ? Fault::race_write_after_write : Fault::race_read_after_write,
+                  where + text(", which thread %d wrote with no barrier since", other), {}, access.pc);
+        case Finding::after_read:
+            raise(Fault::race_write_after_read, where + text(", which thread %d read with no barrier since", other), {}, access.pc);
+    }
+}
+
+// Both answer whether all is well; if not, `verdict` says with whom the access collides, `other` being negative for another block.
+bool Watch::read_global(Thread& self, Touched& at, Verdict& verdict) {
+    const uint32_t first = block_->launch->first_number;
+    if (at.writer >= first) {
+        if (at.writer != number_) {
+            verdict = Verdict{Finding::after_write, -1};
+            return false;
+        }
+        if (!clock_.ordered(at.write, self.index)) {
+            verdict = Verdict{Finding::after_write, at.write};
+            return false;
+        }
+    }
+    const uint32_t several = first + static_cast<uint32_t>(block_->launch->blocks);
+    at.reader = at.reader < first || at.reader == number_ ? number_ : several;
+    at.read = clock_.stamp(self.index);
+    return true;
+}
+
+bool Watch::write_global(Thread& self, Touched& at, Verdict& verdict) {
+    const uint32_t first = block_->launch->first_number;
+    for (const auto& [block, stamp, finding] : {std::tuple{at.writer, at.write, Finding::after_write}, {at.reader, at.read, Finding::after_read}}) {
+        if (block < first || (block == number_ && clock_.ordered(stamp, self.index))) continue;
+        verdict = Verdict{finding, block == number_ ? stamp : -1};
+        return false;
+    }
+    at.writer = number_;
+    at.write = clock_.stamp(self.index);
+    return true;
+}
+
+void Watch::global(Thread& self, const Access& access) {
+    const auto inside = [&](const Region& region) {
+        return access.address >= region.start && access.address + access.bytes <= region.end && (region.writable || !access.write);
+    };
+    if (!latest_ || !inside(*latest_)) {
+        const std::vector<Region>& regions = block_->launch->regions;
+        const auto found = std::find_if(regions.begin(), regions.end(), inside);
+        if (found == regions.end()) {
+            if (!access.write && in_constants(access.address)) return;
+            unknown_address(access);
+        }
+        latest_ = &*found;
+    }
+    if (!latest_->touched) return;
+    const size_t offset = static_cast<size_t>(access.address - latest_->start);
+    for (size_t granule = offset / 2; granule <= (offset + access.bytes - 1) / 2; granule++) {
+        Verdict verdict;
+        Touched& at = latest_->touched[granule];
+        if (access.write ? write_global(self, at, verdict) : read_global(self, at, verdict)) continue;
+        const std::string where = text("%s byte %zu of a tensor of %zu bytes", access.write ? "a write to" : "a read of", offset,
+                                       static_cast<size_t>(latest_->end - latest_->start));
+        const char* const did = verdict.finding == Finding::after_read ? "read" : "wrote";
+        if (verdict.other < 0) raise(Fault::block_race, where + ", which another block " + did, {}, access.pc);
+        const Fault fault = !access.write                                    ? Fault::race_read_after_write
+                            : verdict.finding == Finding::after_read ? Fault::race_write_after_read
+                                                                     : Fault::race_write_after_write;
+        raise(fault, where + text(", which thread %d %s with no barrier since", static_cast<int>(verdict.other & AGENT_MASK), did), {}, access.pc);
+    }
+}
+
+void Watch::unknown_address(const Access& access) {
+    if (block_->in_stacks(access.address)) {
+        raise(Fault::foreign_local_memory, access.write ? "a write to local memory of another thread" : "a read of local memory of another thread",
+              {}, access.pc);
+    }
+    // The tensor that the address is closest to, which is most likely meant.
+    const Region* nearest = nullptr;
+    size_t distance = SIZE_MAX;
+    for (const Region& region : block_->launch->regions) {
+        if (access.address >= region.start && access.address + access.bytes <= region.end) {
+            raise(Fault::global_read_only,
+                  text("a write to byte %td of a tensor of %td bytes that the launch only reads", access.address - region.start,
+                       region.end - region.start),
+                  {}, access.pc);
+        }
+        const size_t off = static_cast<size_t>(access.address < region.start ? region.start - access.address : access.address - region.end);
+        if (off < distance) {
+            distance = off;
+            nearest = &region;
+        }
+    }
+    const char* const what = access.write ? "a write of" : "a read of";
+    std::string detail = text("%s %u bytes", what, access.bytes);
+    detail += access.address == nullptr ? std::string(" at a null pointer")
+              : nearest                 ? text(" at byte %td of a tensor of %td bytes", access.address - nearest->start, nearest->end - nearest->start)
+                                        : text(" where the launch names no tensor");
+    raise(Fault::global_out_of_bounds, detail, {}, access.pc);
+}
+
+}  // namespace emulator
