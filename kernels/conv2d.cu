@@ -1,0 +1,226 @@
+// Two-dimensional convolution as a product whose first matrix exists only in shared memory (implicit GEMM), and what is fused after it.
+//
+//   y[n, i, j, o] = epilogue(sum_{r, s, c} x[n, i stride + r - top, j stride + s - left, c] w[o, r, s, c])
+//
+// where x is zero outside the image and, if `upsample`, twice as large by repetition: pixel (i, j) is the stored (i / 2, j / 2).
+//
+// Tensors      x [images, h, width, channels_first], and x_second of the same pixels whose channels follow (null and 0: there is none);
+//              w [n, pitch], along a row taps and within a tap channels, then zeros (Layout::Matrix);
+//              bias [n] f32; channels, row, residual, y [m = images out_h out_w, n] as in epilogue.cuh; partial as in linear.cu.
+// Arithmetic   as linear.cu: K runs over taps, and within a tap over channels.
+// Launch       as linear.cu.
+// Requirements as linear.cu, of both numbers of channels. Any filter, stride and padding; what lies below and to the right of the image follows
+//              from out_h and out_w.
+// Cost         2 m n k FLOPs with k = filter_h filter_w channels; x is read once per tap and column of tiles, from the second-level cache.
+// Measured     not yet run on hardware. Of the code for sm_80, the loop of one stage:
+//
+//                tile      registers  HMMA  LDSM.x4  LDGSTS.128  others
+//                128x160         255    80       18           9     147
+//                128x128         229    64       16           8     144
+//                128x64          153    32       12           6     140
+//                64x160          179    40       14           7     109
+//                64x64           103    16        8           4     101
+//                16x64            66     8        8           5      98
+//
+//              of which about eighty (two rows of fragments: fifty) are run only where a tap or a source ends and the next begins:
+//              with 320 channels in every tenth stage.
+#include "product.cuh"
+#include "product_f32.cuh"
+
+// ---- device helpers ---------------------------------------------------------------------------------------------------------------
+
+// The image and the filter.
+template <typename T>
+struct Image {
+    const T* first;     // [images, h, w, channels_first]
+    const T* second;    // [images, h, w, channels_second]
+    int h;
+    int w;
+    int channels_first;
+    int channels_second;
+    int filter_h;
+    int filter_w;
+    int stride;
+    int top;
+    int left;
+    int upsample;    // 1: the filter slides over the image upsampled by two
+    int out_h;
+    int out_w;
+    int pixels;    // of all results
+};
+
+// Where the filter's first tap falls for one result: a line and a column of the (upsampled) source, and the index of its image's first line
+// among all that are stored.
+struct Pixel {
+    int lines;
+    int y;
+    int x;
+};
+
+template <typename T>
+DEVICE Pixel pixel(const Image<T>& in, int row) {
+    // No filter is large enough to reach an image from there.
+    if (row >= in.pixels) return Pixel{0, -(1 << 24), 0};
+    const int line = row / in.out_w;
+    return Pixel{line / in.out_h * in.h, line % in.out_h * in.stride - in.top, row % in.out_w * in.stride - in.left};
+}
+
+// A column of the product: a filter tap and a channel.
+struct Tap {
+    int y;
+    int x;
+    int channel;
+};
+
+template <typename T>
+DEVICE Tap tap(const Image<T>& in, int k) {
+    const int channels = in.channels_first + in.channels_second, index = k / channels;
+    return Tap{index / in.filter_w, index % in.filter_w, k % channels};
+}
+
+// The index of the source pixel under a tap, or -1 in the padding, above the last row and beyond the last tap.
+template <typename T>
+DEVICE int source(const Image<T>& in, const Pixel& p, const Tap& t) {
+    const int y = p.y + t.y, x = p.x + t.x;
+    // Compared as unsigned, a negative number is a large one.
+    const bool inside = (static_cast<unsigned>(y) < static_cast<unsigned>(in.h << in.upsample)) &
+                        (static_cast<unsigned>(x) < static_cast<unsigned>(in.w << in.upsample)) & (t.y < in.filter_h);
+    return inside ? (p.lines + (y >> in.upsample)) * in.w + (x >> in.upsample) : -1;
+}
+
+// This thread's share of the copies of A: result pixels `PASS` apart, one chunk of channels each.
+template <class T>
+struct AlignedPixels {
+    Image<half> in;
+    Pixel pixel[T::A_PASSES];
+    Tap tap;
+    const half* at;
+    int limit;
+    int offset[T::A_PASSES];
+    int inside;
+    int to;
+};
+
+// Turns to the tap and the tensor that hold column `tap.channel`.
+template <class T>
+DEVICE void turn(AlignedPixels<T>& a) {
+    const int channels = a.in.channels_first + a.in.channels_second;
+    while (a.tap.channel >= channels) {
+        a.tap.channel -= channels;
+        if (++a.tap.x == a.in.filter_w) {
+            a.tap.x = 0;
+            a.tap.y++;
+        }
+    }
+    const bool second = a.tap.channel >= a.in.channels_first;
+    const int stored = second ? a.in.channels_second : a.in.channels_first;
+    a.at = second ? a.in.second + (a.tap.channel - a.in.channels_first) : a.in.first + a.tap.channel;
+    a.limit = second ? channels : a.in.channels_first;
+    a.inside = 0;
+#pragma unroll
+    for (int i = 0; i < T::A_PASSES; i++) {
+        const int index = source(a.in, a.pixel[i], a.tap);
+        a.offset[i] = index < 0 ? 0 : index * stored;
+        a.inside |= (index < 0 ? 0 : 1) << i;
+    }
+}
+
+template <class T>
+DEVICE AlignedPixels<T> aligned_pixels(const Image<half>& in, int first, int k) {
+    AlignedPixels<T> a;
+    const int row = static_cast<int>(threadIdx.x) / T::CHUNKS, chunk = static_cast<int>(threadIdx.x) % T::CHUNKS;
+    a.in = in;
+#pragma unroll
+    for (int i = 0; i < T::A_PASSES; i++) a.pixel[i] = pixel(in, first + row + i * T::PASS);
+    a.tap = tap(in, k + chunk * CHUNK);
+    a.to = place<T::BK>(row, chunk);
+    turn(a);
+    return a;
+}
+
+template <class T>
+DEVICE void copy_rows(AlignedPixels<T>& a, half* stage) {
+#pragma unroll
+    for (int i = 0; i < T::A_PASSES; i++) {
+        copy_async_16(stage + a.to + i * T::PASS * T::BK, a.at + a.offset[i], (a.inside >> i & 1) != 0);
+    }
+    a.tap.channel += T::BK;
+    a.at += T::BK;
+    if (a.tap.channel >= a.limit) turn(a);
+}
+
+// The image element by element, for channels that are not made of 16-byte pieces.
+template <typename T, int PASSES>
+struct PixelElements {
+    Image<T> in;
+    Pixel pixel[PASSES];
+
+    __device__ __forceinline__ Tap column(int k) const { return tap(in, k); }
+    __device__ __forceinline__ float element(int pass, const Tap& t) const {
+        const int index = source(in, pixel[pass], t);
+        if (index < 0) return 0.0f;
+        if (t.channel < in.channels_first) return to_float(in.first[static_cast<size_t>(index) * in.channels_first + t.channel]);
+        return to_float(in.second[static_cast<size_t>(index) * in.channels_second + t.channel - in.channels_first]);
+    }
+};
+
+// ---- kernel template --------------------------------------------------------------------------------------------------------------
+
+template <typename T>
+DEVICE int columns(const Image<T>& in) { return in.filter_h * in.filter_w * (in.channels_first + in.channels_second); }
+
+template <class T>
+DEVICE int first_row(int n) { return static_cast<int>(blockIdx.x) / ((n + T::BN - 1) / T::BN) * T::BM; }
+
+template <class T>
+DEVICE void conv2d(float* partial, const Image<half>& in, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
+    AlignedPixels<T> a = aligned_pixels<T>(in, first_row<T>(e.n), static_cast<int>(blockIdx.y) * k_part);
+    product<T>(a, w, pitch, columns(in), k_part, partial, e);
+}
+
+template <class T>
+DEVICE void conv2d_any(float* partial, const Image<half>& in, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
+    Elements<T, PixelElements<half, T::A_PASSES>> a = elements<T, PixelElements<half, T::A_PASSES>>(k_part);
+    a.source.in = in;
+#pragma unroll
+    for (int i = 0; i < T::A_PASSES; i++) a.source.pixel[i] = pixel(in, first_row<T>(e.n) + copied_row<T>(i));
+    product<T>(a, w, pitch, columns(in), k_part, partial, e);
+}
+
+DEVICE void conv2d_f32(const Image<float>& in, const float* w, const Epilogue<float>& e, int pitch) {
+    PixelElements<float, F32_PASSES> a;
+    a.in = in;
+#pragma unroll
+    for (int i = 0; i < F32_PASSES; i++) a.pixel[i] = pixel(in, static_cast<int>(blockIdx.x) / f32_tiles(e.n) * SIDE + f32_row(i));
+    product_f32(a, w, pitch, columns(in), e);
+}
+
+// ---- entries ----------------------------------------------------------------------------------------------------------------------
+
+#define CONV2D_F16                                                                                                                     \
+    half *y, float *partial, const half *x, const half *x_second, const half *w, const float *bias, const half *channels,              \
+        const float *row, const half *residual, int m, int n, int h, int width, int channels_first, int channels_second, int out_h,    \
+        int out_w, int filter_h, int filter_w, int stride, int top, int left, int upsample, int pitch, int k_part, int rows_per_image, \
+        int channel_rows, int activation, int gate
+
+#define CONV2D_F32                                                                                                                     \
+    float *y, const float *x, const float *x_second, const float *w, const float *bias, const float *channels, const float *row,       \
+        const float *residual, int m, int n, int h, int width, int channels_first, int channels_second, int out_h, int out_w,          \
+        int filter_h, int filter_w, int stride, int top, int left, int upsample, int pitch, int rows_per_image,               \
+        int channel_rows, int activation, int gate
+
+#define IMAGE(T)                                                                                                                       \
+    Image<T> {                                                                                                                         \
+        x, x_second, h, width, channels_first, channels_second, filter_h, filter_w, stride, top, left, upsample, out_h, out_w, m       \
+    }
+#define EPILOGUE(T) Epilogue<T>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}
+
+// Rows, columns and depth of the tile; stages; warps along rows and columns.
+ENTRY(128, 2, conv2d_f16_128x160, CONV2D_F16) { conv2d<Tile<128, 160, 32, 3, 2, 2>>(partial, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 2, conv2d_f16_128x128, CONV2D_F16) { conv2d<Tile<128, 128, 32, 3, 2, 2>>(partial, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 3, conv2d_f16_128x64, CONV2D_F16) { conv2d<Tile<128, 64, 32, 3, 2, 2>>(partial, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 2, conv2d_f16_64x160, CONV2D_F16) { conv2d<Tile<64, 160, 32, 3, 2, 2>>(partial, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 4, conv2d_f16_64x64, CONV2D_F16) { conv2d<Tile<64, 64, 32, 4, 2, 2>>(partial, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 4, conv2d_f16_16x64, CONV2D_F16) { conv2d<Tile<16, 64, 64, 4, 1, 4>>(partial, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 4, conv2d_any_f16_64x64, CONV2D_F16) { conv2d_any<Tile<64, 64, 32, 4, 2, 2>>(partial, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(256, 2, conv2d_f32_64x64, CONV2D_F32) { conv2d_f32(IMAGE(float), w, EPILOGUE(float), pitch); }
