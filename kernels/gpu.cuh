@@ -163,8 +163,8 @@ __device__ __forceinline__ half from_float<half>(float x) { return __float2half_
 
 #define WARP 32
 
-DEVICE int lane_index() { return static_cast<int>(threadIdx.x) % WARP; }
-DEVICE int warp_index() { return static_cast<int>(threadIdx.x) / WARP; }
+DEVICE int lane_index() { return static_cast<int>(threadIdx.x % WARP); }
+DEVICE int warp_index() { return static_cast<int>(threadIdx.x / WARP); }
 
 // The sum, or the largest, of all lanes' values; every lane receives the same bits. NaN wins no comparison: callers that must pass
 // it on take sums.
