@@ -1,0 +1,143 @@
+// The two products of attention_large.cu without tensor cores: for f32 activations, and for heads whose rows are not whole 16 bytes.
+// Published networks need the first where halves overflow, and the second never.
+//
+// Tensors    As in attention_large.cu, q, k, v and y of either precision; probabilities are floats.
+// Arithmetic Products and sums in f32, each sum in ascending order: nothing depends on the batch or on how the work was cut.
+// Launch     scores (ceil(L / 64), ceil(R / 64), P), 256 threads     mix (ceil(D / 64), ceil(R / 64), P), 256 threads
+// Requires   pitch at least L; causal only for T = L. Checked in src/cuda/attention.rs.
+// Cost       4 N A T L D operations at the rate of plain multiply-adds: a thread makes 4 x 4 results from shared memory.
+#include "gpu.cuh"
+
+namespace {
+
+constexpr int ANY_TILE = 64;
+constexpr int ANY_DEPTH = 16;
+constexpr int ANY_PITCH = ANY_TILE + 4;
+constexpr int ANY_THREADS = 256;
+
+struct alignas(16) Floats4 {
+    float x[4];
+};
+
+// Brings 64 rows of 16 elements into shared memory, transposed. `at(row, depth)` is an element, zero outside. Neighbouring threads read
+// along the depth, or along the rows if those are what lies side by side.
+template <bool BY_ROWS, class Element>
+DEVICE void any_copy(float* shared, const Element& at) {
+#pragma unroll
+    for (int i = static_cast<int>(threadIdx.x); i < ANY_TILE * ANY_DEPTH; i += ANY_THREADS) {
+        const int row = BY_ROWS ? i % ANY_TILE : i / ANY_DEPTH, depth = BY_ROWS ? i / ANY_TILE : i % ANY_DEPTH;
+        shared[depth * ANY_PITCH + row] = at(row, depth);
+    }
+}
+
+// The thread's 4 x 4 results of a tile of left x right, rows 4 (thread / 16).. and columns 4 (thread % 16)..
+template <bool RIGHT_BY_ROWS, class Left, class Right>
+DEVICE void any_product(float (&sum)[4][4], int depth, const Left& left, const Right& right) {
+    SHARED_ARRAY(float, a, ANY_DEPTH * ANY_PITCH);
+    SHARED_ARRAY(float, b, ANY_DEPTH * ANY_PITCH);
+    const int row = static_cast<int>(threadIdx.x / 16) * 4, column = static_cast<int>(threadIdx.x % 16) * 4;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) sum[i][j] = 0.0f;
+    }
+    for (int step = 0; step < depth; step += ANY_DEPTH) {
+        any_copy<false>(a, [&](int at, int k) { return left(at, step + k); });
+        any_copy<RIGHT_BY_ROWS>(b, [&](int at, int k) { return right(at, step + k); });
+        sync_block();
+#pragma unroll
+        for (int k = 0; k < ANY_DEPTH; k++) {
+            const Floats4 x = *reinterpret_cast<const Floats4*>(a + k * ANY_PITCH + row);
+            const Floats4 w = *reinterpret_cast<const Floats4*>(b + k * ANY_PITCH + column);
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+#pragma unroll
+                for (int j = 0; j < 4; j++) sum[i][j] += x.x[i] * w.x[j];
+            }
+        }
+        sync_block();
+    }
+}
+
+// Where a pair of image and head starts in q and y, and in k and v.
+DEVICE size_t any_start(int first_pair, int heads, int tokens, int token, int head_size) {
+    const int pair = first_pair + static_cast<int>(blockIdx.z);
+    return (static_cast<size_t>(pair / heads) * tokens + token) * heads * head_size + pair % heads * head_size;
+}
+
+template <typename T>
+DEVICE void any_scores(float* scores, const T* q, const T* k, int queries, int keys, int heads, int head_size, int pitch, int first_pair,
+                       int first_row, int rows, int causal) {
+    const int row = static_cast<int>(blockIdx.y) * ANY_TILE, column = static_cast<int>(blockIdx.x) * ANY_TILE;
+    if (causal && column >= first_row + row + ANY_TILE) return;  // no row here sees a key here
+    const int channels = heads * head_size;
+    const T* q_rows = q + any_start(first_pair, heads, queries, first_row, head_size);
+    const T* k_rows = k + any_start(first_pair, heads, keys, 0, head_size);
+    float sum[4][4];
+    any_product<false>(
+        sum, head_size,
+        [&](int at, int d) {
+            return row + at < rows && d < head_size ? to_float(q_rows[static_cast<size_t>(row + at) * channels + d]) : 0.0f;
+        },
+        [&](int at, int d) {
+            return column + at < keys && d < head_size ? to_float(k_rows[static_cast<size_t>(column + at) * channels + d]) : 0.0f;
+        });
+    float* to = scores + static_cast<size_t>(blockIdx.z) * rows * pitch;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int line = row + static_cast<int>(threadIdx.x / 16) * 4 + i, at = column + static_cast<int>(threadIdx.x % 16) * 4 + j;
+            if (line < rows && at < keys) to[static_cast<size_t>(line) * pitch + at] = sum[i][j];
+        }
+    }
+}
+
+template <typename T>
+DEVICE void any_mix(T* y, const float* probabilities, const float* factors, const T* v, int queries, int keys, int heads, int head_size,
+                    int pitch, int first_pair, int first_row, int rows) {
+    const int row = static_cast<int>(blockIdx.y) * ANY_TILE, column = static_cast<int>(blockIdx.x) * ANY_TILE;
+    const int channels = heads * head_size;
+    const float* weights = probabilities + static_cast<size_t>(blockIdx.z) * rows * pitch;
+    const T* v_rows = v + any_start(first_pair, heads, keys, 0, head_size);
+    float sum[4][4];
+    any_product<true>(
+        sum, keys,
+        [&](int at, int l) { return row + at < rows && l < keys ? weights[static_cast<size_t>(row + at) * pitch + l] : 0.0f; },
+        [&](int at, int l) {
+            return column + at < head_size && l < keys ? to_float(v_rows[static_cast<size_t>(l) * channels + column + at]) : 0.0f;
+        });
+    T* to = y + any_start(first_pair, heads, queries, first_row, head_size);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int line = row + static_cast<int>(threadIdx.x / 16) * 4 + i;
+        const float factor = line < rows ? factors[static_cast<size_t>(blockIdx.z) * rows + line] : 0.0f;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int at = column + static_cast<int>(threadIdx.x % 16) * 4 + j;
+            if (line < rows && at < head_size) to[static_cast<size_t>(line) * channels + at] = from_float<T>(sum[i][j] * factor);
+        }
+    }
+}
+
+}  // namespace
+
+ENTRY(256, 2, attention_scores_f16_any, float* scores, const half* q, const half* k, int queries, int keys, int heads, int head_size,
+      int pitch, int first_pair, int first_row, int rows, int causal) {
+    any_scores(scores, q, k, queries, keys, heads, head_size, pitch, first_pair, first_row, rows, causal);
+}
+
+ENTRY(256, 2, attention_scores_f32_any, float* scores, const float* q, const float* k, int queries, int keys, int heads, int head_size,
+      int pitch, int first_pair, int first_row, int rows, int causal) {
+    any_scores(scores, q, k, queries, keys, heads, head_size, pitch, first_pair, first_row, rows, causal);
+}
+
+ENTRY(256, 2, attention_mix_f16_any, half* y, const float* probabilities, const float* factors, const half* v, int queries, int keys,
+      int heads, int head_size, int pitch, int first_pair, int first_row, int rows) {
+    any_mix(y, probabilities, factors, v, queries, keys, heads, head_size, pitch, first_pair, first_row, rows);
+}
+
+ENTRY(256, 2, attention_mix_f32_any, float* y, const float* probabilities, const float* factors, const float* v, int queries, int keys,
+      int heads, int head_size, int pitch, int first_pair, int first_row, int rows) {
+    any_mix(y, probabilities, factors, v, queries, keys, heads, head_size, pitch, first_pair, first_row, rows);
+}
