@@ -1,8 +1,9 @@
-//! Attention: flash for heads whose result a warp can hold, three launches over planned scratch memory for those it cannot.
+//! Attention: flash for heads whose result a warp can hold; [`attention_large`] for others.
 //!
-//! Whatever decides the order of a sum (tiles along the keys, steps of a product) is derived from the head size and the number of keys alone, and
-//! everything else from one image's shape, so that an image's bits do not depend on its batch.
+//! The order of a sum follows from the tile along the keys, which head size and keys alone decide. The tile along the queries is derived from
+//! one image's shape as well, so that a batch runs the very kernel that each of its images runs alone.
 
+use super::attention_large;
 use super::kernel::{self, Argument, Kernel, Launch, Precision, Target};
 use crate::ops::Attention;
 use crate::tensor::Shape;
@@ -27,25 +28,19 @@ const TALL: [usize; 3] = [32, 40, 64];
 const TEXT: [usize; 4] = [40, 64, 80, 160];
 const TEXT_KEYS: usize = 80;
 
-/// Scratch memory of a large head's scores, at most, unless a single row needs more: all queries of an autoencoder at 512 x 512 pixels at once.
-const MOST_SCRATCH_BYTES: usize = 100 << 20;
-
-/// Rows of scores are padded to as many floats.
-const PITCH_KEYS: usize = 64;
-
 /// Blocks along y and z of a grid.
-const MOST_BLOCKS: usize = 65535;
+pub(super) const MOST_BLOCKS: usize = 65535;
 
 /// What the launches are derived from.
-struct Sizes {
-    images: usize,
-    queries: usize,
-    keys: usize,
-    heads: usize,
-    head_size: usize,
-    causal: Argument,
-    /// Factor of the logits as powers of two.
-    scale: Argument,
+pub(super) struct Sizes {
+    pub images: usize,
+    pub queries: usize,
+    pub keys: usize,
+    pub heads: usize,
+    pub head_size: usize,
+    pub causal: Argument,
+    /// Factor of the logits, as exponents of two.
+    pub scale: Argument,
 }
 
 pub(super) fn select(
@@ -84,7 +79,7 @@ pub(super) fn select(
     kernel::int(queries.max(keys) * channels)?;
     let kernel = match FLASH.iter().find(|(head, _)| *head >= sizes.head_size) {
         Some(&tile) if sizes.on_tensor_cores(target) => sizes.flash(tile, target)?,
-        _ => sizes.in_parts(target)?,
+        _ => attention_large::select(&sizes, target)?,
     };
     let most = target.shared_bytes_per_block;
     match kernel.launches.iter().find(|l| l.shared_bytes > most) {
@@ -98,12 +93,12 @@ pub(super) fn select(
 
 impl Sizes {
     /// Tensor cores take halves, in rows of whole 16 bytes.
-    fn on_tensor_cores(&self, target: &Target) -> bool {
+    pub fn on_tensor_cores(&self, target: &Target) -> bool {
         target.precision == Precision::F16 && self.head_size.is_multiple_of(8)
     }
 
     fn flash(&self, (head, keys): (usize, usize), target: &Target) -> Result<Kernel, String> {
-        let text = TEXT.contains(&head) && (PITCH_KEYS + 1..=TEXT_KEYS).contains(&self.keys);
+        let text = TEXT.contains(&head) && self.keys > keys.max(64) && self.keys <= TEXT_KEYS;
         let keys = if text { TEXT_KEYS } else { keys };
         // Few tall tiles would leave multiprocessors idle.
         let tall = self.queries.div_ceil(128) * self.heads >= target.multiprocessors as usize;
@@ -134,178 +129,175 @@ impl Sizes {
         };
         Ok(Kernel::single(launch, vec![]))
     }
+}
 
-    /// Scores, softmax and mixture, for as many pairs of image and head, or rows of one, as scratch memory holds.
-    fn in_parts(&self, target: &Target) -> Result<Kernel, String> {
-        let parts = Parts::new(self, target);
-        let [pairs, queries] = [self.images * self.heads, self.queries];
-        let mut launches = Vec::new();
-        for pair in (0..pairs).step_by(parts.pairs) {
-            for row in (0..queries).step_by(parts.rows) {
-                let [pairs, rows] = [parts.pairs.min(pairs - pair), parts.rows.min(queries - row)];
-                launches.extend(parts.launches([pair, pairs], [row, rows])?);
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::table::{self, Kind};
+
+    /// A GeForce RTX 3090 and an H200.
+    const TARGETS: [Target; 2] = [
+        Target {
+            precision: Precision::F16,
+            compute_capability: 86,
+            multiprocessors: 82,
+            shared_bytes_per_block: 99 << 10,
+        },
+        Target {
+            precision: Precision::F16,
+            compute_capability: 90,
+            multiprocessors: 132,
+            shared_bytes_per_block: 227 << 10,
+        },
+    ];
+
+    fn choose(
+        [images, queries, keys, heads, head_size]: [usize; 5],
+        causal: bool,
+        target: &Target,
+    ) -> Kernel {
+        let op = Attention {
+            heads,
+            scale: 0.125,
+            causal,
+        };
+        let q = Shape::new(&[images, queries, heads * head_size]);
+        let k = Shape::new(&[images, keys, heads * head_size]);
+        select(&op, &[q, k, k], q, target).unwrap()
+    }
+
+    fn entry(shape: [usize; 5]) -> String {
+        let kernel = choose(shape, false, &TARGETS[1]);
+        kernel.launches[0].entry.clone()
+    }
+
+    #[test]
+    fn published_networks_take_the_tiles_meant_for_them() {
+        for (shape, expected) in [
+            // Stable Diffusion 1 at 512 x 512, with guidance.
+            ([2, 4096, 4096, 8, 40], "attention_f16_40_128x64"),
+            ([2, 4096, 77, 8, 40], "attention_f16_40_64x80"),
+            ([2, 1024, 1024, 8, 80], "attention_f16_80_64x64"),
+            ([2, 1024, 77, 8, 80], "attention_f16_80_64x80"),
+            ([2, 256, 256, 8, 160], "attention_f16_160_64x32"),
+            ([2, 64, 64, 8, 160], "attention_f16_160_64x32"),
+            ([2, 64, 77, 8, 160], "attention_f16_160_64x80"),
+            // Its text encoder, and Stable Diffusion 2.
+            ([1, 77, 77, 12, 64], "attention_f16_64_64x80"),
+            ([2, 9216, 9216, 5, 64], "attention_f16_64_128x64"),
+            // Unconditional and class-conditional models.
+            ([1, 1024, 1024, 14, 32], "attention_f16_32_64x64"),
+            ([1, 1024, 1024, 1, 384], "attention_scores_f16"),
+            ([1, 256, 256, 1, 576], "attention_scores_f16"),
+            ([1, 64, 64, 1, 960], "attention_scores_f16"),
+            // Their autoencoders.
+            ([1, 4096, 4096, 1, 512], "attention_scores_f16"),
+        ] {
+            assert_eq!(entry(shape), expected, "{shape:?}");
         }
-        Ok(Kernel {
-            launches,
-            workspace_bytes: parts.offsets()[3],
-            layouts: vec![],
+        let floats = Target {
+            precision: Precision::F32,
+            ..TARGETS[0]
+        };
+        let kernel = choose([1, 4096, 4096, 1, 512], false, &floats);
+        assert_eq!(kernel.launches[0].entry, "attention_scores_f32_any");
+    }
+
+    /// Head sizes, with queries and keys, that meet every entry.
+    fn shapes() -> impl Iterator<Item = [usize; 4]> {
+        let tokens = [
+            [1, 1],
+            [5, 77],
+            [64, 80],
+            [65, 81],
+            [300, 1000],
+            [4096, 4096],
+        ];
+        let sizes = (1..=40).map(|d| d * 8).chain([5, 33, 161]);
+        sizes.flat_map(move |size| {
+            tokens.map(|[queries, keys]| [queries, keys, 1 + queries % 5 * 4, size])
         })
     }
-}
 
-/// How scores are cut to fit scratch memory, and which entries work on them.
-struct Parts<'a> {
-    sizes: &'a Sizes,
-    /// Entries of the scores, the softmax and the mixture.
-    entries: [&'static str; 3],
-    /// Rows and columns of their tiles.
-    tiles: [[usize; 2]; 2],
-    /// Bytes of dynamic shared memory of the two products.
-    shared_bytes: [u32; 2],
-    /// Bytes of a probability.
-    probability_bytes: usize,
-    /// Floats from one row of scores to the next.
-    pitch: usize,
-    /// Pairs of image and head in one part, and queries of each.
-    pairs: usize,
-    rows: usize,
-}
-
-impl<'a> Parts<'a> {
-    fn new(sizes: &'a Sizes, target: &Target) -> Self {
-        let tensor = sizes.on_tensor_cores(target);
-        // Three stages of 32 along the depth, padded rows of halves: 128 rows on the left, 128 on the right or 64 columns.
-        let shared = |right: usize| (3 * 2 * (128 * 40 + right)) as u32;
-        let (entries, tiles, shared_bytes, probability_bytes) = match (tensor, target.precision) {
-            (true, _) => (
-                [
-                    "attention_scores_f16",
-                    "attention_softmax_f16",
-                    "attention_mix_f16",
-                ],
-                [[128, 128], [128, 64]],
-                [shared(128 * 40), shared(32 * 72)],
-                2,
-            ),
-            (false, Precision::F16) => (
-                [
-                    "attention_scores_f16_any",
-                    "attention_softmax_f32",
-                    "attention_mix_f16_any",
-                ],
-                [[64, 64]; 2],
-                [0; 2],
-                4,
-            ),
-            (false, Precision::F32) => (
-                [
-                    "attention_scores_f32_any",
-                    "attention_softmax_f32",
-                    "attention_mix_f32_any",
-                ],
-                [[64, 64]; 2],
-                [0; 2],
-                4,
-            ),
-        };
-        let pitch = sizes.keys.next_multiple_of(PITCH_KEYS);
-        // A score, a probability; and a factor for the row.
-        let rows = MOST_SCRATCH_BYTES / (pitch * (4 + probability_bytes) + 4);
-        let whole = rows / sizes.queries.max(1);
-        let rows = match rows {
-            rows if rows >= sizes.queries => sizes.queries,
-            rows if rows >= 128 => rows / 128 * 128,
-            rows => rows.max(1),
-        };
-        Self {
-            sizes,
-            entries,
-            tiles,
-            shared_bytes,
-            probability_bytes,
-            pitch,
-            pairs: whole.clamp(1, (sizes.images * sizes.heads).clamp(1, MOST_BLOCKS)),
-            rows,
+    #[test]
+    fn a_batch_runs_what_each_image_runs_alone() {
+        for [queries, keys, heads, size] in shapes().filter(|shape| shape[3] <= 160) {
+            for target in &TARGETS {
+                let alone = choose([1, queries, keys, heads, size], false, target);
+                let batch = choose([7, queries, keys, heads, size], false, target);
+                assert_eq!(alone.launches[0].entry, batch.launches[0].entry);
+                let [x, y, _] = alone.launches[0].grid;
+                assert!(batch.launches[0].grid[..2] == [x, y]);
+            }
         }
     }
 
-    /// Where scores, probabilities and factors start in scratch memory, and where they end.
-    fn offsets(&self) -> [usize; 4] {
-        let rows = self.pairs * self.rows;
-        let scores = (rows * self.pitch * 4).next_multiple_of(256);
-        let probabilities = (rows * self.pitch * self.probability_bytes).next_multiple_of(256);
-        let factors = scores + probabilities;
-        [0, scores, factors, factors + rows * 4]
+    #[test]
+    fn launches_fit_their_entries_and_the_smallest_shared_memory() {
+        for [queries, keys, heads, size] in shapes() {
+            for target in &TARGETS {
+                for launch in choose([2, queries, keys, heads, size], false, target).launches {
+                    let entry = table::entry(&launch.entry).expect(&launch.entry);
+                    let pairs = launch.arguments.iter().zip(entry.parameters);
+                    for (argument, parameter) in pairs {
+                        let fits = match argument {
+                            Argument::Int(_) => parameter.kind == Kind::Int,
+                            Argument::Float(_) => parameter.kind == Kind::Float,
+                            _ => matches!(parameter.kind, Kind::Pointer { .. }),
+                        };
+                        assert!(fits, "{} of {}", parameter.name, entry.name);
+                    }
+                    assert_eq!(launch.arguments.len(), entry.parameters.len());
+                    assert!(launch.shared_bytes <= 99 << 10, "{launch}");
+                }
+            }
+        }
     }
 
-    fn launches(
-        &self,
-        [first_pair, pairs]: [usize; 2],
-        [first_row, rows]: [usize; 2],
-    ) -> Result<[Launch; 3], String> {
-        let sizes = self.sizes;
-        let offsets = self.offsets();
-        let [scores, probabilities, factors] = [0, 1, 2].map(|i: usize| Argument::Workspace {
-            offset: offsets[i],
-            bytes: offsets[i + 1] - offsets[i],
-        });
-        let [tokens, keys, heads, head_size, pitch] = [
-            sizes.queries,
-            sizes.keys,
-            sizes.heads,
-            sizes.head_size,
-            self.pitch,
-        ]
-        .map(|size| Argument::Int(size as i32));
-        let all_rows = kernel::int(pairs * rows)?;
-        let [first_pair, first_row, row_count] =
-            [first_pair, first_row, rows].map(|size| kernel::int(size));
-        let (first_pair, first_row, row_count) = (first_pair?, first_row?, row_count?);
-        let grid = |[height, width]: [usize; 2], columns: usize| {
-            [columns.div_ceil(width), rows.div_ceil(height), pairs].map(|x| x as u32)
+    #[test]
+    fn tiles_cover_all_queries() {
+        for [queries, keys, heads, size] in shapes() {
+            let kernel = choose([3, queries, keys, heads, size], false, &TARGETS[0]);
+            let launch = &kernel.launches[0];
+            let Some((_, tile)) = launch.entry.rsplit_once('_') else {
+                continue;
+            };
+            let Some((tile, _)) = tile.split_once('x') else {
+                continue;
+            };
+            let tile: usize = tile.parse().unwrap();
+            let blocks = launch.grid[0] as usize;
+            assert!(blocks * tile >= queries && (blocks - 1) * tile < queries);
+            assert_eq!(launch.grid[1..], [heads as u32, 3]);
+        }
+    }
+
+    #[test]
+    fn what_no_kernel_takes_is_refused_in_a_sentence() {
+        let shape = Shape::new(&[1, 4, 8]);
+        let refusal = |scale, shape: Shape| {
+            let op = Attention {
+                heads: 1,
+                scale,
+                causal: false,
+            };
+            select(&op, &[shape; 3], shape, &TARGETS[0]).unwrap_err()
         };
-        let sizes_of = [
-            tokens, keys, heads, head_size, pitch, first_pair, first_row, row_count,
-        ];
-        let scoring = Launch {
-            entry: self.entries[0].to_owned(),
-            grid: grid(self.tiles[0], sizes.keys),
-            shared_bytes: self.shared_bytes[0],
-            arguments: [
-                &[scores, Argument::Input(0), Argument::Input(1)][..],
-                &sizes_of,
-                &[sizes.causal],
-            ]
-            .concat(),
+        assert!(refusal(-1.0, shape).contains("scale is -1"));
+        assert!(refusal(f32::NAN, shape).contains("scale is NaN"));
+        let large = Shape::new(&[1, 1 << 20, 1 << 12]);
+        assert!(refusal(1.0, large).contains("more than a kernel counts to"));
+        let small = Target {
+            shared_bytes_per_block: 8 << 10,
+            ..TARGETS[0]
         };
-        let softmax = Launch {
-            entry: self.entries[1].to_owned(),
-            grid: [(pairs * rows).div_ceil(8) as u32, 1, 1],
-            shared_bytes: 0,
-            arguments: vec![
-                probabilities,
-                factors,
-                scores,
-                all_rows,
-                keys,
-                pitch,
-                first_row,
-                row_count,
-                sizes.causal,
-                sizes.scale,
-            ],
+        let op = Attention {
+            heads: 1,
+            scale: 1.0,
+            causal: false,
         };
-        let mixture = Launch {
-            entry: self.entries[2].to_owned(),
-            grid: grid(self.tiles[1], sizes.head_size),
-            shared_bytes: self.shared_bytes[1],
-            arguments: [
-                &[Argument::Output, probabilities, factors, Argument::Input(2)][..],
-                &sizes_of,
-            ]
-            .concat(),
-        };
-        Ok([scoring, softmax, mixture])
+        let refused = select(&op, &[shape; 3], shape, &small).unwrap_err();
+        assert!(refused.contains("bytes of shared memory"), "{refused}");
     }
 }

@@ -4,6 +4,7 @@
 //! place turns it into launches.
 
 mod attention;
+mod attention_large;
 mod conv2d;
 mod elementwise;
 pub mod kernel;
