@@ -104,23 +104,43 @@ impl Graph {
 
     /// Declares an input tensor, held at the device's working precision.
     pub fn input(&mut self, name: &str, shape: impl Into<Shape>) -> Value {
-        self.push_input(name, shape.into(), false)
+        self.push_input(name, shape.into(), [false, false])
     }
 
     /// Declares an input held in 32 bits on every device: token ids, timesteps, sampler coefficients.
     pub fn input_exact(&mut self, name: &str, shape: impl Into<Shape>) -> Value {
-        self.push_input(name, shape.into(), true)
+        self.push_input(name, shape.into(), [true, false])
     }
 
-    fn push_input(&mut self, name: &str, shape: Shape, exact: bool) -> Value {
-        let op = Op::Input(Input { exact });
-        self.nodes.push(Node {
-            op,
+    /// Declares an input that is set once for many runs, as a prompt's context is for the steps of a sampler. What follows from
+    /// constants alone is computed when one of them was set, and not at every run.
+    pub fn constant(&mut self, name: &str, shape: impl Into<Shape>) -> Value {
+        self.push_input(name, shape.into(), [false, true])
+    }
+
+    /// As [`constant`](Self::constant), held in 32 bits on every device.
+    pub fn constant_exact(&mut self, name: &str, shape: impl Into<Shape>) -> Value {
+        self.push_input(name, shape.into(), [true, true])
+    }
+
+    fn push_input(&mut self, name: &str, shape: Shape, [exact, constant]: [bool; 2]) -> Value {
+        self.append(Node {
+            op: Op::Input(Input { exact, constant }),
             inputs: Vec::new(),
             shape,
             name: name.to_owned(),
-        });
-        Value::at(self.nodes.len() - 1)
+        })
+    }
+
+    /// Whether `value` is held in 32 bits on every device: an exact input, the same elements under another shape, or a count.
+    pub fn is_exact(&self, value: Value) -> bool {
+        let node = self.node(value);
+        match (&node.op, node.inputs.first()) {
+            (Op::Input(input), _) => input.exact,
+            (Op::Reshape(_) | Op::Assign(_), Some(&operand)) => self.is_exact(operand),
+            (Op::CountNotFinite(_), _) => true,
+            _ => false,
+        }
     }
 
     /// Declares `value` to be the graph's result `name`.
@@ -157,9 +177,14 @@ impl Graph {
     /// Appends an operation, named by the current scope.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the operands do not fit the operation.
+    /// [`Error::Shape`] if the operands do not fit the operation, or one is an input's value from before it was
+    /// [assigned](crate::ops::Assign).
     pub fn push(&mut self, op: impl Into<Op>, inputs: &[Value]) -> Result<Value> {
         let op = op.into();
+        if let Some(stale) = inputs.iter().find_map(|&value| self.overwritten(value)) {
+            let problem = format!("{}: `{stale}` has a new value by now", op.name());
+            return Err(Error::shape(self.path(""), problem));
+        }
         let shapes: Vec<Shape> = inputs.iter().map(|&v| self.shape(v)).collect();
         let shape = op
             .operator()
@@ -172,6 +197,20 @@ impl Graph {
             shape,
             name,
         }))
+    }
+
+    /// The input whose old elements `value` is, if that input has been assigned since.
+    fn overwritten(&self, value: Value) -> Option<&str> {
+        let node = self.node(value);
+        match (&node.op, node.inputs.first()) {
+            (Op::Reshape(_), Some(&operand)) => self.overwritten(operand),
+            (Op::Input(_), _) => self
+                .nodes
+                .iter()
+                .any(|later| matches!(later.op, Op::Assign(_)) && later.inputs[0] == value)
+                .then_some(&*node.name),
+            _ => None,
+        }
     }
 
     /// Appends a finished node, as a pass over another graph does.

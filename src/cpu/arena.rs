@@ -43,6 +43,16 @@ impl Arena {
         self.0.get_mut(range(place)).ok_or_else(outside)
     }
 
+    /// Copies the values at one place to another.
+    pub(super) fn copy(&mut self, from: Place, to: Place) -> Result<()> {
+        let (from, to) = (range(from), range(to).start);
+        if from.end.max(to + from.len()) > self.0.len() {
+            return Err(outside());
+        }
+        self.0.copy_within(from, to);
+        Ok(())
+    }
+
     /// Operands to read, a result and scratch memory (offset and size in bytes) to write. Operands may overlap one another, but nothing that is written.
     pub(super) fn views(
         &mut self,

@@ -17,7 +17,7 @@ const FEWEST_FOLDED: usize = 64;
 /// The windows of a filter over a batch of images.
 struct Windows<'a> {
     op: &'a Conv2d,
-    x: &'a [f32],
+    sources: &'a [Slice<'a>],
     image: [usize; 4],
     /// Rows and columns of the result.
     result: [usize; 2],
@@ -76,14 +76,19 @@ impl Rows for Windows<'_> {
     }
 
     fn gather(&self, part: usize, rows: Range<usize>, channels: Range<usize>, out: &mut [Row]) {
-        simd::vectorised(Gather {
-            x: self.x,
-            image: self.image,
-            geometry: self.geometry(part),
-            rows,
-            channels,
-            out,
-        });
+        for (source, own, at) in matmul::parts(self.sources, &channels) {
+            let [n, h, w, _] = self.image;
+            simd::vectorised(Gather {
+                x: source.data,
+                image: [n, h, w, source.shape.channels()],
+                geometry: self.geometry(part),
+                rows: rows.clone(),
+                channels: own,
+                at,
+                run: channels.len(),
+                out: &mut *out,
+            });
+        }
     }
 }
 
@@ -93,6 +98,10 @@ struct Gather<'a> {
     geometry: Geometry,
     rows: Range<usize>,
     channels: Range<usize>,
+    /// Where the channels go among those of a pixel.
+    at: usize,
+    /// How many there are of a pixel.
+    run: usize,
     out: &'a mut [Row],
 }
 
@@ -112,7 +121,7 @@ impl Loop for Gather<'_> {
             let at = if upsample { at / 2 } else { at };
             (at < size).then_some(at)
         };
-        let run = self.channels.len();
+        let (run, taken) = (self.run, self.channels.len());
         let first = self.rows.start;
         let [mut image, mut y, mut x] = [
             first / (height * width),
@@ -131,9 +140,10 @@ impl Loop for Gather<'_> {
                         out.fill(0.0);
                         continue;
                     };
-                    let pixel = &pixels[sx * c + self.channels.start..][..run];
+                    let pixel = &pixels[sx * c + self.channels.start..][..taken];
+                    let out = &mut out[self.at..][..taken];
                     match (out.first_chunk_mut::<RUN>(), pixel.first_chunk::<RUN>()) {
-                        (Some(out), Some(pixel)) if run == RUN => *out = *pixel,
+                        (Some(out), Some(pixel)) if taken == RUN => *out = *pixel,
                         _ => out.copy_from_slice(pixel),
                     }
                 }
@@ -169,16 +179,15 @@ pub(super) fn run(
     weights: &[TensorView],
     output: &mut [f32],
 ) -> bool {
-    let [x, operands @ ..] = inputs else {
-        return false;
-    };
-    let (Some(image), Some([outputs, channels, filter_h, filter_w])) =
-        (x.shape.image(), op.weight.shape.image())
+    let (sources, operands) = inputs.split_at(op.sources);
+    let (Some([n, h, w, _]), Some([outputs, channels, filter_h, filter_w])) =
+        (sources[0].shape.image(), op.weight.shape.image())
     else {
         return false;
     };
+    let image = [n, h, w, channels];
     let folded = op.upsample
-        && image[1] * image[2] >= FEWEST_FOLDED
+        && h * w >= FEWEST_FOLDED
         && [filter_h, filter_w, op.stride] == [3, 3, 1]
         && op.padding == Padding::all(1);
     let depths = if folded {
@@ -197,7 +206,7 @@ pub(super) fn run(
     ];
     let windows = Windows {
         op,
-        x: x.data,
+        sources,
         image,
         result,
         folded,

@@ -3,7 +3,7 @@
 
 use super::math;
 use super::simd::{self, Loop};
-use crate::ops::{Activate, Activation, Axis, Concat, Embedding, Slice};
+use crate::ops::{Activate, Activation, AddChannels, Axis, Concat, Embedding, Slice};
 use crate::weights::TensorView;
 use rayon::prelude::*;
 
@@ -69,7 +69,7 @@ pub(super) fn add(inputs: &[Slice], output: &mut [f32]) {
     });
 }
 
-pub(super) fn add_channels(inputs: &[Slice], output: &mut [f32]) {
+pub(super) fn add_channels(op: &AddChannels, inputs: &[Slice], output: &mut [f32]) {
     let (x, channels) = (inputs[0], inputs[0].shape.channels());
     let rows_per_image = (x.shape.rows() / x.shape.batch().max(1)).max(1);
     let rows = output
@@ -78,7 +78,7 @@ pub(super) fn add_channels(inputs: &[Slice], output: &mut [f32]) {
     rows.enumerate()
         .with_min_len(ELEMENTS / channels)
         .for_each(|(row, (y, x))| {
-            let v = &inputs[1].data[row / rows_per_image * channels..][..channels];
+            let v = op.channels.of_image(row / rows_per_image, &inputs[1..]);
             y.iter_mut()
                 .zip(x)
                 .zip(v)

@@ -11,8 +11,8 @@ pub(super) struct Finish<'a> {
     /// Channels of the product, before a gate halves them.
     outputs: usize,
     bias: Vec<f32>,
-    channels: Option<&'a [f32]>,
-    residual: Option<&'a [f32]>,
+    /// Those of an epilogue that adds channels begin with them; a residual is the last.
+    operands: &'a [Slice<'a>],
     rows_per_image: usize,
 }
 
@@ -23,15 +23,13 @@ impl<'a> Finish<'a> {
         outputs: usize,
         bias: Option<Vec<f32>>,
         rows_per_image: usize,
-        operands: &[Slice<'a>],
+        operands: &'a [Slice<'a>],
     ) -> Self {
-        let mut operands = operands.iter().map(|slice| slice.data);
         Self {
             epilogue,
             outputs,
             bias: bias.unwrap_or_else(|| vec![0.0; outputs]),
-            channels: epilogue.channels.then(|| operands.next()).flatten(),
-            residual: epilogue.residual.then(|| operands.next()).flatten(),
+            operands,
             rows_per_image: rows_per_image.max(1),
         }
     }
@@ -113,15 +111,16 @@ impl Loop for Panel<'_, '_, '_> {
         let bias = self.part(&finish.bias);
         let mut sums = std::mem::take(&mut self.sums).iter_mut();
         let outputs = std::mem::take(&mut self.output);
+        let residual = finish.operands.last().filter(|_| finish.epilogue.residual);
         let mut image = usize::MAX;
         let mut offset = bias;
         for ((row, output), lane) in outputs.iter_mut().zip(&mut sums) {
             let row = *row;
-            if let Some(channels) = finish.channels
+            if let Some(channels) = finish.epilogue.channels
                 && image != row / finish.rows_per_image
             {
                 image = row / finish.rows_per_image;
-                offset = self.part(&channels[image * finish.outputs..][..finish.outputs]);
+                offset = self.part(channels.of_image(image, finish.operands));
                 add(&mut offset, &bias);
             }
             add(lane, &offset);
@@ -135,8 +134,8 @@ impl Loop for Panel<'_, '_, '_> {
                 WIDTH
             };
             let columns = made.min(width - self.first_column);
-            if let Some(residual) = finish.residual {
-                let residual = &residual[row * width + self.first_column..][..columns];
+            if let Some(residual) = residual {
+                let residual = &residual.data[row * width + self.first_column..][..columns];
                 lane.iter_mut().zip(residual).for_each(|(y, r)| *y += r);
             }
             output[self.column..][..columns].copy_from_slice(&lane[..columns]);

@@ -1,13 +1,15 @@
 //! Normalisation over groups of channels, in two passes over blocks of pixels.
 //!
 //! The first sums each channel of each block in f64, where sums of squares lose nothing; the sums of a group's channels and of an image's
-//! blocks are then added in order, and the second pass applies them. Blocks have a fixed number of pixels.
+//! blocks are then added in order, and the second pass applies them. Blocks have a fixed number of pixels. Sources joined along the channels
+//! are read where they lie, one after the other.
 
 use super::math;
 use super::simd::{self, Loop};
 use crate::ops::{Activation, GroupNorm, Slice};
 use crate::weights::TensorView;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Pixels of a block.
 const PIXELS: usize = 64;
@@ -23,35 +25,70 @@ struct Channels {
 
 /// Runs the operation.
 pub(super) fn run(op: &GroupNorm, inputs: &[Slice], weights: &[TensorView], output: &mut [f32]) {
-    let [x] = inputs else { return };
-    let channels = x.shape.channels();
-    let item = x.shape.len() / x.shape.batch().max(1);
+    let x = inputs[0].shape;
+    let channels = op.weight.shape.channels();
+    let pixels = x.rows() / x.batch().max(1);
+    let item = pixels * channels;
     if item == 0 {
         return;
     }
     let [gain, bias] = [0, 1].map(|i| weights[i].to_f32());
-    let block = PIXELS * channels;
-    let images = x.data.par_chunks(item).zip(output.par_chunks_mut(item));
-    images.for_each(|(x, y)| {
-        let sums: Vec<Vec<f64>> = x.par_chunks(block).map(|x| sum(x, channels)).collect();
+    let images = output.par_chunks_mut(item).enumerate();
+    images.for_each(|(image, y)| {
+        let sources: Vec<(&[f32], usize)> = inputs
+            .iter()
+            .map(|x| {
+                let channels = x.shape.channels();
+                let item = pixels * channels;
+                (&x.data[image * item..][..item], channels)
+            })
+            .collect();
+        // The sources' pixels of a block.
+        let block = |index: usize| {
+            let first = index * PIXELS;
+            let pixels = first..(first + PIXELS).min(pixels);
+            sources.iter().map(move |&(x, channels)| {
+                (&x[pixels.start * channels..pixels.end * channels], channels)
+            })
+        };
+        let blocks = 0..pixels.div_ceil(PIXELS);
+        let sums: Vec<Vec<f64>> = blocks
+            .into_par_iter()
+            .map(|index| sum(block(index), channels))
+            .collect();
         let per_channel = normalise(op, &sums, item, &gain, &bias);
-        let blocks = x.par_chunks(block).zip(y.par_chunks_mut(block));
-        blocks.for_each(|(x, y)| {
-            simd::vectorised(Apply {
-                x,
-                y,
-                channels: &per_channel,
-                silu: op.silu,
-            });
+        let blocks = y.par_chunks_mut(PIXELS * channels).enumerate();
+        blocks.for_each(|(index, y)| {
+            let mut first = 0;
+            for (x, channels) in block(index) {
+                simd::vectorised(Apply {
+                    x,
+                    y: &mut *y,
+                    own: first..first + channels,
+                    channels: &per_channel,
+                    silu: op.silu,
+                });
+                first += channels;
+            }
         });
     });
 }
 
 /// The sums of each channel, then the sums of their squares.
-fn sum(x: &[f32], channels: usize) -> Vec<f64> {
-    let mut sums = vec![0.0; 2 * channels];
-    simd::vectorised(Sum { x, sums: &mut sums });
-    sums
+fn sum<'a>(sources: impl Iterator<Item = (&'a [f32], usize)>, channels: usize) -> Vec<f64> {
+    let mut all = vec![0.0; 2 * channels];
+    let (mut sums, mut squares) = all.split_at_mut(channels);
+    for (x, channels) in sources {
+        let (own_sums, own_squares);
+        (own_sums, sums) = sums.split_at_mut(channels);
+        (own_squares, squares) = squares.split_at_mut(channels);
+        simd::vectorised(Sum {
+            x,
+            sums: own_sums,
+            squares: own_squares,
+        });
+    }
+    all
 }
 
 /// Mean and deviation of every group, as what to do to each channel.
@@ -95,12 +132,13 @@ fn normalise(
 struct Sum<'a> {
     x: &'a [f32],
     sums: &'a mut [f64],
+    squares: &'a mut [f64],
 }
 
 impl Loop for Sum<'_> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        let (sums, squares) = self.sums.split_at_mut(self.sums.len() / 2);
+        let (sums, squares) = (self.sums, self.squares);
         for pixel in self.x.chunks_exact(sums.len()) {
             for ((sum, square), x) in sums.iter_mut().zip(&mut *squares).zip(pixel) {
                 let x = f64::from(*x);
@@ -114,6 +152,8 @@ impl Loop for Sum<'_> {
 struct Apply<'a> {
     x: &'a [f32],
     y: &'a mut [f32],
+    /// The source's channels among all.
+    own: Range<usize>,
     channels: &'a Channels,
     silu: bool,
 }
@@ -127,13 +167,10 @@ impl Loop for Apply<'_> {
             scale,
             bias,
         } = self.channels;
-        let width = mean.len();
-        let (rest, scale, bias) = (&rest[..width], &scale[..width], &bias[..width]);
-        for (x, y) in self
-            .x
-            .chunks_exact(width)
-            .zip(self.y.chunks_exact_mut(width))
-        {
+        let (width, all, own) = (self.own.len(), mean.len(), self.own);
+        let [mean, rest, scale, bias] = [mean, rest, scale, bias].map(|of| &of[own.clone()]);
+        for (x, y) in self.x.chunks_exact(width).zip(self.y.chunks_exact_mut(all)) {
+            let y = &mut y[own.clone()];
             for c in 0..width {
                 y[c] = ((x[c] - mean[c]) - rest[c]) * scale[c] + bias[c];
             }

@@ -8,26 +8,32 @@ use crate::plan::pack::Depth;
 use crate::weights::TensorView;
 use std::ops::Range;
 
-struct Dense<'a>(Slice<'a>);
+struct Dense<'a> {
+    sources: &'a [Slice<'a>],
+    count: usize,
+}
 
 impl Rows for Dense<'_> {
     fn count(&self) -> usize {
-        self.0.shape.rows()
+        self.count
     }
 
     fn gather(&self, _: usize, rows: Range<usize>, channels: Range<usize>, out: &mut [Row]) {
-        let pitch = self.0.shape.channels();
-        for (row, out) in rows.zip(out) {
-            let x = &self.0.data[row * pitch..][channels.clone()];
-            out[..x.len()].copy_from_slice(x);
+        for (source, channels, at) in matmul::parts(self.sources, &channels) {
+            let pitch = source.shape.channels();
+            for (row, out) in rows.clone().zip(&mut *out) {
+                let x = &source.data[row * pitch..][channels.clone()];
+                out[at..][..x.len()].copy_from_slice(x);
+            }
         }
     }
 }
 
 /// Runs the operation.
 pub(super) fn run(op: &Linear, inputs: &[Slice], weights: &[TensorView], output: &mut [f32]) {
-    let [x, operands @ ..] = inputs else { return };
-    let [outputs, channels] = [op.weight.shape.batch(), x.shape.channels()];
+    let (sources, operands) = inputs.split_at(op.sources);
+    let x = sources[0].shape;
+    let [outputs, channels] = [op.weight.shape.batch(), op.weight.shape.channels()];
     let Some(depth) = Depth::new(channels, 1, BLOCK) else {
         return;
     };
@@ -37,7 +43,8 @@ pub(super) fn run(op: &Linear, inputs: &[Slice], weights: &[TensorView], output:
         depths: vec![depth],
     };
     let bias = weights.get(1).map(TensorView::to_f32);
-    let rows_per_image = x.shape.rows() / x.shape.batch().max(1);
+    let rows_per_image = x.rows() / x.batch().max(1);
     let finish = Finish::new(op.epilogue, outputs, bias, rows_per_image, operands);
-    matmul::multiply(&Dense(*x), &factor, &finish, output);
+    let count = x.rows();
+    matmul::multiply(&Dense { sources, count }, &factor, &finish, output);
 }

@@ -10,6 +10,7 @@
 
 use super::epilogue::Finish;
 use super::simd::{self, Ahead, Lane, Row, Stored, Stripe, WIDTH};
+use crate::ops::Slice;
 use crate::plan::pack::Depth;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -38,6 +39,24 @@ pub(super) trait Rows: Sync {
 
     /// Writes, for each of a part's `rows`, the given channels of every pixel under the filter, pixel after pixel.
     fn gather(&self, part: usize, rows: Range<usize>, channels: Range<usize>, out: &mut [Row]);
+}
+
+/// The parts of `channels` that lie in each source, where the sources are joined along the channels: the source, its own channels, and
+/// how many of `channels` come before them.
+pub(super) fn parts<'a>(
+    sources: &'a [Slice<'a>],
+    channels: &Range<usize>,
+) -> impl Iterator<Item = (Slice<'a>, Range<usize>, usize)> {
+    let (channels, mut first) = (channels.clone(), 0);
+    sources.iter().filter_map(move |source| {
+        let own = first..first + source.shape.channels();
+        first = own.end;
+        let [start, end] = [channels.start.max(own.start), channels.end.min(own.end)];
+        (start < end).then(|| {
+            let part = start - own.start..end - own.start;
+            (*source, part, start - channels.start)
+        })
+    })
 }
 
 /// The weights of a product: `[outputs, channels, taps]` as stored.

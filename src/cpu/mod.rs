@@ -114,6 +114,9 @@ impl Backend for Cpu {
 }
 
 fn run_step(arena: &mut Arena, step: &Step<Cpu>) -> Result<()> {
+    if let (Op::Assign(_), [_, value]) = (&step.op, &step.inputs[..]) {
+        return arena.copy(*value, step.output);
+    }
     let Views {
         inputs,
         output,
@@ -135,7 +138,7 @@ fn run_step(arena: &mut Arena, step: &Step<Cpu>) -> Result<()> {
         Op::Activate(op) => elementwise::activation(op, &inputs, output),
         Op::Geglu(_) => elementwise::geglu(&inputs, output),
         Op::Add(_) => elementwise::add(&inputs, output),
-        Op::AddChannels(_) => elementwise::add_channels(&inputs, output),
+        Op::AddChannels(op) => elementwise::add_channels(op, &inputs, output),
         Op::Concat(op) => elementwise::concat(op, &inputs, output),
         Op::Upsample2x(_) => elementwise::upsample(&inputs, output),
         Op::Embedding(op) => elementwise::embedding(op, &inputs, &step.weights, output),
@@ -145,7 +148,9 @@ fn run_step(arena: &mut Arena, step: &Step<Cpu>) -> Result<()> {
         | Op::GatherToken(_)
         | Op::TimestepEmbedding(_)
         | Op::Guidance(_)
-        | Op::Combine(_) => define(step, &inputs, output),
+        | Op::Combine(_)
+        | Op::Assign(_)
+        | Op::CountNotFinite(_) => define(step, &inputs, output),
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! One element at a time: a thread for every 16 bytes of the result.
 
 use super::kernel::{self, Argument, Kernel, Launch, Layout, Target};
-use crate::ops::{Activate, Activation, AddChannels, AddPositions};
+use crate::ops::{Activate, Activation, AddChannels, AddPositions, Channels};
 use crate::tensor::Shape;
 
 /// Threads of a block of every kernel that streams.
@@ -66,16 +66,19 @@ pub(super) fn add(output: Shape, target: &Target) -> Result<Kernel, String> {
 }
 
 pub(super) fn add_channels(
-    _: &AddChannels,
-    _: &[Shape],
+    op: &AddChannels,
+    inputs: &[Shape],
     output: Shape,
     target: &Target,
 ) -> Result<Kernel, String> {
     let channels = output.channels();
     let repeated = Repeated {
         values: Argument::Input(1),
-        row: Argument::Null,
-        rows: output.batch(),
+        row: match op.channels {
+            Channels::PerImage => Argument::Null,
+            Channels::Row => Argument::Input(2),
+        },
+        rows: inputs[1].batch(),
         period: channels,
         stride: channels,
     };

@@ -62,18 +62,26 @@ pub(super) fn guidance(inputs: &[Shape], output: Shape, target: &Target) -> Resu
 }
 
 pub(super) fn combine(inputs: &[Shape], output: Shape, target: &Target) -> Result<Kernel, String> {
-    let terms = inputs.len() - 1;
+    let terms = inputs.len() - 2;
     if terms > TERMS {
         return Err(format!("combines at most {TERMS} terms, not {terms}"));
     }
-    let mut arguments = vec![Argument::Output, Argument::Input(0), Argument::Null];
+    let mut arguments = vec![Argument::Output, Argument::Input(0), Argument::Input(1)];
     arguments.extend((0..TERMS).map(|term| match term < terms {
-        true => Argument::Input(1 + term),
+        true => Argument::Input(2 + term),
         false => Argument::Null,
     }));
-    arguments.extend([kernel::int(1)?, kernel::int(terms)?]);
+    arguments.extend([kernel::int(inputs[0].batch())?, kernel::int(terms)?]);
     let launch = streaming("combine", arguments, output.len(), target)?;
     Ok(Kernel::single(launch, vec![]))
+}
+
+pub(super) fn assign(_: Shape, _: &Target) -> Result<Kernel, String> {
+    Err("has no CUDA kernel yet".to_owned())
+}
+
+pub(super) fn count_not_finite(_: &[Shape], _: Shape, _: &Target) -> Result<Kernel, String> {
+    Err("has no CUDA kernel yet".to_owned())
 }
 
 #[cfg(test)]
@@ -92,13 +100,13 @@ mod tests {
     fn terms_that_are_not_there_are_null_and_too_many_are_refused() {
         let output: Shape = [1, 8, 8, 4].into();
         let inputs = |terms: usize| {
-            let mut all = vec![Shape::from([terms])];
+            let mut all: Vec<Shape> = vec![[20, terms].into(), [1].into()];
             all.extend(vec![output; terms]);
             all
         };
         let kernel = combine(&inputs(5), output, &TARGET).unwrap();
         let pointers = &kernel.launches[0].arguments[3..3 + TERMS];
-        assert_eq!(pointers[4], Argument::Input(5));
+        assert_eq!(pointers[4], Argument::Input(6));
         assert_eq!(pointers[5..], [Argument::Null; 3]);
         assert!(combine(&inputs(9), output, &TARGET).is_err());
     }

@@ -1,4 +1,4 @@
-//! Sums: of two tensors, with a value per image and channel, and with a learnt value per position.
+//! Sums: of two tensors, and with a learnt value per position.
 
 use super::{Cost, Operator, Slice, exactly, require};
 use crate::error::Result as CrateResult;
@@ -8,10 +8,6 @@ use crate::tensor::Shape;
 /// `y = a + b`, tensors of one shape: every residual connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Add;
-
-/// `y[n, .., c] = x[n, .., c] + v[n, c]`: the time embedding of a residual block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddChannels;
 
 /// `y[n, t, c] = x[n, t, c] + table[t, c]`: learnt positions of a text encoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,17 +23,6 @@ impl Graph {
     /// If the shapes differ.
     pub fn add(&mut self, a: Value, b: Value) -> CrateResult<Value> {
         self.push(Add, &[a, b])
-    }
-
-    /// Appends `x + v` with `v` repeated over positions.
-    ///
-    /// # Shapes
-    /// `x [N, .., C]`, `v [N, C]`.
-    ///
-    /// # Errors
-    /// If the batch or the channels differ.
-    pub fn add_channels(&mut self, x: Value, v: Value) -> CrateResult<Value> {
-        self.push(AddChannels, &[x, v])
     }
 
     /// Appends `x + table` with `positions` learnt rows, named `table` in the current scope.
@@ -67,37 +52,6 @@ impl Operator for Add {
     fn eval(&self, inputs: &[Slice], _: &[Slice], output: &mut [f32]) {
         for ((y, a), b) in output.iter_mut().zip(inputs[0].data).zip(inputs[1].data) {
             *y = a + b;
-        }
-    }
-}
-
-impl Operator for AddChannels {
-    fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let [x, v] = exactly(inputs)?;
-        let expected: Shape = [x.batch(), x.channels()].into();
-        require(x.rank() >= 2 && v == expected, || {
-            format!("{x} needs {expected}, not {v}")
-        })?;
-        Ok(x)
-    }
-
-    fn cost(&self, inputs: &[Shape], output: Shape) -> Cost {
-        Cost::of(output.len(), inputs, output, &[])
-    }
-
-    fn eval(&self, inputs: &[Slice], _: &[Slice], output: &mut [f32]) {
-        let [x, v] = [inputs[0], inputs[1]];
-        let channels = x.shape.channels();
-        let rows = x.shape.rows() / x.shape.batch().max(1);
-        for (row, (y, x)) in output
-            .chunks_mut(channels)
-            .zip(x.data.chunks(channels))
-            .enumerate()
-        {
-            let v = &v.data[row / rows * channels..][..channels];
-            for ((y, x), v) in y.iter_mut().zip(x).zip(v) {
-                *y = x + v;
-            }
         }
     }
 }
@@ -137,22 +91,6 @@ impl Operator for AddPositions {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn channels_are_added_to_their_own_image() {
-        let x = Slice {
-            shape: [2, 1, 2, 2].into(),
-            data: &[0.0; 8],
-        };
-        let v = Slice {
-            shape: [2, 2].into(),
-            data: &[1.0, 2.0, 3.0, 4.0],
-        };
-        let mut y = [0.0; 8];
-        AddChannels.eval(&[x, v], &[], &mut y);
-        assert_eq!(y, [1.0, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 4.0]);
-        assert!(AddChannels.infer(&[x.shape, [1, 2].into()]).is_err());
-    }
 
     #[test]
     fn positions_restart_with_each_sequence() {

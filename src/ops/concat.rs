@@ -4,6 +4,7 @@ use super::{Cost, Operator, Slice, require};
 use crate::error::Result as CrateResult;
 use crate::graph::{Graph, Value};
 use crate::tensor::Shape;
+use std::borrow::Cow;
 
 /// Along which axis tensors are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +71,32 @@ impl Operator for Concat {
             }
         }
     }
+}
+
+/// The shape of the first `sources` operands joined along the channels, and the operands that follow them.
+pub(super) fn joined_shape(
+    operands: &[Shape],
+    sources: usize,
+) -> Result<(Shape, &[Shape]), String> {
+    let count = operands.len();
+    let (own, rest) = operands
+        .split_at_checked(sources)
+        .ok_or_else(|| format!("takes {sources} operands or more, not {count}"))?;
+    let axis = Axis::Channels;
+    Ok((Concat { axis }.infer(own)?, rest))
+}
+
+/// The operands joined along the channels: what the sources of an operation are to it.
+pub(super) fn joined<'a>(operands: &[Slice<'a>]) -> (Shape, Cow<'a, [f32]>) {
+    let channels = operands.iter().map(|x| x.shape.channels()).sum();
+    let shape = operands[0].shape.with_channels(channels);
+    if let [x] = operands {
+        return (shape, Cow::Borrowed(x.data));
+    }
+    let mut joined = vec![0.0; shape.len()];
+    let axis = Axis::Channels;
+    Concat { axis }.eval(operands, &[], &mut joined);
+    (shape, Cow::Owned(joined))
 }
 
 #[cfg(test)]

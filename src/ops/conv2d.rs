@@ -1,5 +1,6 @@
 //! Two-dimensional convolution.
 
+use super::concat::{joined, joined_shape};
 use super::{Cost, Epilogue, Operator, Slice, require};
 use crate::error::Result as CrateResult;
 use crate::graph::{Graph, Param, Value};
@@ -43,6 +44,8 @@ impl Padding {
 /// epilogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conv2d {
+    /// How many operands are `x`, joined along the channels: the fusion pass folds `concat` in.
+    pub sources: usize,
     /// `[O, C, R, S]`.
     pub weight: Param,
     /// `[O]`.
@@ -121,6 +124,7 @@ impl Graph {
         let epilogue = Epilogue::default();
         self.push(
             Conv2d {
+                sources: 1,
                 weight,
                 bias,
                 stride,
@@ -135,13 +139,14 @@ impl Graph {
 
 impl Operator for Conv2d {
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let (x, operands) = inputs.split_first().ok_or("takes an operand")?;
+        let (x, operands) = joined_shape(inputs, self.sources)?;
         require(self.stride > 0, || "the stride is zero".to_owned())?;
-        self.epilogue.infer(self.product(*x)?, operands)
+        self.epilogue.infer(self.product(x)?, operands)
     }
 
     fn cost(&self, inputs: &[Shape], output: Shape) -> Cost {
-        let pixels = self.product(inputs[0]).map_or(0, |product| product.rows());
+        let product = joined_shape(inputs, self.sources).and_then(|(x, _)| self.product(x));
+        let pixels = product.map_or(0, |product| product.rows());
         Cost::of(
             2 * pixels * self.weight.shape.len(),
             inputs,
@@ -155,13 +160,13 @@ impl Operator for Conv2d {
     }
 
     fn eval(&self, inputs: &[Slice], params: &[Slice], output: &mut [f32]) {
-        let x = inputs[0];
+        let (shape, x) = joined(&inputs[..self.sources]);
         let (Some([_, h, w, channels]), Some([o, _, r, s])) =
-            (x.shape.image(), params[0].shape.image())
+            (shape.image(), params[0].shape.image())
         else {
             return;
         };
-        let Some([n, height, width, _]) = self.product(x.shape).ok().and_then(|p| p.image()) else {
+        let Some([n, height, width, _]) = self.product(shape).ok().and_then(|p| p.image()) else {
             return;
         };
         let [source_h, source_w] = self.source_size([n, h, w, channels]);
@@ -186,7 +191,7 @@ impl Operator for Conv2d {
                         let Some(sx) = source(ox, j, self.padding.left, source_w) else {
                             continue;
                         };
-                        let pixel = &x.data[((image * h + sy) * w + sx) * channels..][..channels];
+                        let pixel = &x[((image * h + sy) * w + sx) * channels..][..channels];
                         for (c, value) in pixel.iter().enumerate() {
                             let weight = params[0].data[((k * channels + c) * r + i) * s + j];
                             sum += f64::from(*value) * f64::from(weight);
@@ -196,7 +201,7 @@ impl Operator for Conv2d {
                 *p = sum as f32;
             }
             self.epilogue
-                .eval_row(&mut product, row, image, &inputs[1..], y);
+                .eval_row(&mut product, row, image, &inputs[self.sources..], y);
         }
     }
 }
@@ -211,6 +216,7 @@ mod tests {
             shape: [1, 1, filter, filter].into(),
         };
         Conv2d {
+            sources: 1,
             weight,
             bias: None,
             stride,

@@ -1,5 +1,6 @@
 //! Normalisation over groups of channels.
 
+use super::concat::{joined, joined_shape};
 use super::{Activation, Cost, Operator, Slice, require};
 use crate::error::Result as CrateResult;
 use crate::graph::{Graph, Param, Value};
@@ -12,6 +13,8 @@ use crate::tensor::Shape;
 /// Wu and He, arXiv:1803.08494, equation (1).
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupNorm {
+    /// How many operands are `x`, joined along the channels: the fusion pass folds `concat` in.
+    pub sources: usize,
     /// Number of groups.
     pub groups: usize,
     /// Added to the variance: 1e-5 in the UNet's blocks, 1e-6 in the autoencoder and before a spatial transformer.
@@ -37,6 +40,7 @@ impl Graph {
         let [weight, bias] = ["weight", "bias"].map(|name| self.param(name, [channels]));
         self.push(
             GroupNorm {
+                sources: 1,
                 groups,
                 eps,
                 weight,
@@ -50,7 +54,8 @@ impl Graph {
 
 impl Operator for GroupNorm {
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let [x] = super::exactly(inputs)?;
+        let (x, rest) = joined_shape(inputs, self.sources)?;
+        require(rest.is_empty(), || "has operands left over".to_owned())?;
         let (channels, groups) = (x.channels(), self.groups);
         require(
             x.rank() >= 2 && groups > 0 && channels.is_multiple_of(groups),
@@ -71,11 +76,11 @@ impl Operator for GroupNorm {
     }
 
     fn eval(&self, inputs: &[Slice], params: &[Slice], output: &mut [f32]) {
-        let x = inputs[0];
-        let channels = x.shape.channels();
+        let (shape, x) = joined(inputs);
+        let channels = shape.channels();
         let per_group = channels / self.groups;
-        let item = x.shape.len() / x.shape.batch().max(1);
-        for (x, y) in x.data.chunks(item).zip(output.chunks_mut(item)) {
+        let item = shape.len() / shape.batch().max(1);
+        for (x, y) in x.chunks(item).zip(output.chunks_mut(item)) {
             for group in 0..self.groups {
                 let first = group * per_group;
                 let values = || {

@@ -8,6 +8,8 @@ use crate::tensor::Shape;
 pub struct Input {
     /// Held in 32 bits on every device: ids, timesteps, coefficients.
     pub exact: bool,
+    /// Set once for many runs. What follows from constants alone is computed once, too.
+    pub constant: bool,
 }
 
 impl Operator for Input {

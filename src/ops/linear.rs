@@ -1,6 +1,7 @@
 //! Matrix product with a weight: linear maps and 1x1 convolutions, which are the same thing on `[N, H, W, C]`.
 
-use super::{Activation, Cost, Operator, Slice, require};
+use super::concat::{joined, joined_shape};
+use super::{Activation, Channels, Cost, Operator, Slice, require};
 use crate::error::Result as CrateResult;
 use crate::graph::{Graph, Param, Value};
 use crate::tensor::Shape;
@@ -8,6 +9,8 @@ use crate::tensor::Shape;
 /// `y[.., o] = sum_c x[.., c] weight[o, c] + bias[o]`, then the epilogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Linear {
+    /// How many operands are `x`, joined along the channels: the fusion pass folds `concat` in.
+    pub sources: usize,
     /// `[O, C]`; a checkpoint may hold it as a 1x1 convolution.
     pub weight: Param,
     /// `[O]`.
@@ -20,8 +23,8 @@ pub struct Linear {
 /// fusion pass folds the nodes that follow into their producer, and each step is defined by the operation it replaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Epilogue {
-    /// Adds one value per image and channel (an extra operand `[N, O]`): `add_channels`.
-    pub channels: bool,
+    /// Adds one value per channel, of extra operands that follow the product's own: `add_channels`.
+    pub channels: Option<Channels>,
     /// Applies a non-linearity: `activation`.
     pub activation: Option<Activation>,
     /// Multiplies the first half of the channels by GELU of the second, halving them: `geglu`.
@@ -33,19 +36,15 @@ pub struct Epilogue {
 impl Epilogue {
     /// How many operands the epilogue adds.
     pub fn operands(&self) -> usize {
-        usize::from(self.channels) + usize::from(self.residual)
+        self.channels.map_or(0, Channels::operands) + usize::from(self.residual)
     }
 
     /// The shape of the result where the product itself has shape `product`; checks the extra operands.
     pub(super) fn infer(&self, product: Shape, operands: &[Shape]) -> Result<Shape, String> {
-        let mut operands = operands.iter();
-        if self.channels {
-            let expected: Shape = [product.batch(), product.channels()].into();
-            let fits = operands.next() == Some(&expected);
-            require(fits, || {
-                format!("the channel operand of {product} must be {expected}")
-            })?;
-        }
+        let operands = match self.channels {
+            Some(channels) => channels.infer(product, operands)?,
+            None => operands,
+        };
         let shape = if self.gate {
             let channels = product.channels();
             require(channels.is_multiple_of(2), || {
@@ -55,12 +54,9 @@ impl Epilogue {
         } else {
             product
         };
-        if self.residual {
-            let fits = operands.next() == Some(&shape);
-            require(fits, || format!("the residual operand must be {shape}"))?;
-        }
-        require(operands.next().is_none(), || {
-            "has operands left over".to_owned()
+        let expected: &[Shape] = if self.residual { &[shape] } else { &[] };
+        require(operands == expected, || {
+            format!("takes {expected:?} besides, not {operands:?}")
         })?;
         Ok(shape)
     }
@@ -74,9 +70,8 @@ impl Epilogue {
         operands: &[Slice],
         output: &mut [f32],
     ) {
-        let mut operands = operands.iter();
-        if let Some(v) = self.channels.then(|| operands.next()).flatten() {
-            let v = &v.data[image * product.len()..][..product.len()];
+        if let Some(channels) = self.channels {
+            let v = channels.of_image(image, operands);
             product.iter_mut().zip(v).for_each(|(p, v)| *p += v);
         }
         if let Some(activation) = self.activation {
@@ -90,7 +85,7 @@ impl Epilogue {
         } else {
             output.copy_from_slice(product);
         }
-        if let Some(r) = self.residual.then(|| operands.next()).flatten() {
+        if let Some(r) = operands.last().filter(|_| self.residual) {
             let r = &r.data[row * output.len()..][..output.len()];
             output.iter_mut().zip(r).for_each(|(y, r)| *y += r);
         }
@@ -110,6 +105,7 @@ impl Graph {
         let bias = bias.then(|| self.param("bias", [features]));
         self.push(
             Linear {
+                sources: 1,
                 weight,
                 bias,
                 epilogue: Epilogue::default(),
@@ -121,7 +117,7 @@ impl Graph {
 
 impl Operator for Linear {
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let (x, operands) = inputs.split_first().ok_or("takes an operand")?;
+        let (x, operands) = joined_shape(inputs, self.sources)?;
         let [out, channels] = [self.weight.shape.dims()[0], self.weight.shape.channels()];
         require(x.rank() >= 1 && x.channels() == channels, || {
             format!("the weight {} does not fit {x}", self.weight.shape)
@@ -139,17 +135,12 @@ impl Operator for Linear {
     }
 
     fn eval(&self, inputs: &[Slice], params: &[Slice], output: &mut [f32]) {
-        let x = inputs[0];
-        let channels = x.shape.channels();
-        let rows_per_image = x.shape.rows() / x.shape.batch().max(1);
+        let (shape, x) = joined(&inputs[..self.sources]);
+        let channels = shape.channels();
+        let rows_per_image = shape.rows() / shape.batch().max(1);
         let mut product = vec![0.0; self.weight.shape.dims()[0]];
-        let width = output.len() / x.shape.rows().max(1);
-        for (row, (x, y)) in x
-            .data
-            .chunks(channels)
-            .zip(output.chunks_mut(width))
-            .enumerate()
-        {
+        let width = output.len() / shape.rows().max(1);
+        for (row, (x, y)) in x.chunks(channels).zip(output.chunks_mut(width)).enumerate() {
             for (o, (p, w)) in product
                 .iter_mut()
                 .zip(params[0].data.chunks(channels))
@@ -162,8 +153,9 @@ impl Operator for Linear {
                     .sum();
                 *p = (sum + params.get(1).map_or(0.0, |b| f64::from(b.data[o]))) as f32;
             }
+            let (image, operands) = (row / rows_per_image, &inputs[self.sources..]);
             self.epilogue
-                .eval_row(&mut product, row, row / rows_per_image, &inputs[1..], y);
+                .eval_row(&mut product, row, image, operands, y);
         }
     }
 }
@@ -182,12 +174,13 @@ mod tests {
     #[test]
     fn product_bias_and_every_epilogue_step_in_order() {
         let epilogue = Epilogue {
-            channels: true,
+            channels: Some(Channels::PerImage),
             activation: None,
             gate: true,
             residual: true,
         };
         let op = Linear {
+            sources: 1,
             weight: param([2, 1]),
             bias: Some(param([2])),
             epilogue,
@@ -222,11 +215,38 @@ mod tests {
     #[test]
     fn a_weight_of_other_channels_is_refused() {
         let op = Linear {
+            sources: 1,
             weight: param([2, 3]),
             bias: None,
             epilogue: Epilogue::default(),
         };
         assert!(op.infer(&[[1, 4].into()]).unwrap_err().contains("[2, 3]"));
         assert_eq!(op.cost(&[[5, 3].into()], [5, 2].into()).flops, 60);
+    }
+
+    #[test]
+    fn sources_are_joined_along_their_channels() {
+        let op = Linear {
+            sources: 2,
+            weight: param([1, 3]),
+            bias: None,
+            epilogue: Epilogue::default(),
+        };
+        let [a, b] =
+            [([2, 1], &[1.0, 2.0][..]), ([2, 2], &[3.0, 4.0, 5.0, 6.0])].map(|(shape, data)| {
+                Slice {
+                    shape: shape.into(),
+                    data,
+                }
+            });
+        let w = Slice {
+            shape: [1, 3].into(),
+            data: &[100.0, 10.0, 1.0],
+        };
+        assert_eq!(op.infer(&[a.shape, b.shape]), Ok([2, 1].into()));
+        let mut y = [0.0; 2];
+        op.eval(&[a, b], &[w], &mut y);
+        assert_eq!(y, [134.0, 256.0]);
+        assert!(op.infer(&[a.shape]).is_err());
     }
 }

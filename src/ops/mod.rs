@@ -8,10 +8,13 @@
 
 mod activation;
 mod add;
+mod assign;
 mod attention;
+mod channels;
 mod combine;
 mod concat;
 mod conv2d;
+mod count_not_finite;
 mod embedding;
 mod gather;
 mod geglu;
@@ -25,11 +28,14 @@ mod timestep_embedding;
 mod upsample;
 
 pub use activation::{Activate, Activation};
-pub use add::{Add, AddChannels, AddPositions};
+pub use add::{Add, AddPositions};
+pub use assign::Assign;
 pub use attention::Attention;
+pub use channels::{AddChannels, Channels};
 pub use combine::Combine;
 pub use concat::{Axis, Concat};
 pub use conv2d::{Conv2d, Padding};
+pub use count_not_finite::CountNotFinite;
 pub use embedding::Embedding;
 pub use gather::GatherToken;
 pub use geglu::Geglu;
@@ -164,7 +170,7 @@ operations! {
     Geglu => "geglu",
     /// Sum of two tensors of one shape.
     Add => "add",
-    /// Sum with one value per image and channel.
+    /// Sum with one value per channel, an image's own or a row of a table.
     AddChannels => "add_channels",
     /// Sum with a learnt value per position.
     AddPositions => "add_positions",
@@ -184,11 +190,20 @@ operations! {
     Guidance => "guidance",
     /// Linear combination: one update of a sampler.
     Combine => "combine",
+    /// An input's next value, in its own place.
+    Assign => "assign",
+    /// How many elements of each image are NaN or infinite.
+    CountNotFinite => "count_not_finite",
 }
 
 /// Fails with `sentence` unless `condition` holds: the form of every shape rule.
 fn require(condition: bool, sentence: impl FnOnce() -> String) -> Result<(), String> {
     if condition { Ok(()) } else { Err(sentence()) }
+}
+
+/// The number that `index` holds, of a table of `rows` rows: the last for one beyond it.
+fn row(index: Slice, rows: usize) -> usize {
+    (index.data[0] as usize).min(rows.saturating_sub(1))
 }
 
 /// The inputs, if there are exactly `N`.

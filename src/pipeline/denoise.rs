@@ -82,13 +82,15 @@ impl<B: Backend> Denoiser<B> {
             let settings = g.input_exact("guidance", [2]);
             output = g.scope("guidance", |g| g.guidance(output, settings))?;
         }
+        let step = g.input_exact("step", [1]);
         let terms: Vec<Value> = [x, output, noise].into_iter().chain(kept).collect();
         for index in 0..=memory {
-            let coefficients = g.input_exact(&coefficients(index), [terms.len()]);
-            let next = g.scope("sampler", |g| g.combine(coefficients, &terms))?;
+            let coefficients = g.input_exact(&coefficients(index), [1, terms.len()]);
+            let next = g.scope("sampler", |g| g.combine(coefficients, step, &terms))?;
             g.output(&vector(index), next);
         }
         let mut session = Session::new(backend, g, weights)?;
+        session.set("step", &Tensor::zeros([1]))?;
         if let Some(context) = &guided.context {
             session.set("context", context)?;
         }
@@ -143,7 +145,7 @@ impl<B: Backend> Denoiser<B> {
         for (index, next) in row.next.iter().enumerate() {
             let used = next.coefficients()[..3 + self.memory].iter();
             let values: Vec<f32> = used.map(|&c| c as f32).collect();
-            let tensor = Tensor::new([values.len()], values)?;
+            let tensor = Tensor::new([1, values.len()], values)?;
             self.session.set(&coefficients(index), &tensor)?;
         }
         Ok(())

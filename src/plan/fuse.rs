@@ -2,17 +2,20 @@
 //!
 //! Models are written in textbook operations; what is worth computing in one pass is decided here, once, for every device.
 //! Each rule looks at a node and one of its operands and, where the pair means the same as one operation, returns that
-//! operation. The pair's operand must have no other use. The fused node stands where the later of the two stood, so all operands exist.
+//! operation. The pair's operand must have no other use, unless it only moves elements and the rule fits all who use it. The fused node
+//! stands where the later of the two stood, so all operands exist; no pair is folded over an assignment, which would change what it reads.
 //!
 //! A fused operation is defined by its parts: its `eval` is their composition, and `fused == unfused` is tested for every model.
 
 use crate::graph::{Graph, Node, Value};
-use crate::ops::{Conv2d, Epilogue, Linear, Op};
+use crate::ops::{Axis, Conv2d, Epilogue, GroupNorm, Linear, Op};
 
 /// One rule: `node` reads `producer`'s result as operand number `operand`; the answer is the one operation that both are.
 struct Rule {
     /// What it folds, for messages and tests.
     name: &'static str,
+    /// The producer computes nothing, so several nodes may swallow it; they must all.
+    shared: bool,
     fold: fn(node: &Node, operand: usize, producer: &Node) -> Option<Folded>,
 }
 
@@ -25,29 +28,40 @@ struct Folded {
 }
 
 /// Every rule, in the order they are tried.
-const RULES: [Rule; 6] = [
+const RULES: [Rule; 7] = [
+    Rule {
+        name: "concat + consumers",
+        shared: true,
+        fold: concat_consumers,
+    },
     Rule {
         name: "group_norm + silu",
+        shared: false,
         fold: group_norm_silu,
     },
     Rule {
         name: "product + channels",
+        shared: false,
         fold: product_channels,
     },
     Rule {
         name: "product + activation",
+        shared: false,
         fold: product_activation,
     },
     Rule {
         name: "linear + geglu",
+        shared: false,
         fold: linear_geglu,
     },
     Rule {
         name: "product + residual",
+        shared: false,
         fold: product_residual,
     },
     Rule {
         name: "upsample + conv2d",
+        shared: false,
         fold: upsample_conv2d,
     },
 ];
@@ -69,17 +83,16 @@ pub fn fuse(graph: Graph, enabled: impl Fn(&str) -> bool) -> Graph {
     used.for_each(|value| uses[value.index()] += 1);
     for index in 0..nodes.len() {
         while let Some((producer, folded)) = first_fold(&nodes, index, &uses, &enabled) {
-            let shape = nodes[index]
-                .as_ref()
-                .map(|node| node.shape)
-                .unwrap_or_else(|| [0].into());
-            nodes[producer] = None;
-            nodes[index] = Some(Node {
-                op: folded.op,
-                inputs: folded.inputs,
-                shape,
-                name: folded.name,
-            });
+            let Some(node) = &mut nodes[index] else { break };
+            let given_up = std::mem::replace(&mut node.inputs, folded.inputs);
+            node.inputs.iter().for_each(|v| uses[v.index()] += 1);
+            given_up.iter().for_each(|v| uses[v.index()] -= 1);
+            (node.op, node.name) = (folded.op, folded.name);
+            if uses[producer] == 0
+                && let Some(swallowed) = nodes[producer].take()
+            {
+                swallowed.inputs.iter().for_each(|v| uses[v.index()] -= 1);
+            }
         }
     }
     compact(nodes, graph.outputs())
@@ -93,18 +106,34 @@ fn first_fold(
     enabled: &impl Fn(&str) -> bool,
 ) -> Option<(usize, Folded)> {
     let node = nodes[index].as_ref()?;
-    RULES
-        .iter()
-        .filter(|rule| enabled(rule.name))
-        .find_map(|rule| {
-            node.inputs.iter().enumerate().find_map(|(operand, value)| {
-                let producer = nodes[value.index()].as_ref()?;
-                if uses[value.index()] != 1 {
-                    return None;
-                }
-                Some((value.index(), (rule.fold)(node, operand, producer)?))
-            })
+    let enabled = RULES.iter().filter(|rule| enabled(rule.name));
+    enabled.into_iter().find_map(|rule| {
+        node.inputs.iter().enumerate().find_map(|(operand, value)| {
+            let producer = nodes[value.index()].as_ref()?;
+            let alone = uses[value.index()] == 1;
+            if !(alone || rule.shared && fits_all(rule, nodes, *value, uses)) {
+                return None;
+            }
+            let folded = (rule.fold)(node, operand, producer)?;
+            let between = nodes[value.index()..index].iter().flatten();
+            let moved = |node: &Node| matches!(node.op, Op::Assign(_));
+            (!between.into_iter().any(moved)).then_some((value.index(), folded))
         })
+    })
+}
+
+/// Whether every use of `value` is by a node that the rule fits.
+fn fits_all(rule: &Rule, nodes: &[Option<Node>], value: Value, uses: &[usize]) -> bool {
+    let Some(producer) = &nodes[value.index()] else {
+        return false;
+    };
+    let consumers = nodes[value.index() + 1..].iter().flatten();
+    let operands =
+        consumers.flat_map(|node| node.inputs.iter().enumerate().map(move |o| (node, o)));
+    let fits = |(node, (operand, read)): (&Node, (usize, &Value))| {
+        *read == value && (rule.fold)(node, operand, producer).is_some()
+    };
+    operands.filter(|&use_| fits(use_)).count() == uses[value.index()]
 }
 
 /// The nodes that are left, renumbered.
@@ -128,6 +157,25 @@ fn compact(nodes: Vec<Option<Node>>, outputs: &[(String, Value)]) -> Graph {
     graph
 }
 
+/// Sources joined along the channels are read where they lie: the skip connections of a UNet.
+fn concat_consumers(node: &Node, operand: usize, producer: &Node) -> Option<Folded> {
+    let two_sources = matches!(&producer.op, Op::Concat(concat) if concat.axis == Axis::Channels)
+        && producer.inputs.len() == 2;
+    let mut op = node.op.clone();
+    let (Op::Linear(Linear { sources, .. })
+    | Op::Conv2d(Conv2d { sources, .. })
+    | Op::GroupNorm(GroupNorm { sources, .. })) = &mut op
+    else {
+        return None;
+    };
+    if !two_sources || operand != 0 || *sources != 1 {
+        return None;
+    }
+    *sources = 2;
+    let inputs = [&producer.inputs, &node.inputs[1..]].concat();
+    Some(folded(op, inputs, node))
+}
+
 fn group_norm_silu(node: &Node, _: usize, producer: &Node) -> Option<Folded> {
     use crate::ops::{Activate, Activation};
     match (&node.op, &producer.op) {
@@ -148,7 +196,7 @@ fn group_norm_silu(node: &Node, _: usize, producer: &Node) -> Option<Folded> {
 /// The producer with another epilogue, if it is a matrix product and `change` allows it.
 fn product(
     producer: &Node,
-    extra: Option<Value>,
+    extra: &[Value],
     change: impl FnOnce(&mut Epilogue) -> bool,
 ) -> Option<Folded> {
     let mut op = producer.op.clone();
@@ -157,18 +205,18 @@ fn product(
         _ => return None,
     };
     change(epilogue).then(|| {
-        let inputs = producer.inputs.iter().copied().chain(extra).collect();
+        let inputs = [&producer.inputs, extra].concat();
         folded(op, inputs, producer)
     })
 }
 
 fn product_channels(node: &Node, operand: usize, producer: &Node) -> Option<Folded> {
-    let (Op::AddChannels(_), 0) = (&node.op, operand) else {
+    let (Op::AddChannels(add), 0) = (&node.op, operand) else {
         return None;
     };
-    product(producer, Some(node.inputs[1]), |e| {
+    product(producer, &node.inputs[1..], |e| {
         let first = *e == Epilogue::default();
-        e.channels = true;
+        e.channels = Some(add.channels);
         first
     })
 }
@@ -177,7 +225,7 @@ fn product_activation(node: &Node, _: usize, producer: &Node) -> Option<Folded> 
     let Op::Activate(activate) = &node.op else {
         return None;
     };
-    product(producer, None, |e| {
+    product(producer, &[], |e| {
         let free = e.activation.is_none() && !e.gate && !e.residual;
         e.activation = Some(activate.activation);
         free
@@ -188,7 +236,7 @@ fn linear_geglu(node: &Node, _: usize, producer: &Node) -> Option<Folded> {
     let (Op::Geglu(_), Op::Linear(_)) = (&node.op, &producer.op) else {
         return None;
     };
-    product(producer, None, |e| {
+    product(producer, &[], |e| {
         let free = *e == Epilogue::default();
         e.gate = true;
         free
@@ -197,7 +245,7 @@ fn linear_geglu(node: &Node, _: usize, producer: &Node) -> Option<Folded> {
 
 fn product_residual(node: &Node, operand: usize, producer: &Node) -> Option<Folded> {
     let Op::Add(_) = &node.op else { return None };
-    product(producer, Some(node.inputs[1 - operand]), |e| {
+    product(producer, &[node.inputs[1 - operand]], |e| {
         let free = !e.residual;
         e.residual = true;
         free
@@ -206,17 +254,12 @@ fn product_residual(node: &Node, operand: usize, producer: &Node) -> Option<Fold
 
 fn upsample_conv2d(node: &Node, operand: usize, producer: &Node) -> Option<Folded> {
     match (&node.op, &producer.op, operand) {
-        (Op::Conv2d(conv), Op::Upsample2x(_), 0) if !conv.upsample => {
+        (Op::Conv2d(conv), Op::Upsample2x(_), 0) if !conv.upsample && conv.sources == 1 => {
             let conv = Conv2d {
                 upsample: true,
                 ..conv.clone()
             };
-            let inputs = producer
-                .inputs
-                .iter()
-                .chain(&node.inputs[1..])
-                .copied()
-                .collect();
+            let inputs = [&producer.inputs, &node.inputs[1..]].concat();
             Some(folded(conv.into(), inputs, node))
         }
         _ => None,
@@ -239,7 +282,8 @@ mod tests {
     /// A residual block with an upsampling, in textbook operations.
     fn block() -> Graph {
         let mut g = Graph::new();
-        let x = g.input("x", [2, 4, 4, 8]);
+        let halves = ["a", "b"].map(|name| g.input(name, [2, 4, 4, 4]));
+        let x = g.concat(&halves, Axis::Channels).unwrap();
         let time = g.input("time", [2, 8]);
         let time = g.scope("embed", |g| g.linear(time, 8, true)).unwrap();
         let time = g.activate(time, Activation::QuickGelu).unwrap();
@@ -272,6 +316,7 @@ mod tests {
             [
                 "input",
                 "input",
+                "input",
                 "linear",
                 "group_norm",
                 "conv2d",
@@ -282,10 +327,10 @@ mod tests {
         );
         let output = fused.outputs()[0].1;
         assert_eq!(fused.shape(output), [2, 8, 8, 8].into());
-        let Op::Linear(skip) = &fused.nodes()[5].op else {
+        let Op::Linear(skip) = &fused.nodes()[6].op else {
             panic!("the skip connection")
         };
-        assert!(skip.epilogue.residual);
+        assert!(skip.epilogue.residual && skip.sources == 2);
         for node in fused.nodes().iter().filter(|n| !n.inputs.is_empty()) {
             let shapes: Vec<_> = node.inputs.iter().map(|&v| fused.shape(v)).collect();
             assert_eq!(
@@ -321,5 +366,49 @@ mod tests {
         g.output("s", s);
         g.output("n", n);
         assert_eq!(fuse(g, |_| true).nodes().len(), 3);
+    }
+
+    #[test]
+    fn a_concat_stays_where_one_reader_needs_it_whole() {
+        for whole in [false, true] {
+            let mut g = Graph::new();
+            let halves = ["a", "b"].map(|name| g.input(name, [1, 2, 2, 4]));
+            let x = g.concat(&halves, Axis::Channels).unwrap();
+            let n = g.group_norm(x, 2, 1e-5).unwrap();
+            g.output("n", n);
+            let y = g.linear(x, 3, false).unwrap();
+            g.output("y", y);
+            if whole {
+                let z = g.activate(x, Activation::Silu).unwrap();
+                g.output("z", z);
+            }
+            let before = g.nodes().len();
+            let after = fuse(g, |_| true).nodes().len();
+            assert_eq!(after, if whole { before } else { before - 1 });
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_later_than_it_is_assigned() {
+        let mut g = Graph::new();
+        let x = g.input("x", [1, 2, 2, 4]);
+        let bias = g.input("bias", [1, 4]);
+        let y = g.linear(x, 4, false).unwrap();
+        let next = g.upsample2x(x).unwrap();
+        let next = g.scope("down", |g| g.conv2d(next, 4, 2, 2, Padding::default()));
+        g.assign(x, next.unwrap()).unwrap();
+        let y = g.add_channels(y, bias).unwrap();
+        g.output("y", y);
+        let names = |g: Graph| -> Vec<_> { g.nodes().iter().map(|n| n.op.name()).collect() };
+        let fused = names(fuse(g, |_| true));
+        let expected = [
+            "input",
+            "input",
+            "linear",
+            "conv2d",
+            "assign",
+            "add_channels",
+        ];
+        assert_eq!(fused, expected);
     }
 }

@@ -28,7 +28,7 @@ pub struct Place {
 pub struct Plan {
     /// The graph that runs.
     pub graph: Graph,
-    /// A place per node. A reshape shares its operand's.
+    /// A place per node. A reshape shares its operand's, and an assignment its target's.
     pub places: Vec<Place>,
     /// Offset in bytes of each node's scratch memory, where it has any.
     pub workspaces: Vec<Option<usize>>,
@@ -49,7 +49,7 @@ impl Plan {
         let nodes = graph.nodes();
         let end = nodes.len();
         let roots = roots(&graph);
-        let exact = |index: usize| matches!(&nodes[index].op, Op::Input(input) if input.exact);
+        let exact = |index: usize| graph.is_exact(Value::at(index));
         let mut intervals: Vec<Interval> = nodes
             .iter()
             .enumerate()
@@ -122,12 +122,12 @@ impl Plan {
     }
 }
 
-/// For each node, the node whose memory it shares: itself, or what a chain of reshapes starts from.
+/// For each node, the node whose memory it shares: itself, or what a chain of reshapes and assignments starts from.
 fn roots(graph: &Graph) -> Vec<usize> {
     let mut roots: Vec<usize> = Vec::with_capacity(graph.nodes().len());
     for (index, node) in graph.nodes().iter().enumerate() {
         roots.push(match (&node.op, node.inputs.first()) {
-            (Op::Reshape(_), Some(operand)) => roots[operand.index()],
+            (Op::Reshape(_) | Op::Assign(_), Some(operand)) => roots[operand.index()],
             _ => index,
         });
     }

@@ -1,6 +1,6 @@
 //! Convolutions: one pixel, one row, both downsamplings, upsampling folded in, and every epilogue.
 
-use super::{Case, IMAGES, Operand, case, epilogue_name, epilogues, extras, param};
+use super::{Case, IMAGES, Operand, case, epilogue_name, epilogues, extras, join, param};
 use latent_diffusion::Shape;
 use latent_diffusion::ops::{Conv2d, Epilogue, Operator, Padding};
 
@@ -166,8 +166,13 @@ pub(super) fn cases() -> Vec<Case> {
         ..SAME
     };
     let wide = conv2d([IMAGES, 18, 19, 1].into(), 5, wide, Epilogue::default());
+    let joined = [[8, 8], [5, 4], [40, 30]].map(|channels| {
+        let x = [IMAGES, 5, 6, channels[0] + channels[1]].into();
+        join(conv2d(x, 12, SAME, Epilogue::default()), channels)
+    });
     plain
         .into_iter()
+        .chain(joined)
         .chain(filtered)
         .chain(fused)
         .chain(upsampled)
@@ -178,6 +183,7 @@ pub(super) fn cases() -> Vec<Case> {
 /// A convolution of `x` to `out` channels.
 pub fn conv2d(x: Shape, out: usize, filter: Filter, epilogue: Epilogue) -> Case {
     let plain = Conv2d {
+        sources: 1,
         weight: param("weight", [out, x.channels(), filter.size, filter.size]),
         bias: Some(param("bias", [out])),
         stride: filter.stride,

@@ -1,6 +1,6 @@
 //! Non-linearities, gates and sums.
 
-use super::{Case, IMAGES, Operand, case, param};
+use super::{CHANNELS, Case, IMAGES, Operand, case, channels_name, param};
 use latent_diffusion::Shape;
 use latent_diffusion::ops::{Activate, Activation, Add, AddChannels, AddPositions, Geglu};
 
@@ -14,12 +14,14 @@ pub(super) fn cases() -> Vec<Case> {
     let mut all = vec![];
     for shape in shapes {
         all.push(case(shape, Add, vec![Operand::normal(shape); 2]));
-        let channels = Operand::normal([IMAGES, shape.channels()]);
-        all.push(case(
-            shape,
-            AddChannels,
-            vec![Operand::normal(shape), channels],
-        ));
+        for channels in CHANNELS {
+            let operands = [
+                vec![Operand::normal(shape)],
+                super::channels(channels, shape),
+            ];
+            let what = format!("{shape}{}", channels_name(channels));
+            all.push(case(what, AddChannels { channels }, operands.concat()));
+        }
     }
     for activation in [Activation::Silu, Activation::Gelu, Activation::QuickGelu] {
         // Deviation 30: far into both tails, where an exponential overflows or vanishes.

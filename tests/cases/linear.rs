@@ -1,6 +1,6 @@
 //! Matrix products: sizes that are no multiple of any tile, and every epilogue.
 
-use super::{Case, IMAGES, Operand, case, epilogue_name, epilogues, extras, param};
+use super::{Case, IMAGES, Operand, case, epilogue_name, epilogues, extras, join, param};
 use latent_diffusion::Shape;
 use latent_diffusion::ops::{Epilogue, Linear};
 
@@ -36,12 +36,30 @@ pub(super) fn cases() -> Vec<Case> {
         linear([IMAGES, 3, 5, 9].into(), 16, true, Epilogue::default()),
         linear([1, 1, 64].into(), 64, true, Epilogue::default()),
     ];
-    plain.into_iter().chain(fused).chain(other).collect()
+    let all = plain.into_iter().chain(fused).chain(other);
+    all.chain(joined()).collect()
+}
+
+/// The skip connections of a UNet: two sources, joined at a multiple of a vector and not.
+fn joined() -> Vec<Case> {
+    let sizes = [(5, [32, 16], 24), (7, [330, 7], 33), (40, [3, 70], 9)];
+    let residual = Epilogue {
+        residual: true,
+        ..Epilogue::default()
+    };
+    let all = sizes.into_iter().flat_map(|(rows, channels, out)| {
+        [Epilogue::default(), residual].map(|epilogue| {
+            let x: Shape = [IMAGES, rows, channels[0] + channels[1]].into();
+            join(linear(x, out, true, epilogue), channels)
+        })
+    });
+    all.collect()
 }
 
 /// A product of `x` to `out` channels.
 pub fn linear(x: Shape, out: usize, bias: bool, epilogue: Epilogue) -> Case {
     let op = Linear {
+        sources: 1,
         weight: param("weight", [out, x.channels()]),
         bias: bias.then(|| param("bias", [out])),
         epilogue,

@@ -21,7 +21,7 @@ pub use linear::linear;
 pub use real::real;
 
 use latent_diffusion::graph::Param;
-use latent_diffusion::ops::{Cost, Epilogue, Op};
+use latent_diffusion::ops::{Channels, Cost, Epilogue, Op};
 use latent_diffusion::rng::Noise;
 use latent_diffusion::{Graph, Shape, Tensor};
 
@@ -62,8 +62,10 @@ pub enum Values {
     },
     /// Exact integers below a limit: ids and timesteps.
     Below(usize),
-    /// Exact values: the settings of guidance, the coefficients of a sampler.
+    /// Exact values: the settings of guidance, the coefficients of a sampler, the number of a row.
     Exactly(Vec<f32>),
+    /// Normal deviates of which every third is NaN and every fifth infinite.
+    Broken,
 }
 
 impl Operand {
@@ -91,10 +93,23 @@ impl Operand {
 
     /// The same values for every image.
     pub fn shared(values: &[f32]) -> Self {
+        Self::table([values.len()], values)
+    }
+
+    /// As [`shared`](Self::shared), in another shape.
+    pub fn table(shape: impl Into<Shape>, values: &[f32]) -> Self {
         Self {
-            shape: [values.len()].into(),
+            shape: shape.into(),
             values: Values::Exactly(values.to_vec()),
             per_image: 0,
+        }
+    }
+
+    /// Activations that all images share.
+    pub fn common(shape: impl Into<Shape>) -> Self {
+        Self {
+            per_image: 0,
+            ..Self::normal(shape)
         }
     }
 
@@ -108,7 +123,7 @@ impl Operand {
 
     /// Whether the values are exact on every device.
     pub fn is_exact(&self) -> bool {
-        !matches!(self.values, Values::Normal { .. })
+        !matches!(self.values, Values::Normal { .. } | Values::Broken)
     }
 
     /// The elements; those of operand `index` of a case are its own.
@@ -126,6 +141,14 @@ impl Operand {
                 })
             }
             Values::Exactly(values) => Tensor::from_fn(self.shape, |i| values[i]),
+            Values::Broken => {
+                let drawn = noise.normal(self.shape.len());
+                Tensor::from_fn(self.shape, |i| match i {
+                    _ if i % 3 == 0 => f32::NAN,
+                    _ if i % 5 == 0 => f32::INFINITY.copysign(drawn[i]),
+                    _ => drawn[i],
+                })
+            }
         }
     }
 }
@@ -201,20 +224,48 @@ fn param(name: &str, shape: impl Into<Shape>) -> Param {
     }
 }
 
+/// The case with its first operand in two pieces, of `channels` channels each, which the operation joins.
+fn join(mut case: Case, channels: [usize; 2]) -> Case {
+    let x = case.operands[0].shape;
+    let pieces = channels.map(|channels| Operand::normal(x.with_channels(channels)));
+    case.operands.splice(..1, pieces);
+    let sources = match &mut case.op {
+        Op::Linear(op) => &mut op.sources,
+        Op::Conv2d(op) => &mut op.sources,
+        Op::GroupNorm(op) => &mut op.sources,
+        op => panic!("{} joins nothing", op.name()),
+    };
+    *sources = 2;
+    case.name += &format!(", channels {channels:?} joined");
+    case
+}
+
 /// The operands that an epilogue adds to a product of shape `product`, of which it leaves `output`.
 fn extras(epilogue: Epilogue, product: Shape, output: Shape) -> Vec<Operand> {
     let channels = epilogue
         .channels
-        .then(|| Operand::normal([product.batch(), product.channels()]));
+        .map(|channels| self::channels(channels, product));
     let residual = epilogue.residual.then(|| Operand::normal(output));
-    channels.into_iter().chain(residual).collect()
+    channels.into_iter().flatten().chain(residual).collect()
 }
+
+/// The operands of what is added to the channels of a tensor of shape `x`; of a table, not the first row.
+fn channels(channels: Channels, x: Shape) -> Vec<Operand> {
+    let c = x.channels();
+    match channels {
+        Channels::PerImage => vec![Operand::normal([x.batch(), c])],
+        Channels::Row => vec![Operand::common([4, c]), Operand::shared(&[2.0])],
+    }
+}
+
+/// Which channels there are to add.
+const CHANNELS: [Channels; 2] = [Channels::PerImage, Channels::Row];
 
 /// Every epilogue that fusion may make of a product, and those it never does but the definition allows.
 fn epilogues(gates: &[bool]) -> Vec<Epilogue> {
     use latent_diffusion::ops::Activation::{Gelu, QuickGelu, Silu};
     let mut all = vec![];
-    for channels in [false, true] {
+    for channels in [None, Some(Channels::PerImage), Some(Channels::Row)] {
         for activation in [None, Some(Silu), Some(Gelu), Some(QuickGelu)] {
             for &gate in gates {
                 for residual in [false, true] {
@@ -231,13 +282,21 @@ fn epilogues(gates: &[bool]) -> Vec<Epilogue> {
     all
 }
 
+/// ` + channels` or ` + row`.
+fn channels_name(channels: Channels) -> &'static str {
+    match channels {
+        Channels::PerImage => " + channels",
+        Channels::Row => " + row",
+    }
+}
+
 /// `+ channels + silu`, or nothing where nothing is fused.
 fn epilogue_name(epilogue: Epilogue) -> String {
     let activation = epilogue
         .activation
         .map(|a| format!(" + {a:?}").to_lowercase());
     [
-        epilogue.channels.then_some(" + channels"),
+        epilogue.channels.map(channels_name),
         activation.as_deref(),
         epilogue.gate.then_some(" + gate"),
         epilogue.residual.then_some(" + residual"),

@@ -1,6 +1,6 @@
 //! Group and layer normalisation: every group size of the published networks, large means, tiny variances.
 
-use super::{Case, IMAGES, Operand, case, param};
+use super::{Case, IMAGES, Operand, case, join, param};
 use latent_diffusion::Shape;
 use latent_diffusion::ops::{GroupNorm, LayerNorm};
 
@@ -31,6 +31,16 @@ pub(super) fn cases() -> Vec<Case> {
         ([IMAGES, 33, 19, 96], 32),
     ] {
         all.push(group_norm(Operand::normal(shape), groups, 1e-6, true));
+    }
+    // Joined between two groups, and within one.
+    for (channels, groups) in [
+        ([32, 64], 12),
+        ([20, 12], 2),
+        ([640, 320], 32),
+        ([3, 67], 7),
+    ] {
+        let x = Operand::normal([IMAGES, 9, 11, channels[0] + channels[1]]);
+        all.push(join(group_norm(x, groups, 1e-5, true), channels));
     }
     let tokens = Operand::normal([IMAGES, 9, 48]);
     all.push(group_norm(tokens, 8, 1e-6, false));
@@ -67,6 +77,7 @@ fn spread(x: &Operand) -> String {
 fn group_norm(x: Operand, groups: usize, eps: f32, silu: bool) -> Case {
     let channels = x.shape.channels();
     let op = GroupNorm {
+        sources: 1,
         groups,
         eps,
         weight: param("weight", [channels]),

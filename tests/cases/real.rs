@@ -90,7 +90,9 @@ fn anonymous(mut op: Op) -> Op {
         | Op::GatherToken(_)
         | Op::TimestepEmbedding(_)
         | Op::Guidance(_)
-        | Op::Combine(_) => {}
+        | Op::Combine(_)
+        | Op::Assign(_)
+        | Op::CountNotFinite(_) => {}
     }
     op
 }

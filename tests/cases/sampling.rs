@@ -1,7 +1,7 @@
 //! What surrounds the network in a sampler's step: the timestep's features, guidance, and the update.
 
-use super::{Case, IMAGES, Operand, case};
-use latent_diffusion::ops::{Combine, Guidance, TimestepEmbedding};
+use super::{Case, IMAGES, Operand, Values, case};
+use latent_diffusion::ops::{Assign, Combine, CountNotFinite, Guidance, TimestepEmbedding};
 
 pub(super) fn cases() -> Vec<Case> {
     let mut all = vec![];
@@ -21,7 +21,12 @@ pub(super) fn cases() -> Vec<Case> {
         let terms = coefficients
             .iter()
             .map(|_| Operand::normal([IMAGES, 5, 7, 4]));
-        let operands = std::iter::once(Operand::shared(coefficients))
+        // The last row of a table of three.
+        let others = vec![9.0; 2 * coefficients.len()];
+        let table = [&others, coefficients].concat();
+        let table = Operand::table([3, coefficients.len()], &table);
+        let operands = [table, Operand::shared(&[2.0])]
+            .into_iter()
             .chain(terms)
             .collect();
         all.push(case(
@@ -29,6 +34,15 @@ pub(super) fn cases() -> Vec<Case> {
             Combine,
             operands,
         ));
+    }
+    for shape in [[IMAGES, 5, 7, 4], [IMAGES, 1, 1, 3], [IMAGES, 32, 33, 4]] {
+        let x = Operand {
+            values: Values::Broken,
+            ..Operand::normal(shape)
+        };
+        all.push(case(format!("{shape:?}"), CountNotFinite, vec![x]));
+        let operands = vec![Operand::normal(shape); 2];
+        all.push(case(format!("{shape:?}"), Assign, operands));
     }
     all
 }

@@ -10,7 +10,9 @@
 
 use latent_diffusion::Shape;
 use latent_diffusion::backend::Backend;
-use latent_diffusion::ops::{Attention, Conv2d, Epilogue, Linear, Op, Slice};
+use latent_diffusion::ops::{
+    Attention, Axis, Concat, Conv2d, Epilogue, Linear, Op, Operator, Slice,
+};
 
 /// Unit roundoff of f32, in which every device accumulates.
 const U: f64 = f32::EPSILON as f64 / 2.0;
@@ -85,11 +87,12 @@ impl Bound {
                 (absolute(), terms as f64, growth(*epilogue))
             }
             Op::GroupNorm(norm) => {
-                let channels = inputs[0].shape.channels();
-                let image = inputs[0].data.len() / inputs[0].shape.batch();
+                let x = joined(inputs);
+                let channels = x.shape.channels();
+                let image = x.data.len() / x.shape.batch();
                 let group = |i: usize| (i / image, i % channels / (channels / norm.groups));
                 let terms = (image / norm.groups) as f64;
-                (normalised(&inputs[0], params, norm.eps, group), terms, 2.3)
+                (normalised(&x, params, norm.eps, group), terms, 2.3)
             }
             Op::LayerNorm(norm) => {
                 let channels = inputs[0].shape.channels();
@@ -129,8 +132,10 @@ impl Bound {
             Op::Geglu(_) | Op::Add(_) | Op::AddChannels(_) | Op::AddPositions(_) => {
                 (absolute(), 1.0, 2.3)
             }
-            // Only moved: equal to the bit wherever the elements are f32.
+            // Only moved or counted: equal to the bit wherever the elements are f32.
             Op::Input(_)
+            | Op::Assign(_)
+            | Op::CountNotFinite(_)
             | Op::Concat(_)
             | Op::Reshape(_)
             | Op::Upsample2x(_)
@@ -229,6 +234,19 @@ fn normalised(
         (f64::from(v.abs()) + magnitude / count) * scale * w + b
     };
     x.data.iter().enumerate().map(condition).collect()
+}
+
+/// The sources of a normalisation as one tensor.
+fn joined(sources: &[Elements]) -> Elements {
+    let slices: Vec<Slice> = sources.iter().map(Elements::slice).collect();
+    let shapes: Vec<Shape> = sources.iter().map(|x| x.shape).collect();
+    let concat = Concat {
+        axis: Axis::Channels,
+    };
+    let shape = concat.infer(&shapes).expect("sources that fit");
+    let mut data = vec![0.0; shape.len()];
+    concat.eval(&slices, &[], &mut data);
+    Elements { shape, data }
 }
 
 /// The condition of guidance: of `u + s (c - u)`, and of the factor that restores the deviation.

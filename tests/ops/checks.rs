@@ -4,7 +4,7 @@ use crate::bound::{Bound, Elements, device_roundoff};
 use crate::cases::{self, Case, IMAGES, Operand};
 use half::{bf16, f16};
 use latent_diffusion::backend::Backend;
-use latent_diffusion::ops::Slice;
+use latent_diffusion::ops::{Op, Slice};
 use latent_diffusion::weights::Dtype;
 use latent_diffusion::{Session, Shape, Tensor, Weights};
 use safetensors::tensor::TensorView;
@@ -151,7 +151,7 @@ fn synthetic() -> Weights {
     Weights::synthetic(7)
 }
 
-/// Runs a case, and fails if an operand is not what it was before.
+/// Runs a case, and fails if an operand is not what it was before: the target of an assignment alone may change.
 fn run<B: Backend>(backend: &Arc<B>, case: &Case, weights: &Weights, inputs: &[Tensor]) -> Tensor {
     let mut session = Session::new(backend, case.graph(), weights).unwrap();
     let operands = |session: &Session<B>| -> Vec<Tensor> {
@@ -163,7 +163,8 @@ fn run<B: Backend>(backend: &Arc<B>, case: &Case, weights: &Weights, inputs: &[T
     }
     let before = operands(&session);
     session.run().unwrap();
-    for (before, after) in before.iter().zip(operands(&session)) {
+    let changed = usize::from(matches!(case.op, Op::Assign(_)));
+    for (before, after) in before.iter().zip(operands(&session)).skip(changed) {
         same_bits(&case.name, before, &after).expect("operands are only read");
     }
     session.get("y").unwrap()

@@ -3,7 +3,7 @@
 use crate::cases::{self, Filter};
 use crate::checks;
 use latent_diffusion::backend::Backend;
-use latent_diffusion::ops::{Activation, Epilogue, Padding};
+use latent_diffusion::ops::{Activation, Channels, Epilogue, Padding};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::sync::Arc;
@@ -22,13 +22,13 @@ fn runner() -> TestRunner {
 fn epilogue() -> impl Strategy<Value = Epilogue> {
     let activations = [Activation::Silu, Activation::Gelu, Activation::QuickGelu];
     let activation = proptest::option::of(proptest::sample::select(activations.to_vec()));
-    (any::<bool>(), activation, any::<bool>()).prop_map(|(channels, activation, residual)| {
-        Epilogue {
-            channels,
-            activation,
-            gate: false,
-            residual,
-        }
+    let channels =
+        proptest::sample::select(vec![None, Some(Channels::PerImage), Some(Channels::Row)]);
+    (channels, activation, any::<bool>()).prop_map(|(channels, activation, residual)| Epilogue {
+        channels,
+        activation,
+        gate: false,
+        residual,
     })
 }
 
