@@ -247,10 +247,12 @@ DEVICE void attention(half* y, const half* q, const half* k, const half* v, int 
         copy_async_wait<0>();
         sync_block();
         if (tile + 1 < tiles) copy(tile + 1);
+        const int first = tile * Tile::KEYS;
+        // Nothing to do for a warp beyond the last query, or before the first key.
+        if (row >= queries || (causal && first >= row + Tile::ROWS * 16)) continue;
         const half* stage = shared + tile % 2 * Tile::STAGE;
         float s[Tile::ROWS][Tile::COLUMNS][4] = {};
         attention_logits<Tile>(s, state, stage);
-        const int first = tile * Tile::KEYS;
         if (first + Tile::KEYS > keys || (causal && first + Tile::KEYS > row)) attention_hide<Tile>(s, row, first, keys, causal);
         attention_weights<Tile>(s, state, scale);
         attention_mix<Tile>(state, s, stage + Tile::STAGE / 2);

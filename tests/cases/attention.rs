@@ -1,13 +1,15 @@
-//! Attention: every head size of the published networks, few keys and many, causal, sharp.
+//! Attention: every head size of the published networks and those around them, few keys and many, causal, sharp.
 
 use super::{Case, IMAGES, Operand, case};
 use latent_diffusion::ops::Attention;
 
 pub(super) fn cases() -> Vec<Case> {
     // Queries, keys, heads, head size.
-    let mut sizes: Vec<[usize; 4]> = [8, 24, 32, 40, 48, 64, 80, 96, 128, 160, 384, 512, 576, 960]
-        .map(|size| [5, 77, 1, size])
-        .to_vec();
+    let mut sizes: Vec<[usize; 4]> = [
+        8, 24, 32, 40, 48, 64, 80, 96, 128, 160, 161, 168, 384, 512, 576, 960,
+    ]
+    .map(|size| [5, 77, 1, size])
+    .to_vec();
     sizes.extend([
         [1, 1, 2, 8],
         [1, 77, 2, 40],
@@ -21,14 +23,41 @@ pub(super) fn cases() -> Vec<Case> {
         [40, 700, 2, 24],
         [50, 50, 1, 350],
         [16, 16, 7, 33],
+        // One key beyond a tile, a full tile, a padded head.
+        [130, 65, 2, 56],
+        [33, 80, 1, 160],
+        [70, 92, 1, 104],
+        // So many heads that each multiprocessor of a large GPU has one.
+        [2, 3, 108, 24],
+        [2, 3, 108, 40],
+        [2, 3, 108, 56],
     ]);
     let plain = sizes.into_iter().map(|size| attention(size, false, 1.0));
-    let causal = [[77, 77, 2, 64], [1, 1, 1, 8], [40, 40, 3, 24]];
+    // The last ones see the edges of their tiles, and pass beyond them.
+    let causal = [
+        [77, 77, 2, 64],
+        [1, 1, 1, 8],
+        [40, 40, 3, 24],
+        [3, 3, 108, 40],
+        [130, 130, 1, 64],
+        [81, 81, 2, 160],
+        [150, 150, 1, 176],
+        [70, 70, 1, 33],
+    ];
     let causal = causal.into_iter().map(|size| attention(size, true, 1.0));
     // Logits far apart: without the largest subtracted, their exponentials overflow.
     let sharp = [[17, 77, 2, 40], [20, 300, 1, 64]];
     let sharp = sharp.into_iter().map(|size| attention(size, false, 5.0));
-    plain.chain(causal).chain(sharp).collect()
+    let shifted = [[20, 90, 2, 40], [9, 70, 1, 200]].map(shifted);
+    plain.chain(causal).chain(sharp).chain(shifted).collect()
+}
+
+/// Attention on values that are far from zero, and close together.
+fn shifted(size: [usize; 4]) -> Case {
+    let mut case = attention(size, false, 1.0);
+    case.name.push_str(", values about 30");
+    case.operands[2] = Operand::spread(case.operands[2].shape, 30.0, 1.0);
+    case
 }
 
 /// Attention on keys and queries of the given standard deviation.
