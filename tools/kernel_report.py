@@ -37,7 +37,8 @@ TENSOR = "HMMA.16816.F32"
 MAIN_LOOPS = [
     (r"(linear|conv2d)_f16_.*", {TENSOR, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"}),
     (r"(linear|conv2d)_any_f16_.*", {TENSOR, "LDSM.16.M88.4"}),
-    (r"attention_f16_.*", {TENSOR, "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS.128"}),
+    (r"attention_scores_f16", {TENSOR, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"}),
+    (r"attention_(f16_.*|mix_f16)", {TENSOR, "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS.128"}),
 ]
 
 INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Z0-9_.a-z]*)([^;]*);")
