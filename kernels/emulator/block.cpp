@@ -10,6 +10,7 @@
 
 #include "copies.h"
 #include "fault.h"
+#include "fragments.h"
 #include "launch.h"
 #include "watch.h"
 
@@ -20,7 +21,7 @@ thread_local Current current{};
 // A page below each stack is never mapped, so a kernel that needs more ends the program instead of writing into its neighbour.
 constexpr size_t STACK_STRIDE = STACK_BYTES + 4096;
 
-Block::Block() : checker(new Watch) {
+Block::Block() : checker(new Watch), operands(new Operands) {
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     void* stacks = mmap(nullptr, STACK_STRIDE * MAX_THREADS, PROT_READ | PROT_WRITE, flags, -1, 0);
     void* memory = mmap(nullptr, ARENA_BYTES + 2 * ARENA_GUARD, PROT_NONE, flags, -1, 0);

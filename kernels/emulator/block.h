@@ -20,6 +20,7 @@ struct Launch;
 struct Block;
 class Watch;
 struct Failure;
+struct Operands;
 
 constexpr uint32_t WARP = 32;
 constexpr uint32_t MAX_THREADS = 1024;
@@ -107,6 +108,7 @@ struct Block {
     std::unique_ptr<Watch> checker;
     Watch* watch = nullptr;       // the checker, or null: accesses are not checked
     std::unique_ptr<Failure> failure;
+    std::unique_ptr<Operands> operands;
     uint32_t index[3] = {};
     uint32_t thread_count = 0;
     Thread threads[MAX_THREADS];

@@ -112,7 +112,7 @@ void ldm_multiply(float* d, const uint32_t* a, const uint32_t* b, int rows, int 
     if (!meet(block, self, Collective::multiply, static_cast<uint32_t>(rows << 16 | columns), site)) {
         return block.wait(self, Waiting::warp, site);
     }
-    multiply(warp.deposit, rows, columns);
+    multiply(*block.operands, warp.deposit, rows, columns);
     part(block, self);
 }
 
@@ -122,6 +122,6 @@ void ldm_multiply_half(uint32_t* d, const uint32_t* a, const uint32_t* b, ldm_si
     Warp& warp = block.warps[self.warp()];
     warp.deposit[self.lane()] = Deposit{a, b, d, 0};
     if (!meet(block, self, Collective::multiply_half, 0, site)) return block.wait(self, Waiting::warp, site);
-    multiply_half(warp.deposit);
+    multiply_half(*block.operands, warp.deposit);
     part(block, self);
 }

@@ -6,8 +6,6 @@
 
 #include <string.h>
 
-#include <vector>
-
 #include "half.h"
 
 #if defined(__x86_64__)
@@ -35,15 +33,8 @@ void load_matrix(const Deposit (&lanes)[WARP], bool transposed) {
 namespace {
 
 constexpr int K = 16;
-// A quad member's columns of B, one row of k after another: of each fragment the member's two columns, twice (for rows g and g + 8).
-constexpr int MAX_FRAGMENTS = 32;
 // Where along k the halves of a register lie, beyond 2t.
 constexpr int K_OF_REGISTER[2] = {0, 8};
-
-struct alignas(32) Operands {
-    float a[MAX_FRAGMENTS][8][K][4];      // [row fragment][g][k]: row g twice, row g + 8 twice
-    float b[4][K][MAX_FRAGMENTS * 4];     // [t][k][column fragment]
-};
 
 void gather(Operands& to, const Deposit (&lanes)[WARP], int rows, int columns, void (*widen)(const uint32_t*, float*, int)) {
     float wide[MAX_FRAGMENTS * 8];
@@ -166,13 +157,12 @@ Multiply fastest() {
 
 }  // namespace
 
-void multiply(const Deposit (&lanes)[WARP], int rows, int columns) {
+void multiply(Operands& scratch, const Deposit (&lanes)[WARP], int rows, int columns) {
     static const Multiply chosen = fastest();
-    static thread_local Operands scratch;
     chosen(scratch, lanes, rows, columns);
 }
 
-void multiply_half(const Deposit (&lanes)[WARP]) {
+void multiply_half(Operands& scratch, const Deposit (&lanes)[WARP]) {
     Deposit wide[WARP];
     float d[WARP][4];
     for (uint32_t lane = 0; lane < WARP; lane++) {
@@ -180,7 +170,7 @@ void multiply_half(const Deposit (&lanes)[WARP]) {
         wide[lane].result = d[lane];
         widen_portable(static_cast<const uint32_t*>(lanes[lane].result), d[lane], 2);
     }
-    multiply(wide, 1, 1);
+    multiply(scratch, wide, 1, 1);
     for (uint32_t lane = 0; lane < WARP; lane++) {
         uint32_t* const result = static_cast<uint32_t*>(lanes[lane].result);
         for (int i = 0; i < 2; i++) {

@@ -16,7 +16,8 @@
 #define __forceinline__ inline __attribute__((always_inline, unused))
 #define DEVICE static __forceinline__
 
-#define ENTRY(THREADS, BLOCKS, NAME, ...) extern "C" __attribute__((unused)) void NAME(__VA_ARGS__)
+// Local to its file, which lists it in a table: what is in no table costs nothing.
+#define ENTRY(THREADS, BLOCKS, NAME, ...) static __attribute__((unused)) void NAME(__VA_ARGS__)
 
 #define SHARED_DYNAMIC(NAME) unsigned char* const NAME = static_cast<unsigned char*>(ldm_shared_dynamic())
 
@@ -93,6 +94,7 @@ DEVICE void multiply_accumulate_half(uint32_t (&d)[2], const uint32_t (&a)[4], c
 // The warp meets once for the whole tile, and not once for each of its fragments: the sums are the same.
 template <int ROWS, int COLUMNS>
 DEVICE void multiply_tile(float (&d)[ROWS][COLUMNS][4], const uint32_t (&a)[ROWS][4], const uint32_t (&b)[COLUMNS][2], LDM_SITE) {
+    static_assert(ROWS <= 32 && COLUMNS <= 32, "the emulator has room for as many fragments");
     ldm_multiply(&d[0][0][0], &a[0][0], &b[0][0], ROWS, COLUMNS, {file, line});
 }
 

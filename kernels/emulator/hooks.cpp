@@ -6,11 +6,14 @@
 using namespace emulator;
 
 static inline __attribute__((always_inline)) void look(const void* address, uint32_t bytes, bool write, bool aligned, const void* pc) {
-    if (!current.watch) return;
+    const Current& now = current;
+    if (!now.watch) return;
+    // A thread's own variables are most of what it touches.
+    if (static_cast<size_t>(static_cast<const char*>(address) - now.thread->stack) < STACK_BYTES) return;
     if (aligned && reinterpret_cast<uintptr_t>(address) % bytes != 0) {
         raise(Fault::misaligned, text("%s %u bytes at an address that is no multiple of it", write ? "a write of" : "a read of", bytes), {}, pc);
     }
-    current.watch->access(*current.thread, Access{static_cast<const unsigned char*>(address), bytes, write, pc});
+    now.watch->access(*now.thread, Access{static_cast<const unsigned char*>(address), bytes, write, pc});
 }
 
 extern "C" {

@@ -9,8 +9,10 @@
 
 namespace emulator {
 
-typedef int32_t Stamps __attribute__((vector_size(32)));
-typedef int64_t Words __attribute__((vector_size(32)));
+// Every processor that has vectors has them of 16 bytes; wider ones would be taken apart into numbers.
+typedef int32_t Stamps __attribute__((vector_size(16)));
+typedef int64_t Words __attribute__((vector_size(16)));
+constexpr uint32_t WIDTH = 4;
 
 constexpr uint64_t ALL = 0x0101010101010101u;
 constexpr uint32_t LINES = ARENA_BYTES / (LINE * GRANULE);
@@ -20,10 +22,11 @@ static inline void store(Stamp* to, const Stamps& from) { memcpy(to, &from, size
 
 // Whether any of the stamps is `floor` or later.
 static inline bool any_since(const Stamp* stamps, Stamp floor) {
-    Stamps values;
-    load(values, stamps);
-    const Words late = (Words)(values >= floor);
-    return (late[0] | late[1] | late[2] | late[3]) != 0;
+    Stamps low, high;
+    load(low, stamps);
+    load(high, stamps + WIDTH);
+    const Words late = (Words)((low >= floor) | (high >= floor));
+    return (late[0] | late[1]) != 0;
 }
 
 static void* map(size_t bytes) {
@@ -39,24 +42,31 @@ Shadow::~Shadow() {
     munmap(states_, LINES * LINE);
 }
 
-void Shadow::clear(uint32_t bytes, bool forget_stamps) {
-    memset(states_, 0, (bytes + GRANULE - 1) / GRANULE);
+void Shadow::clear(bool forget_stamps) {
+    memset(states_, 0, allocated_);
+    allocated_ = 0;
     if (forget_stamps) memset(static_cast<void*>(lines_), 0, LINES * sizeof(Line));
 }
 
-void Shadow::allocate(uint32_t offset, uint32_t bytes) { memset(states_ + offset / GRANULE, ALLOCATED, (bytes + GRANULE - 1) / GRANULE); }
+void Shadow::allocate(uint32_t offset, uint32_t bytes) {
+    const uint32_t first = offset / GRANULE, count = (bytes + GRANULE - 1) / GRANULE;
+    memset(states_ + first, ALLOCATED, count);
+    if (first + count > allocated_) allocated_ = first + count;
+}
 
 Verdict Shadow::read_line(const Clock& clock, uint32_t thread, uint32_t line) {
     Line& at = lines_[line];
     const Stamp floor = clock.block_floor(), mine = clock.stamp(thread);
-    Stamps latest, other;
-    load(latest, at.read);
-    load(other, at.other_read);
-    // `with_reader` for eight granules at once.
-    const Stamps same = ((latest ^ mine) & AGENT_MASK) == 0;
-    const Stamps keep = same | ((((latest ^ mine) & WARP_MASK) == 0) & (((other ^ mine) & WARP_MASK) != 0) & (other >= floor));
-    store(at.other_read, (other & keep) | (latest & ~keep));
-    store(at.read, Stamps{} + mine);
+    // `with_reader` for four granules at once.
+    for (uint32_t i = 0; i < LINE; i += WIDTH) {
+        Stamps latest, other;
+        load(latest, at.read + i);
+        load(other, at.other_read + i);
+        const Stamps same = ((latest ^ mine) & AGENT_MASK) == 0;
+        const Stamps keep = same | ((((latest ^ mine) & WARP_MASK) == 0) & (((other ^ mine) & WARP_MASK) != 0) & (other >= floor));
+        store(at.other_read + i, (other & keep) | (latest & ~keep));
+        store(at.read + i, Stamps{} + mine);
+    }
     return {};
 }
 
@@ -95,7 +105,7 @@ Verdict Shadow::write(const Clock& clock, uint32_t thread, uint32_t offset, uint
         Line& line = lines_[granule / LINE];
         if ((states & ALL * (ALLOCATED | IN_FLIGHT)) == ALL * ALLOCATED && !any_since(line.write, floor) && !any_since(line.read, floor) &&
             !any_since(line.other_read, floor)) {
-            store(line.write, Stamps{} + mine);
+            for (uint32_t i = 0; i < LINE; i += WIDTH) store(line.write + i, Stamps{} + mine);
             memset(states_ + granule, ALLOCATED | WRITTEN, LINE);
             return {};
         }

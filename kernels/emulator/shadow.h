@@ -28,7 +28,7 @@ public:
     Shadow(const Shadow&) = delete;
 
     // A new block with nothing allocated.
-    void clear(uint32_t bytes, bool forget_stamps);
+    void clear(bool forget_stamps);
     void allocate(uint32_t offset, uint32_t bytes);
 
     Verdict read(const Clock& clock, uint32_t thread, uint32_t offset, uint32_t bytes);
@@ -48,6 +48,7 @@ private:
 
     Line* lines_;
     uint8_t* states_;             // one per granule
+    uint32_t allocated_ = 0;      // granules from the first on that a block has used
 };
 
 }  // namespace emulator

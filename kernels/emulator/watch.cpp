@@ -27,7 +27,7 @@ void Watch::start_block(Block& block) {
     block_ = &block;
     const Launch& launch = *block.launch;
     const uint32_t dynamic = launch.request->shared_bytes;
-    shadow_.clear(ARENA_BYTES, !clock_.start());
+    shadow_.clear(!clock_.start());
     shadow_.allocate(0, dynamic);
     const uint32_t* const grid = launch.request->grid;
     number_ = launch.first_number + static_cast<uint32_t>(block.index[0] + grid[0] * (block.index[1] + uint64_t{grid[1]} * block.index[2]));
@@ -35,8 +35,6 @@ void Watch::start_block(Block& block) {
 }
 
 void Watch::access(Thread& self, const Access& access) {
-    // A thread's own variables are most of what it touches.
-    if (static_cast<size_t>(access.address - reinterpret_cast<unsigned char*>(self.stack)) < STACK_BYTES) return;
     if (block_->near_arena(access.address)) return shared(self, access);
     global(self, access);
 }

@@ -31,7 +31,7 @@ public:
     void block_met() { clock_.block_met(); }
     void warp_met(uint32_t warp) { clock_.warp_met(warp); }
 
-    // An access by an ordinary load or store; the address may be anything.
+    // An access by an ordinary load or store; the address may be anything but a local variable of the thread.
     void access(Thread& self, const Access& access);
     // An access to what must be shared memory.
     void shared(Thread& self, const Access& access);
