@@ -1,21 +1,40 @@
-// Attention without the matrix of weights: `y[t] = softmax_l(scale q[t] . k[l]) v[l]`, head by head, for heads of up to 160 channels.
+// Attention without the matrix of weights, for heads of up to 160 channels.
 //
-// Method     FlashAttention-2 (Dao, arXiv:2307.08691, algorithm 1) with the online softmax of Milakov and Gimelshein (arXiv:1805.02867):
-//            a warp holds its queries in registers and passes over the keys once, tile by tile. It keeps, per query, the largest logit
-//            m so far, the sum of weights and the unscaled result; where a tile raises m, both are multiplied by 2^(old m - new m).
-// Tensors    q, y [N, T, A D]   k, v [N, L, A D]   halves; the heads lie side by side along the channels, D = head_size.
-// Arithmetic q k^T on tensor cores with f32 sums. Weights are 2^(s c - m c + 12) for c = scale log2 e, one multiply-add and one
-//            ex2.approx each; summed in f32, rounded to halves for the product with v, whose sums are f32; divided by the sum of weights;
-//            rounded once. The factor 2^12 cancels; it keeps weights as small as 2^-26 of the largest out of the denormal halves.
-//            Against the definition: logits carry the error of a sum over D, weights and result a roundoff of halves each.
-//            The keys of a query are summed in ascending order, in tiles that only L and D decide: nothing depends on the batch, on T,
-//            or on which rows share a block.
-// NaN, Inf   m is a comparison, which drops NaN, but the sum of weights is a sum, and the result a product with every v: both pass it on,
-//            as the definition does. Where `causal` hides a key from some queries of a tile, a NaN or Inf in its v reaches those too.
-// Launch     grid (ceil(T / QUERIES), A, N), 128 threads; 4 warps of QUERIES / 4 rows. Shared: `select` counts it (src/cuda/attention.rs).
-// Requires   D a multiple of 8, at most HEAD; scale > 0; causal only for T = L. Checked in src/cuda/attention.rs.
-// Cost       4 N A T L D operations and N A T L exponentials, of which a multiprocessor does 16 per clock: at D = 40 these, and not the
-//            products, are the bound of an H200. Bytes: q and y once, k and v once per QUERIES rows, from the second-level cache.
+//   y[t] = softmax_l(scale q[t] . k[l]) v[l]        head by head; l <= t if causal
+//
+// FlashAttention-2 (arXiv:2307.08691, algorithm 1) with the online softmax of arXiv:1805.02867: a warp holds its queries in registers and
+// passes over the keys once, tile by tile. It keeps, per query, the largest logit m so far, the sum of the weights and the unscaled result;
+// where a tile raises m, the last two are multiplied by 2^(old m - new m).
+//
+// Tensors      q, y [N, T, A D]   k, v [N, L, A D]   halves; the heads lie side by side along the channels, D = head_size
+// Arithmetic   q k^T by mma.sync, f32 sums. A weight is 2^(s c - m c + 12) for c = scale log2 e: one multiply-add, one ex2.approx. Weights
+//              are summed in f32, and rounded to halves for the product with v, whose sums are f32. 2^12 cancels; it keeps weights down to
+//              2^-26 of the largest out of the denormal halves. Against the definition: each logit is off by a sum over D, each weight
+//              by a roundoff of halves, the result by another.
+//              A query's keys are summed in ascending order, in tiles that D and L alone decide.
+// NaN, Inf     m drops NaN, as comparisons do, but the sum of weights and the product with v do not: they reach what the definition says
+//              they reach, and, where `causal` hides a key from some queries of a tile, those too by way of 0 v.
+// Launch       x: tiles of QUERIES rows, y: heads, z: images; 128 threads, a warp on a quarter of the rows. Shared memory: two stages of keys
+//              and values, or one and the queries, counted in src/cuda/attention.rs.
+// Requirements D a multiple of 8, at most HEAD; scale > 0; T = L if causal; an image's elements fit in 31 bits. src/cuda/attention.rs sees to it.
+// Cost         4 N A T L D FLOPs and N A T L exponentials, of which a multiprocessor makes 16 per clock. Bytes: q and y once, k and v once
+//              per tile of rows, mostly from the second-level cache.
+// Measured     not yet run on hardware. Of the code for sm_80, a warp's step along the keys, hidden keys apart:
+//
+//                head, tile   registers  HMMA  MUFU  LDSM.x4  LDGSTS.128  others
+//                16  64x64           84    16    34        8           2     200
+//                32  128x64         159    64    68       16           4     362
+//                40  128x64         168    88    68       24           6     411
+//                40  64x80          122    55    42       30          10     280
+//                64  128x64         230   128    68       32           8     396
+//                64  64x64          128    64    34       32           8     246
+//                80  64x64          158    80    34       40          10     257
+//                96  64x64          167    96    34       48          12     272
+//                128 64x32          182    64    18       32           8     212
+//                160 64x32          215    80    18       40          10     239
+//
+//              At D = 40 a scheduler of an A100 needs 704 clocks for 88 HMMA, 544 for the exponentials, 597 to issue it all, and has three
+//              warps to overlap them: sums of weights by HMMA (a column of ones) or exponentials by polynomials would only move load.
 #include "gpu.cuh"
 
 namespace {
@@ -247,10 +266,12 @@ DEVICE void attention(half* y, const half* q, const half* k, const half* v, int 
         copy_async_wait<0>();
         sync_block();
         if (tile + 1 < tiles) copy(tile + 1);
+        const int first = tile * Tile::KEYS;
+        // Nothing to do for a warp beyond the last query, or before the first key.
+        if (row >= queries || (causal && first >= row + Tile::ROWS * 16)) continue;
         const half* stage = shared + tile % 2 * Tile::STAGE;
         float s[Tile::ROWS][Tile::COLUMNS][4] = {};
         attention_logits<Tile>(s, state, stage);
-        const int first = tile * Tile::KEYS;
         if (first + Tile::KEYS > keys || (causal && first + Tile::KEYS > row)) attention_hide<Tile>(s, row, first, keys, causal);
         attention_weights<Tile>(s, state, scale);
         attention_mix<Tile>(state, s, stage + Tile::STAGE / 2);

@@ -1,11 +1,15 @@
-// The two products of attention_large.cu without tensor cores: for f32 activations, and for heads whose rows are not whole 16 bytes.
-// Published networks need the first where halves overflow, and the second never.
+// The two products of attention_large.cu without tensor cores: for f32 activations, and for heads whose rows are not whole 16 bytes. Published
+// networks need the first where halves overflow, and the second never.
 //
-// Tensors    As in attention_large.cu, q, k, v and y of either precision; probabilities are floats.
-// Arithmetic Products and sums in f32, each sum in ascending order: nothing depends on the batch or on how the work was cut.
-// Launch     scores (ceil(L / 64), ceil(R / 64), P), 256 threads     mix (ceil(D / 64), ceil(R / 64), P), 256 threads
-// Requires   pitch at least L; causal only for T = L. Checked in src/cuda/attention.rs.
-// Cost       4 N A T L D operations at the rate of plain multiply-adds: a thread makes 4 x 4 results from shared memory.
+//   scores[t, l] = q[t] . k[l]        y[t] = factors[t] sum_l probabilities[t, l] v[l]
+//
+// Tensors      as in attention_large.cu, q, k, v and y of one element type, probabilities f32
+// Arithmetic   products and sums in f32, each sum in ascending order, whatever the batch and however the work was cut
+// Launch       scores  x: tiles of 64 keys, y: of 64 rows, z: pairs of image and head      mix  x: tiles of 64 channels, y, z as before
+//              256 threads, 4 x 4 results each
+// Requirements pitch at least L; T = L if causal. src/cuda/attention_large.rs sees to it.
+// Cost         4 N A T L D FLOPs at the rate of plain multiply-adds, less the loads from shared memory: two of 16 bytes per 16 multiply-adds
+// Measured     not yet run on hardware
 #include "gpu.cuh"
 
 namespace {

@@ -1,21 +1,25 @@
-// Attention for heads of more than 160 channels, whose results no warp can hold: `y[t] = softmax_l(scale q[t] . k[l]) v[l]` as a product,
-// a softmax and a product (Vaswani et al., arXiv:1706.03762, equation 1). The autoencoder's middle block is the case that matters: one head
-// of 512 channels over every latent pixel.
+// Attention for heads of more than 160 channels, whose results no warp can hold, as a product, a softmax and a product. What matters is the
+// autoencoder's middle block: one head of 512 channels over every pixel of the latent.
 //
-// Tensors    q, y [N, T, A D]   k, v [N, L, A D]   halves; the heads lie side by side along the channels, D = head_size.
-//            scores [P, R, pitch] f32, probabilities [P, R, pitch] halves, factors [P, R] f32: scratch for P pairs of image and head, pairs
-//            first_pair, first_pair + 1, .., and their R = `rows` queries from first_row on. `select` cuts the work so that it fits.
-// Arithmetic scores = q k^T on tensor cores with f32 sums, kept in f32. A row's probabilities are 2^(s c - m c + 12) for its largest score m
-//            and c = scale log2 e, summed in f32 and rounded to halves; factors hold one over the sums. y = factor (probabilities v),
-//            f32 sums, rounded once. The factor 2^12 cancels; it keeps what is small out of the denormal halves. Each sum runs in ascending
-//            order, in steps of 32 and, in the softmax, of 128: nothing depends on the batch or on how the work was cut.
-// NaN, Inf   The largest score drops NaN, the sums pass it on to the whole row, and products to the column.
-// Launch     scores  (ceil(L / 128), ceil(R / 128), P), 256 threads    softmax (ceil(P R / 8)), 256 threads: a warp per row
-//            mix     (ceil(D / 64), ceil(R / 128), P), 128 threads     Shared: select counts it (src/cuda/attention.rs)
-// Requires   D a multiple of 8, pitch a multiple of 64 and at least L, scale > 0; causal only for T = L. Checked in src/cuda/attention.rs.
-//            The softmax in floats serves attention_any.cu and takes any D.
-// Cost       4 N A T L D operations. Scratch moves 4 T L bytes out, twice in, 2 T L out and in, per image and head: D = 512, T = L = 4096
-//            is 34.4 GFLOP and 0.27 GB.
+//   scores[t, l] = q[t] . k[l]        p[t, l] = 2^(c scores[t, l] - c m[t] + 12), m the row's largest, c = scale log2 e; 0 for l > t if causal
+//   factors[t] = 1 / sum_l p[t, l]    y[t] = factors[t] sum_l p[t, l] v[l]                        together softmax(scale q k^T) v
+//
+// Tensors      q, y [N, T, A D]   k, v [N, L, A D]   halves; the heads lie side by side along the channels, D = head_size
+//              scores [P, R, pitch] f32, probabilities [P, R, pitch] halves, factors [P, R] f32: scratch for P pairs of image and head from
+//              first_pair on, and R = `rows` queries of each from first_row on. src/cuda/attention_large.rs cuts the work so that it fits.
+// Arithmetic   products by mma.sync, f32 sums in steps of 16 along their depth, in ascending order; scores stay f32. A row's p are summed in
+//              f32 by one warp, lane i taking four of every 128, and rounded to halves; y is rounded once. 2^12 cancels; it keeps p down
+//              to 2^-26 of the largest out of the denormal halves. No sum depends on how the work was cut.
+// NaN, Inf     m drops NaN, but the sum of a row's p does not, nor the product with v: they reach what the definition says they reach, and,
+//              by way of 0 v, the queries from which `causal` hides them.
+// Launch       scores  x: tiles of 128 keys, y: of 128 rows, z: pairs; 256 threads      softmax  x: 8 of all_rows = P R; 256 threads
+//              mix     x: tiles of 64 channels, y: of 128 rows, z: pairs; 128 threads    Shared memory of the products: three stages
+// Requirements D a multiple of 8; pitch a multiple of 64, at least L; scale > 0; T = L if causal. src/cuda/attention_large.rs sees to it.
+//              attention_softmax_f32, whose probabilities are floats, belongs to attention_any.cu and takes any D.
+// Cost         4 N A T L D FLOPs. Scratch: 4 bytes per score written and read twice, 2 per probability written, and read once per tile of
+//              channels, mostly from the second-level cache. D = 512, T = L = 4096: 34.4 GFLOP, 64 and 32 MiB.
+// Measured     not yet run on hardware. Of the code for sm_80, the loop of one stage: scores 124 registers, 32 HMMA, 12 LDSM.x4, 4 LDGSTS.128,
+//              59 others; mix 136 registers, 32 HMMA, 12 LDSM.x4, 6 LDGSTS.128, 77 others.
 #include "gpu.cuh"
 
 namespace {
