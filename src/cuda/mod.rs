@@ -7,10 +7,11 @@ mod attention;
 mod attention_large;
 mod conv2d;
 mod elementwise;
+mod group_norm;
 pub mod kernel;
+mod layer_norm;
 mod linear;
 mod movement;
-mod norm;
 mod sampling;
 pub mod table;
 
@@ -29,8 +30,8 @@ pub fn select(op: &Op, inputs: &[Shape], output: Shape, target: &Target) -> Resu
         Op::Linear(op) => linear::select(op, inputs, output, target),
         Op::Conv2d(op) => conv2d::select(op, inputs, output, target),
         Op::Attention(op) => attention::select(op, inputs, output, target),
-        Op::GroupNorm(op) => norm::group_norm(op, inputs, output, target),
-        Op::LayerNorm(op) => norm::layer_norm(op, inputs, output, target),
+        Op::GroupNorm(op) => group_norm::select(op, inputs, output, target),
+        Op::LayerNorm(op) => layer_norm::select(op, output, target),
         Op::Activate(op) => elementwise::activation(op, output, target),
         Op::Geglu(_) => elementwise::geglu(output, target),
         Op::Add(_) => elementwise::add(output, target),

@@ -29,6 +29,10 @@ pub(super) fn cases() -> Vec<Case> {
         ([IMAGES, 33, 31, 8], 2),
         ([IMAGES, 32, 32, 24], 8),
         ([IMAGES, 33, 19, 96], 32),
+        // Images that a GPU cuts into slices, and a group wider than a block of threads.
+        ([IMAGES, 23, 25, 120], 8),
+        ([IMAGES, 20, 30, 33], 3),
+        ([IMAGES, 2, 3, 1026], 1),
     ] {
         all.push(group_norm(Operand::normal(shape), groups, 1e-6, true));
     }
@@ -47,8 +51,10 @@ pub(super) fn cases() -> Vec<Case> {
     // A mean far from zero drowns a variance computed as the mean of squares less the square of the mean; at a variance near
     // epsilon, the wrong epsilon shows.
     for (mean, deviation) in [(30.0, 1.0), (-4.0, 0.1), (0.0, 0.003), (0.0, 300.0)] {
-        let image = Operand::spread([IMAGES, 8, 8, 24], mean, deviation);
-        all.push(group_norm(image, 4, 1e-5, true));
+        for shape in [[IMAGES, 8, 8, 24], [IMAGES, 25, 23, 120]] {
+            let image = Operand::spread(shape, mean, deviation);
+            all.push(group_norm(image, 4, 1e-5, true));
+        }
         let tokens = Operand::spread([IMAGES, 5, 33], mean, deviation);
         all.push(layer_norm(tokens));
     }
