@@ -1,9 +1,73 @@
-//! Layer normalisation: a warp per row.
+//! Layer normalisation: a warp per row, which keeps the row in registers if it is whole packs and not too long.
 
-use super::{Kernel, Target};
+use super::elementwise::pack;
+use super::kernel::{self, Argument, Kernel, Launch, Layout, Target};
 use crate::ops::LayerNorm;
 use crate::tensor::Shape;
 
-pub(super) fn select(_: &LayerNorm, _: Shape, _: &Target) -> Result<Kernel, String> {
-    Err("has no CUDA kernel yet".to_owned())
+/// Rows of a block: its warps.
+const ROWS: usize = 8;
+
+/// Channels of the entries that keep a row in registers.
+const LENGTHS: [usize; 2] = [512, 1536];
+
+pub(super) fn select(op: &LayerNorm, output: Shape, target: &Target) -> Result<Kernel, String> {
+    kernel::elements(output)?;
+    let [rows, channels] = [output.rows(), output.channels()];
+    let length = LENGTHS
+        .into_iter()
+        .find(|&length| channels <= length && channels.is_multiple_of(pack(target)));
+    let length = length.map_or("any".to_owned(), |length| length.to_string());
+    let launch = Launch {
+        entry: format!("layer_norm_{}_{length}", target.precision.suffix()),
+        grid: [rows.div_ceil(ROWS).max(1) as u32, 1, 1],
+        shared_bytes: 0,
+        arguments: vec![
+            Argument::Output,
+            Argument::Input(0),
+            Argument::Weight(0),
+            Argument::Weight(1),
+            kernel::int(rows)?,
+            kernel::int(channels)?,
+            Argument::Float(op.eps),
+        ],
+    };
+    Ok(Kernel::single(launch, vec![Layout::Vector; 2]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::Precision;
+    use crate::graph::Param;
+
+    #[test]
+    fn every_row_has_a_warp_and_long_or_odd_rows_are_read_again() {
+        let entry = |rows: usize, channels: usize, precision| {
+            let param = Param {
+                name: String::new(),
+                shape: [channels].into(),
+            };
+            let op = LayerNorm {
+                eps: 1e-5,
+                weight: param.clone(),
+                bias: param,
+            };
+            let target = Target {
+                precision,
+                compute_capability: 80,
+                multiprocessors: 108,
+                shared_bytes_per_block: 163 << 10,
+            };
+            let kernel = select(&op, [1, rows, channels].into(), &target).unwrap();
+            let launch = &kernel.launches[0];
+            assert_eq!(launch.grid[0] as usize, rows.div_ceil(8));
+            launch.entry.clone()
+        };
+        assert_eq!(entry(77, 320, Precision::F16), "layer_norm_f16_512");
+        assert_eq!(entry(4096, 1280, Precision::F16), "layer_norm_f16_1536");
+        assert_eq!(entry(1, 1540, Precision::F16), "layer_norm_f16_any");
+        assert_eq!(entry(9, 324, Precision::F16), "layer_norm_f16_any");
+        assert_eq!(entry(9, 324, Precision::F32), "layer_norm_f32_512");
+    }
 }
