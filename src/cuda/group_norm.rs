@@ -154,10 +154,11 @@ pub(super) fn select(
         channels,
         group: channels / op.groups,
     };
-    let sources = [
-        inputs[0].channels(),
-        inputs.get(1).map_or(0, Shape::channels),
-    ];
+    let sources = match inputs {
+        [x] => [x.channels(), 0],
+        [x, beside] => [x.channels(), beside.channels()],
+        _ => return Err(format!("joins at most 2 operands, not {}", inputs.len())),
+    };
     let packed = sources.iter().all(|c| c.is_multiple_of(pack(target)));
     let whole = image.tile(packed, 64, WHOLE_THREADS, target);
     let in_one = image.parts(whole) == 1 && image.pixels <= PIXELS_OF_SMALL * whole.rows;
@@ -254,6 +255,7 @@ mod tests {
             shape: [shape.channels()].into(),
         };
         let op = GroupNorm {
+            sources: 1,
             groups,
             eps: 1e-5,
             weight: param.clone(),

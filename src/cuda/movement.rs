@@ -90,6 +90,23 @@ pub(super) fn concat(
     Ok(kernel)
 }
 
+/// The value, where the target lies: that is the result's place too.
+pub(super) fn assign(output: Shape, target: &Target) -> Result<Kernel, String> {
+    let unit = Unit::of("concat", &[output.len()], target);
+    let length = unit.int(output.len())?;
+    let arguments = vec![
+        Argument::Output,
+        Argument::Input(1),
+        Argument::Null,
+        length,
+        Argument::Int(0),
+        length,
+        Argument::Int(0),
+    ];
+    let launch = unit.launch(arguments, output.len())?;
+    Ok(Kernel::single(launch, vec![]))
+}
+
 pub(super) fn upsample(inputs: &[Shape], output: Shape, target: &Target) -> Result<Kernel, String> {
     let Some([_, _, width, channels]) = inputs[0].image() else {
         return Err(format!("takes an image, not {}", inputs[0]));

@@ -76,12 +76,23 @@ pub(super) fn combine(inputs: &[Shape], output: Shape, target: &Target) -> Resul
     Ok(Kernel::single(launch, vec![]))
 }
 
-pub(super) fn assign(_: Shape, _: &Target) -> Result<Kernel, String> {
-    Err("has no CUDA kernel yet".to_owned())
-}
-
-pub(super) fn count_not_finite(_: &[Shape], _: Shape, _: &Target) -> Result<Kernel, String> {
-    Err("has no CUDA kernel yet".to_owned())
+/// A block per image.
+pub(super) fn count_not_finite(
+    inputs: &[Shape],
+    output: Shape,
+    target: &Target,
+) -> Result<Kernel, String> {
+    kernel::elements(inputs[0])?;
+    let images = output.len();
+    let image = inputs[0].len() / images.max(1);
+    let entry = by_rows("count_not_finite", image, target);
+    let launch = Launch {
+        entry: format!("{entry}_{}", target.precision.suffix()),
+        grid: [images.max(1) as u32, 1, 1],
+        shared_bytes: 0,
+        arguments: vec![Argument::Output, Argument::Input(0), kernel::int(image)?],
+    };
+    Ok(Kernel::single(launch, vec![]))
 }
 
 #[cfg(test)]
