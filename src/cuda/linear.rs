@@ -1,9 +1,23 @@
-//! Matrix products: which tile, and how the sum is split.
+//! Matrix products with a weight.
 
+use super::product::Product;
 use super::{Kernel, Target};
 use crate::ops::Linear;
 use crate::tensor::Shape;
 
-pub(super) fn select(_: &Linear, _: &[Shape], _: Shape, _: &Target) -> Result<Kernel, String> {
-    Err("has no CUDA kernel yet".to_owned())
+pub(super) fn select(
+    op: &Linear,
+    inputs: &[Shape],
+    output: Shape,
+    target: &Target,
+) -> Result<Kernel, String> {
+    let weights = (&op.weight, &op.bias);
+    let product = Product::new(
+        "linear",
+        (inputs, op.sources),
+        weights,
+        &op.epilogue,
+        output,
+    )?;
+    product.kernel(&product.source_sizes()?, target)
 }

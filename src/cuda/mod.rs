@@ -12,8 +12,10 @@ pub mod kernel;
 mod layer_norm;
 mod linear;
 mod movement;
+mod product;
 mod sampling;
 pub mod table;
+mod tile;
 
 pub use kernel::{Argument, Kernel, Launch, Layout, Precision, Target};
 

@@ -1,0 +1,330 @@
+//! Which tile of a matrix product a block computes, and over how many blocks `K` is split.
+//!
+//! With few rows there are fewer tiles than multiprocessors; then each tile's `K` is split over several blocks, whose partial sums a second
+//! launch adds up. That changes the order of additions, so the number of parts follows from one image's rows and from the device, never from
+//! the batch: an image's bytes are the same alone and in company. The tile may follow from the batch, as every tile adds along `K` in the
+//! same steps.
+//!
+//! Both are chosen by a model of the time, [`Problem::clocks`], whose constants are planning figures and not measurements.
+
+use super::{Precision, Target};
+
+/// A tile that a block computes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Tile {
+    /// Of the result.
+    pub(super) rows: usize,
+    /// Of the result.
+    pub(super) columns: usize,
+    /// Columns of the operands in one stage of the ring.
+    depth: usize,
+    /// Stages of the ring.
+    stages: usize,
+    /// Blocks that a multiprocessor's registers hold.
+    blocks: usize,
+    /// What the loop reaches of the tensor cores' rate: the wider, the fewer loads from shared memory for each product.
+    efficiency: f64,
+}
+
+/// The tiles for operands whose rows are made of 16-byte pieces.
+const ALIGNED: [Tile; 6] = [
+    tile([128, 160], [32, 3], 2, 0.90),
+    tile([128, 128], [32, 3], 2, 0.88),
+    tile([128, 64], [32, 3], 3, 0.75),
+    tile([64, 160], [32, 3], 2, 0.75),
+    tile([64, 64], [32, 4], 4, 0.60),
+    tile([16, 64], [64, 4], 4, 0.25),
+];
+
+/// The tile for all other operands.
+const ANY: [Tile; 1] = [tile([64, 64], [32, 4], 4, 0.10)];
+
+/// Parts of `K`, and rows of packed weights, are multiples of this: of every tile's depth.
+pub(super) const PART: usize = 64;
+
+/// A part has at least as many columns, so that its ring is worth filling.
+const SHORTEST_PART: usize = 256;
+
+/// The numbers of parts that are weighed.
+const PARTS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
+
+/// Splitting must save a tenth of the time: a large batch has tiles enough without it.
+const WORTH: f64 = 1.1;
+
+/// Images for which the parts are chosen: guidance evaluates two at a time.
+const NOMINAL_IMAGES: usize = 2;
+
+const fn tile(
+    [rows, columns]: [usize; 2],
+    [depth, stages]: [usize; 2],
+    blocks: usize,
+    efficiency: f64,
+) -> Tile {
+    Tile {
+        rows,
+        columns,
+        depth,
+        stages,
+        blocks,
+        efficiency,
+    }
+}
+
+impl Tile {
+    /// Bytes of the ring in shared memory.
+    pub(super) fn shared_bytes(&self) -> usize {
+        (self.rows + self.columns) * self.depth * self.stages * Precision::F16.bytes()
+    }
+}
+
+/// The sizes of a product `[m, k] x [n, k]^T` of halves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Problem {
+    /// In the batch.
+    pub(super) images: usize,
+    /// Rows of one image.
+    pub(super) rows: usize,
+    /// Columns of the result.
+    pub(super) n: usize,
+    /// Columns of the operands.
+    pub(super) k: usize,
+    /// Whether the rows of the first operand are made of 16-byte pieces.
+    pub(super) aligned: bool,
+}
+
+/// How a product is cut.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Cut {
+    pub(super) tile: Tile,
+    /// Over how many blocks `K` is split.
+    pub(super) parts: usize,
+    /// Columns of each but the last.
+    pub(super) part: usize,
+}
+
+impl Problem {
+    /// The cut that should take least time: as few parts as [`NOMINAL_IMAGES`] ask for, and the tile for these parts and the images there are.
+    ///
+    /// # Errors
+    /// If no tile fits in the device's shared memory.
+    pub(super) fn cut(&self, target: &Target) -> Result<Cut, String> {
+        let nominal = Self {
+            images: NOMINAL_IMAGES,
+            ..*self
+        };
+        let weighed: Vec<(f64, usize)> = PARTS
+            .into_iter()
+            .filter(|&parts| parts == 1 || self.k / parts >= SHORTEST_PART)
+            .filter_map(|parts| Some((nominal.quickest(parts, target)?.0, parts)))
+            .collect();
+        let least = weighed
+            .iter()
+            .map(|(clocks, _)| *clocks)
+            .fold(f64::INFINITY, f64::min);
+        let fewest = weighed.iter().find(|(clocks, _)| *clocks <= WORTH * least);
+        let cut = fewest.and_then(|(_, parts)| {
+            let part = self.k.div_ceil(*parts).next_multiple_of(PART);
+            let parts = self.k.div_ceil(part);
+            let (_, tile) = self.quickest(parts, target)?;
+            Some(Cut { tile, parts, part })
+        });
+        cut.ok_or_else(|| {
+            format!(
+                "a block of this device has {} bytes of shared memory, too few for any tile",
+                target.shared_bytes_per_block
+            )
+        })
+    }
+
+    /// The quickest tile for so many parts, and its clocks.
+    fn quickest(&self, parts: usize, target: &Target) -> Option<(f64, Tile)> {
+        let tiles = if self.aligned { &ALIGNED[..] } else { &ANY };
+        tiles
+            .iter()
+            .filter(|tile| tile.shared_bytes() <= target.shared_bytes_per_block as usize)
+            .map(|tile| (self.clocks(tile, parts, target), *tile))
+            .min_by(|(a, _), (b, _)| a.total_cmp(b))
+    }
+
+    /// The clocks this may take: how many tiles the busiest multiprocessor computes, each for as long as the tensor cores or the way from
+    /// the second-level cache take, then what it costs to start them and to add up the parts.
+    fn clocks(&self, tile: &Tile, parts: usize, target: &Target) -> f64 {
+        /// Bytes that reach a multiprocessor from the cache in a clock.
+        const CACHE: f64 = 40.0;
+        /// The way of a first stage through memory, and of the results back.
+        const START: f64 = 2000.0;
+        /// A second launch.
+        const LAUNCH: f64 = 2000.0;
+        /// A block alone on its multiprocessor has nobody to take its place while it waits.
+        const ALONE: f64 = 1.25;
+        let multiprocessors = target.multiprocessors.max(1) as usize;
+        let rows = self.images * self.rows;
+        let blocks = rows.div_ceil(tile.rows) * self.n.div_ceil(tile.columns) * parts;
+        let busiest = blocks.div_ceil(multiprocessors);
+        let depth = self.k.div_ceil(parts) as f64;
+        let rate = products_per_clock(target) * tile.efficiency;
+        let multiplied = (tile.rows * tile.columns) as f64 * depth / rate;
+        let bytes = (tile.rows + tile.columns) * Precision::F16.bytes();
+        let fetched = bytes as f64 * depth / CACHE;
+        let alone = if busiest == 1 { ALONE } else { 1.0 };
+        let rounds = busiest.div_ceil(tile.blocks) as f64;
+        let added = match parts {
+            1 => 0.0,
+            _ => {
+                let moved = 2 * parts * rows * self.n * Precision::F32.bytes();
+                LAUNCH + moved as f64 / (multiprocessors as f64 * CACHE)
+            }
+        };
+        busiest as f64 * multiplied.max(fetched) * alone + rounds * START + added
+    }
+}
+
+/// Products of halves with f32 sums that a multiprocessor makes in a clock by `mma.sync`. Consumer GPUs have a quarter of a data
+/// centre's; from Hopper on `mma.sync` reaches two thirds of what the tensor cores can do.
+fn products_per_clock(target: &Target) -> f64 {
+    match target.compute_capability {
+        80 => 1024.0,
+        90.. => 1340.0,
+        _ => 256.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Those the kernels are built for, with their multiprocessors and the shared memory of a block.
+    fn targets() -> [Target; 4] {
+        [
+            (80, 108, 166_912),
+            (86, 82, 101_376),
+            (89, 128, 101_376),
+            (90, 132, 232_448),
+        ]
+        .map(
+            |(compute_capability, multiprocessors, shared_bytes_per_block)| Target {
+                precision: Precision::F16,
+                compute_capability,
+                multiprocessors,
+                shared_bytes_per_block,
+            },
+        )
+    }
+
+    /// Rows of an image, columns and depth of the products of Stable Diffusion 1.5 at 512x512, and of its autoencoder.
+    const PUBLISHED: [[usize; 3]; 39] = [
+        [4096, 320, 2880],
+        [4096, 320, 5760],
+        [4096, 320, 8640],
+        [4096, 640, 5760],
+        [4096, 320, 36],
+        [4096, 4, 2880],
+        [4096, 2560, 320],
+        [4096, 320, 320],
+        [4096, 320, 640],
+        [4096, 320, 960],
+        [4096, 320, 1280],
+        [1024, 640, 2880],
+        [1024, 640, 5760],
+        [1024, 640, 8640],
+        [1024, 640, 11520],
+        [1024, 640, 17280],
+        [1024, 1280, 11520],
+        [1024, 5120, 640],
+        [1024, 640, 640],
+        [1024, 640, 2560],
+        [256, 1280, 5760],
+        [256, 1280, 11520],
+        [256, 1280, 17280],
+        [256, 1280, 23040],
+        [256, 10240, 1280],
+        [256, 1280, 1280],
+        [256, 1280, 5120],
+        [64, 1280, 11520],
+        [64, 1280, 23040],
+        [64, 10240, 1280],
+        [64, 1280, 1280],
+        [77, 1280, 768],
+        [77, 3072, 768],
+        [77, 768, 3072],
+        [1, 1280, 1280],
+        [1, 320, 1280],
+        [16384, 512, 4608],
+        [65536, 256, 2304],
+        [262_144, 128, 1152],
+    ];
+
+    fn problem([rows, n, k]: [usize; 3], images: usize) -> Problem {
+        Problem {
+            images,
+            rows,
+            n,
+            k,
+            aligned: k.is_multiple_of(8),
+        }
+    }
+
+    #[test]
+    fn parts_follow_from_one_image() {
+        for target in targets() {
+            for shape in PUBLISHED {
+                let alone = problem(shape, 1).cut(&target).unwrap();
+                for images in 2..=17 {
+                    let cut = problem(shape, images).cut(&target).unwrap();
+                    assert_eq!(
+                        [cut.parts, cut.part],
+                        [alone.parts, alone.part],
+                        "{shape:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_cover_k_and_none_is_empty() {
+        for target in targets() {
+            for k in (1..2000).chain([5120, 11520, 17280, 23040]) {
+                let cut = problem([64, 1280, k], 1).cut(&target).unwrap();
+                assert!(
+                    cut.part.is_multiple_of(PART) && cut.parts * cut.part >= k,
+                    "{k}"
+                );
+                assert!((cut.parts - 1) * cut.part < k, "{k}");
+            }
+        }
+    }
+
+    #[test]
+    fn depths_divide_parts_and_rings_fit_everywhere() {
+        for tile in ALIGNED.iter().chain(&ANY) {
+            assert_eq!(PART % tile.depth, 0);
+            for target in targets() {
+                assert!(tile.shared_bytes() <= target.shared_bytes_per_block as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn large_products_take_large_tiles_and_small_ones_fill_the_device() {
+        for target in targets() {
+            let large = problem([16384, 512, 4608], 1).cut(&target).unwrap();
+            assert!(large.tile.rows == 128 && large.tile.columns >= 128 && large.parts == 1);
+            let small = problem([64, 1280, 11520], 2).cut(&target).unwrap();
+            let tiles = 128usize.div_ceil(small.tile.rows) * 1280usize.div_ceil(small.tile.columns);
+            assert!(2 * tiles * small.parts > target.multiprocessors as usize);
+            let one = problem([1, 1280, 1280], 2).cut(&target).unwrap();
+            assert_eq!(one.tile.rows, 16);
+        }
+    }
+
+    #[test]
+    fn a_device_without_shared_memory_is_refused() {
+        let target = Target {
+            shared_bytes_per_block: 1024,
+            ..targets()[0]
+        };
+        let refused = problem([64, 64, 64], 1).cut(&target).unwrap_err();
+        assert!(refused.contains("1024 bytes"));
+    }
+}
