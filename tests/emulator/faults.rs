@@ -1,0 +1,122 @@
+//! The planted faults: what is changed in which file, on which case it shows, and what it is called.
+
+use crate::cases::Case;
+use crate::compile::Change;
+use latent_diffusion::cuda::Precision;
+
+/// What a fault must lead to, on every schedule.
+#[derive(Clone, Copy, Debug)]
+pub enum Expected {
+    /// A report that begins with one of these names: which of them comes first depends on the schedule.
+    Named(&'static [&'static str]),
+    /// No report, but another result: the layout of registers is only in the kernel's mind.
+    OtherNumbers,
+}
+
+/// One fault.
+pub struct Fault {
+    pub change: Change,
+    /// By its name in `tests/cases`.
+    pub case: &'static str,
+    pub precision: Precision,
+    pub expected: Expected,
+}
+
+const fn fault(
+    file: &'static str,
+    text: &'static str,
+    replacement: &'static str,
+    case: &'static str,
+    names: &'static [&'static str],
+) -> Fault {
+    Fault {
+        change: Change {
+            file,
+            text,
+            replacement,
+        },
+        case,
+        precision: Precision::F16,
+        expected: Expected::Named(names),
+    }
+}
+
+/// Rescaled guidance, whose deviations take sums over a block.
+const GUIDANCE: &str = "guidance: scale and rescale [3.0, 0.7], [6, 16, 16, 4]";
+/// Several tiles of keys, the last cut short.
+pub const LONG: &str = "attention: 40 on 700, 2 heads of 24, deviation 1";
+/// Several blocks of queries, the last cut short.
+const WIDE: &str = "attention: 300 on 77, 3 heads of 40, deviation 1";
+const LARGE_HEAD: &str = "attention: 5 on 77, 1 heads of 384, deviation 1";
+
+#[rustfmt::skip]
+pub const FAULTS: &[Fault] = &[
+    // ---- one element at a time ----
+    fault("elementwise.cu", "    Pack<T> sum = load_span(a, span);\n", "    Pack<T> sum = load_span(a, span);\n    store_span(const_cast<T*>(a), span, sum);\n",
+        "add: [3, 5, 14]", &["GLOBAL_READ_ONLY"]),
+    fault("elementwise.cu", "int count) { activation<half, SILU>(y, x, count); }", "int count) { activation<half, SILU>(y, x, count + 1); }",
+        "activation: Silu of [3, 7, 33], deviation 1", &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("elements.cuh", "left >= most ? most : left > 0 ? static_cast<int>(left) : 0", "most",
+        "geglu: [3, 5, 34], deviation 1", &["GLOBAL_OUT_OF_BOUNDS"]),
+    // ---- movement ----
+    fault("movement.cu", "static_cast<size_t>(blockIdx.x) * blockDim.x", "static_cast<size_t>(blockIdx.x / 2) * blockDim.x",
+        "upsample: [3, 3, 5, 7]", &["BLOCK_RACE"]),
+    fault("movement.cu", "ENTRY(256, 6, concat_f16, CONCAT_F16) {\n    concat(vectors(y),", "ENTRY(256, 6, concat_f16, CONCAT_F16) {\n    concat(vectors(y + 1),",
+        "concat: channels [64, 32]", &["MISALIGNED"]),
+    fault("movement.cu", "row_of(index[r], rows)", "static_cast<size_t>(index[r]) + rows",
+        "embedding: 50 rows of 128", &["GLOBAL_OUT_OF_BOUNDS"]),
+    // ---- around the network ----
+    fault("moments.cuh", "    sync_block();  // the readers of an earlier sum are done\n", "",
+        GUIDANCE, &["RACE_WRITE_AFTER_READ"]),
+    fault("moments.cuh", "sums[warp_index()] = value;\n    sync_block();\n", "sums[warp_index()] = value;\n",
+        GUIDANCE, &["SHARED_UNINITIALISED", "RACE_READ_AFTER_WRITE"]),
+    fault("moments.cuh", "SHARED_ARRAY(float, sums, 1024 / WARP);", "SHARED_ARRAY(float, sums, 256 / WARP);",
+        GUIDANCE, &["SHARED_OUT_OF_BOUNDS"]),
+    fault("moments.cuh", "if (lane_index() == 0) sums[warp_index()] = value;", "sums[warp_index()] = value;",
+        GUIDANCE, &["RACE_WRITE_AFTER_WRITE"]),
+    fault("moments.cuh", "    value = warp_sum(value);\n", "    if (lane_index() != 7) value = warp_sum(value);\n",
+        GUIDANCE, &["DIVERGENT_BARRIER", "DIVERGENT_COLLECTIVE"]),
+    fault("sampling.cu", "if (rescale != 0.0f) factor", "if (rescale != 0.0f && threadIdx.x < 256) factor",
+        GUIDANCE, &["BARRIER_AFTER_EXIT"]),
+    fault("sampling.cu", "store_span<T, RAGGED>(y + static_cast<size_t>(blockIdx.y) * image, span, g);", "store_span<T, RAGGED>(y, span, g);",
+        GUIDANCE, &["BLOCK_RACE"]),
+    fault("sampling.cu", "    to[half_features] = from_float<T>(sine);", "    to[1] = from_float<T>(sine);",
+        "timestep_embedding: 320 features", &["RACE_WRITE_AFTER_WRITE"]),
+    // ---- attention ----
+    fault("attention.cu", "        copy_async_wait<0>();\n        sync_block();\n        if (tile", "        sync_block();\n        if (tile",
+        LONG, &["ASYNC_READ_BEFORE_WAIT"]),
+    fault("attention.cu", "        copy_async_wait<0>();\n        sync_block();\n        if (tile", "        copy_async_wait<0>();\n        if (tile",
+        LONG, &["RACE_WRITE_AFTER_READ", "RACE_READ_AFTER_WRITE", "ASYNC_READ_BEFORE_WAIT"]),
+    fault("attention.cu", "    copy(0);\n    copy_async_wait<0>();\n", "    copy(0);\n",
+        LONG, &["ASYNC_READ_BEFORE_WAIT"]),
+    fault("attention.cu", "shared + tile % 2 * Tile::STAGE, heads", "shared + (tile + 1) % 2 * Tile::STAGE, heads",
+        LONG, &["ASYNC_WRITE_WRITE"]),
+    fault("attention.cu", "    sync_warp();\n", "",
+        LONG, &["RACE_READ_AFTER_WRITE", "SHARED_UNINITIALISED"]),
+    fault("attention.cu", "    sync_block();\n    attention_store", "    attention_store",
+        LONG, &["RACE_WRITE_AFTER_READ", "RACE_READ_AFTER_WRITE"]),
+    fault("attention.cu", "row + at < queries && chunk < head_size", "chunk < head_size",
+        WIDE, &["GLOBAL_OUT_OF_BOUNDS", "BLOCK_RACE"]),
+    fault("attention.cu", "+ from + i * channels, i < left);", "+ from + i * channels);",
+        LONG, &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("attention.cu", "            load_matrix_x4(r, keys", "            if (lane != 3) load_matrix_x4(r, keys",
+        LONG, &["DIVERGENT_COLLECTIVE"]),
+    fault("attention.cu", "PITCH = DEPTH + 8;", "PITCH = DEPTH + 4;",
+        LONG, &["MISALIGNED"]),
+    Fault {
+        expected: Expected::OtherNumbers,
+        ..fault("attention.cu", "k[j][0] = r[0], k[j][1] = r[1];", "k[j][0] = r[1], k[j][1] = r[0];", LONG, &[])
+    },
+    fault("attention_large.cu", "    if (row >= all_rows) return;\n", "    if (row >= all_rows || lane_index() == 31) return;\n",
+        LARGE_HEAD, &["COLLECTIVE_AFTER_EXIT"]),
+    fault("attention_large.cu", "        copy_async_wait<PRODUCT_STAGES - 2>();\n", "        copy_async_wait<PRODUCT_STAGES - 1>();\n",
+        LARGE_HEAD, &["ASYNC_READ_BEFORE_WAIT"]),
+];
+
+/// The case of that name.
+pub fn case(name: &str) -> Case {
+    let found = crate::cases::awkward()
+        .into_iter()
+        .find(|case| case.name == name);
+    found.unwrap_or_else(|| panic!("there is no case `{name}`"))
+}
