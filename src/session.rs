@@ -1,8 +1,10 @@
 //! A graph made runnable: fused, planned and loaded on a device at fixed shapes.
 //!
 //! ```text
-//! Graph --fuse--> Graph --select--> kernels --lifetimes--> offsets --load--> steps --run-->
+//! Graph --fuse--> --hoist--> Graph --select--> kernels --lifetimes--> offsets --load--> steps --run-->
 //! ```
+//!
+//! Steps are in two parts: the prologue, what follows from constants alone, runs only when one of them was set since; the body runs every time.
 //!
 //! Everything that can fail because of a model or a request fails in [`Session::new`]; after that a run only computes. Another size or
 //! batch is another session over the same weights.
@@ -11,7 +13,7 @@ use crate::backend::{Backend, Step};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::ops::{Cost, Op};
-use crate::plan::{Plan, fuse::fuse};
+use crate::plan::{Plan, fuse::fuse, hoist::hoist};
 use crate::tensor::Tensor;
 use crate::weights::Weights;
 use std::sync::Arc;
@@ -22,8 +24,13 @@ pub struct Session<B: Backend> {
     backend: Arc<B>,
     plan: Plan,
     steps: Vec<Step<B>>,
+    /// How many steps, the first, are the prologue.
+    prologue: usize,
+    /// Whether the prologue's results are not those of the constants.
+    stale: bool,
     arena: B::Arena,
-    replay: B::Replay,
+    /// Of the prologue and of the body.
+    replays: [B::Replay; 2],
 }
 
 /// What one step of a run took.
@@ -35,6 +42,8 @@ pub struct Timing {
     pub op: &'static str,
     /// The work, from shapes.
     pub cost: Cost,
+    /// Whether it is part of the prologue, which most runs leave out.
+    pub once: bool,
     /// Wall-clock time.
     pub time: Duration,
 }
@@ -63,7 +72,7 @@ impl<B: Backend> Session<B> {
                 .params()
                 .map(|param| (param.name.as_str(), param.shape)),
         )?;
-        let graph = fuse(graph, enabled);
+        let graph = hoist(&fuse(graph, enabled));
         let selections = graph
             .nodes()
             .iter()
@@ -74,7 +83,7 @@ impl<B: Backend> Session<B> {
             .collect::<Result<Vec<_>>>()?;
         let workspaces: Vec<usize> = selections.iter().map(|s| s.workspace_bytes).collect();
         let plan = Plan::new(graph, backend.element_bytes(), &workspaces);
-        let mut steps = Vec::new();
+        let (mut steps, mut prologue) = (Vec::new(), 0);
         for (index, (node, selection)) in plan.graph.nodes().iter().zip(selections).enumerate() {
             if matches!(node.op, Op::Input(_) | Op::Reshape(_)) {
                 continue;
@@ -98,14 +107,19 @@ impl<B: Backend> Session<B> {
                 weights,
                 cost: operator.cost(&shapes, node.shape),
             });
+            if index < plan.prologue {
+                prologue = steps.len();
+            }
         }
         let arena = backend.alloc(plan.arena_bytes)?;
         Ok(Self {
             backend: backend.clone(),
             plan,
             steps,
+            prologue,
+            stale: true,
             arena,
-            replay: B::Replay::default(),
+            replays: Default::default(),
         })
     }
 
@@ -114,14 +128,14 @@ impl<B: Backend> Session<B> {
         &self.plan
     }
 
-    /// The work of one run.
+    /// The work of one run, without the prologue's.
     pub fn cost(&self) -> Cost {
-        self.steps
+        self.steps[self.prologue..]
             .iter()
             .fold(Cost::default(), |sum, step| sum + step.cost)
     }
 
-    /// Sets the input `name`. It keeps its value over runs.
+    /// Sets the input `name`. It keeps its value over runs, unless they assign it.
     ///
     /// # Errors
     /// If there is no such input, or it has another shape.
@@ -130,9 +144,9 @@ impl<B: Backend> Session<B> {
         let value = inputs
             .find(|(input, _)| *input == name)
             .map(|(_, value)| value);
-        let place = self
-            .plan
-            .place(value.ok_or_else(|| unknown(name, self.plan.graph.inputs()))?);
+        let value = value.ok_or_else(|| unknown(name, self.plan.graph.inputs()))?;
+        let place = self.plan.place(value);
+        let constant = matches!(self.plan.graph.node(value).op, Op::Input(input) if input.constant);
         drop(inputs);
         if place.shape != tensor.shape() {
             let found = tensor.shape();
@@ -141,16 +155,22 @@ impl<B: Backend> Session<B> {
                 format!("the input is {}, not {found}", place.shape),
             ));
         }
+        self.stale |= constant;
         self.backend.write(&mut self.arena, place, tensor.data())
     }
 
-    /// Runs the graph once.
+    /// Runs the graph once; its prologue only if a constant was set since it ran last.
     ///
     /// # Errors
     /// If the device fails, or the user asked to stop.
     pub fn run(&mut self) -> Result<()> {
-        self.backend
-            .run(&mut self.arena, &self.steps, &mut self.replay)
+        let (prologue, body) = self.steps.split_at(self.prologue);
+        let [first, every] = &mut self.replays;
+        if self.stale && !prologue.is_empty() {
+            self.backend.run(&mut self.arena, prologue, first)?;
+        }
+        self.stale = false;
+        self.backend.run(&mut self.arena, body, every)
     }
 
     /// The result `name` of the last run.
@@ -176,13 +196,13 @@ impl<B: Backend> Session<B> {
         Ok(tensor)
     }
 
-    /// Runs the graph step by step and times each.
+    /// Runs the graph, prologue and body, step by step and times each.
     ///
     /// # Errors
     /// As [`run`](Self::run).
     pub fn profile(&mut self) -> Result<Vec<Timing>> {
         let mut timings = Vec::with_capacity(self.steps.len());
-        for step in &self.steps {
+        for (index, step) in self.steps.iter().enumerate() {
             let start = Instant::now();
             self.backend.run(
                 &mut self.arena,
@@ -193,13 +213,15 @@ impl<B: Backend> Session<B> {
                 name: step.name.clone(),
                 op: step.op.name(),
                 cost: step.cost,
+                once: index < self.prologue,
                 time: start.elapsed(),
             });
         }
         Ok(timings)
     }
 
-    /// Runs the graph again, step by step, and names the first whose result holds NaN or infinity.
+    /// Runs the graph again, prologue and body, step by step, and names the first whose result holds NaN or infinity. Inputs that runs
+    /// assign must first be set to what they were.
     ///
     /// # Errors
     /// As [`run`](Self::run).

@@ -9,8 +9,17 @@ use latent_diffusion::models::config::ModelConfig;
 use latent_diffusion::ops::Op;
 use latent_diffusion::plan::Plan;
 use latent_diffusion::plan::fuse::{fuse, rules};
+use latent_diffusion::plan::hoist::hoist;
 use latent_diffusion::{Graph, Session, Tensor, Weights};
+use networks::Network;
 use std::sync::Arc;
+
+/// The networks of a model, and a sampler's step around one.
+fn all(model: &ModelConfig, batch: usize, latent: [usize; 2]) -> Vec<Network> {
+    let mut all = networks::networks(model, batch, latent);
+    all.push(networks::step(model, batch, latent));
+    all
+}
 
 /// The results of a network with the rules that `enabled` lets through.
 fn results(graph: &Graph, enabled: impl Fn(&str) -> bool) -> Vec<Tensor> {
@@ -41,7 +50,7 @@ fn same_up_to_rounding(what: &str, graph: &Graph, expected: &[Tensor], found: &[
 
 #[test]
 fn fusion_changes_no_network() {
-    for network in networks::networks(&networks::tiny(), 2, [8, 8]) {
+    for network in all(&networks::tiny(), 2, [8, 8]) {
         let (name, graph) = (network.name, &network.graph);
         let unfused = results(graph, |_| false);
         same_up_to_rounding(name, graph, &unfused, &results(graph, |_| true));
@@ -56,7 +65,7 @@ fn fusion_changes_no_network() {
 
 #[test]
 fn every_rule_finds_work_in_the_networks() {
-    let all = networks::networks(&networks::tiny(), 1, [8, 8]);
+    let all = all(&networks::tiny(), 1, [8, 8]);
     for rule in rules() {
         let works =
             |graph: &Graph| fuse(graph.clone(), |r| r == rule).nodes().len() < graph.nodes().len();
@@ -75,9 +84,9 @@ fn plans() -> Vec<(String, Plan)> {
         (sd, 3, [32, 48]),
     ];
     for (model, batch, latent) in sizes {
-        for network in networks::networks(&model, batch, latent) {
+        for network in all(&model, batch, latent) {
             for element_bytes in [2, 4] {
-                let graph = fuse(network.graph.clone(), |_| true);
+                let graph = hoist(&fuse(network.graph.clone(), |_| true));
                 let scratch = |op: &Op| {
                     if matches!(op, Op::Attention(_)) {
                         100_000
@@ -105,13 +114,15 @@ struct Piece {
     last: usize,
 }
 
-/// The memory of each value and of each workspace; a reshape's is its operand's.
+/// The memory of each value and of each workspace; a reshape's is its operand's, an assignment's its target's. What runs once must outlive
+/// all that runs every time and reads it.
 fn pieces(plan: &Plan, element_bytes: usize) -> Vec<Piece> {
     let nodes = plan.graph.nodes();
+    let once = |step: usize| step < plan.prologue;
     let mut owner: Vec<usize> = (0..nodes.len()).collect();
     let mut pieces: Vec<Piece> = vec![];
     for (step, node) in nodes.iter().enumerate() {
-        if matches!(node.op, Op::Reshape(_)) {
+        if matches!(node.op, Op::Reshape(_) | Op::Assign(_)) {
             owner[step] = owner[node.inputs[0].index()];
         }
         let place = plan.places[step];
@@ -124,7 +135,13 @@ fn pieces(plan: &Plan, element_bytes: usize) -> Vec<Piece> {
             last: if is_input { nodes.len() } else { step },
         });
         for input in &node.inputs {
-            pieces[owner[input.index()]].last = pieces[owner[input.index()]].last.max(step);
+            let owner = owner[input.index()];
+            let read = if once(owner) && !once(step) {
+                nodes.len()
+            } else {
+                step
+            };
+            pieces[owner].last = pieces[owner].last.max(read);
         }
     }
     for (_, value) in plan.graph.outputs() {

@@ -17,6 +17,15 @@ pub(super) struct Norm {
 /// The names of normalisation, SiLU and convolution in a row; a SiLU that is no module of its own has the empty name.
 pub(super) type NormConv = [&'static str; 3];
 
+/// The time embedding after its SiLU, which is the same in every block of a network.
+#[derive(Clone, Copy)]
+pub(super) struct TimeEmbedding {
+    /// `[N, C]`, one for each image, or a table `[S, C]`.
+    pub(super) values: Value,
+    /// Which row of the table all images take, `[1]`, exact.
+    pub(super) row: Option<Value>,
+}
+
 /// The names inside a residual block.
 pub(super) struct ResBlock {
     pub(super) first: NormConv,
@@ -29,20 +38,21 @@ pub(super) struct ResBlock {
 
 impl ResBlock {
     /// `skip(x) + conv(silu(norm(conv(silu(norm(x))) + linear(embedding))))`, within the current scope.
-    ///
-    /// `embedding` is the time embedding after its SiLU, which is the same in every block of a network.
     pub(super) fn forward(
         &self,
         g: &mut Graph,
         x: Value,
         channels: usize,
         norm: Norm,
-        embedding: Option<Value>,
+        embedding: Option<TimeEmbedding>,
     ) -> Result<Value> {
         let mut h = norm_conv(g, x, norm, self.first, channels)?;
-        if let Some(embedding) = embedding {
-            let shift = g.scope(self.embedding, |g| g.linear(embedding, channels, true))?;
-            h = g.add_channels(h, shift)?;
+        if let Some(TimeEmbedding { values, row }) = embedding {
+            let shift = g.scope(self.embedding, |g| g.linear(values, channels, true))?;
+            h = match row {
+                Some(row) => g.add_row(h, shift, row)?,
+                None => g.add_channels(h, shift)?,
+            };
         }
         h = norm_conv(g, h, norm, self.second, channels)?;
         let skip = if g.shape(x).channels() == channels {

@@ -3,7 +3,7 @@
 //! Blocks are numbered through, as in ADM's code: `input_blocks` down, `middle_block`, `output_blocks` up, where each
 //! output block first takes the latest unused input block's answer.
 
-use super::blocks::{self, Norm, ResBlock, conv3x3, expect_channels, norm_conv};
+use super::blocks::{self, Norm, ResBlock, TimeEmbedding, conv3x3, expect_channels, norm_conv};
 use super::config::{Attention, UNetConfig};
 use super::spatial_transformer::SpatialTransformer;
 use crate::error::{Error, Result};
@@ -22,12 +22,27 @@ const RES_BLOCK: ResBlock = ResBlock {
 pub struct UNetInputs {
     /// The noisy latent, `[N, h, w, C]`, with whatever conditioning is concatenated to it.
     pub sample: Value,
-    /// The timestep of each image, `[N]`, exact.
-    pub timestep: Value,
+    /// The noise level it is at.
+    pub timestep: Timestep,
     /// What the transformers attend to, `[N, L, D]`.
     pub context: Option<Value>,
     /// The class of each image, `[N]`, exact.
     pub class_labels: Option<Value>,
+}
+
+/// Which timestep each image is at. All are exact.
+#[derive(Clone, Copy, Debug)]
+pub enum Timestep {
+    /// Its own: `[N]`.
+    PerImage(Value),
+    /// The same for all: one of a run's timesteps `[S]`, by its number `[1]`. What follows from the timesteps is computed for all of them at
+    /// once, and where these are a constant of the graph, once a run.
+    Row {
+        /// All timesteps.
+        timesteps: Value,
+        /// The number of one.
+        row: Value,
+    },
 }
 
 /// A UNet alone.
@@ -55,7 +70,7 @@ pub fn build(
         .map(|_| g.input_exact("class_labels", [batch]));
     let inputs = UNetInputs {
         sample,
-        timestep,
+        timestep: Timestep::PerImage(timestep),
         context,
         class_labels,
     };
@@ -94,7 +109,7 @@ pub fn forward(g: &mut Graph, config: &UNetConfig, inputs: UNetInputs) -> Result
 /// The blocks of one UNet, with what each of them takes.
 struct Body<'a> {
     config: &'a UNetConfig,
-    embedding: Value,
+    embedding: TimeEmbedding,
     context: Option<Value>,
 }
 
@@ -198,19 +213,27 @@ impl Body<'_> {
 }
 
 /// SiLU of the time embedding, the class's embedding added before: what the res blocks take.
-fn embedding(g: &mut Graph, config: &UNetConfig, inputs: &UNetInputs) -> Result<Value> {
+fn embedding(g: &mut Graph, config: &UNetConfig, inputs: &UNetInputs) -> Result<TimeEmbedding> {
     let width = 4 * config.model_channels;
-    let mut embedding = g.scope("time_embed", |g| {
-        let h = g.timestep_embedding(inputs.timestep, config.model_channels)?;
+    let (timesteps, mut row) = match inputs.timestep {
+        Timestep::PerImage(timestep) => (timestep, None),
+        Timestep::Row { timesteps, row } => (timesteps, Some(row)),
+    };
+    let mut values = g.scope("time_embed", |g| {
+        let h = g.timestep_embedding(timesteps, config.model_channels)?;
         let h = g.scope("0", |g| g.linear(h, width, true))?;
         let h = g.scope("1", |g| g.activate(h, Activation::Silu))?;
         g.scope("2", |g| g.linear(h, width, true))
     })?;
     if let (Some(labels), Some(classes)) = (inputs.class_labels, config.num_classes) {
         let class = g.scope("label_emb", |g| g.embedding(labels, classes, width))?;
-        embedding = g.scope("emb", |g| g.add(embedding, class))?;
+        values = g.scope("emb", |g| match row.take() {
+            Some(row) => g.add_row(class, values, row),
+            None => g.add(values, class),
+        })?;
     }
-    g.scope("emb", |g| g.activate(embedding, Activation::Silu))
+    let values = g.scope("emb", |g| g.activate(values, Activation::Silu))?;
+    Ok(TimeEmbedding { values, row })
 }
 
 /// Refuses inputs that are not the configuration's, and configurations that are not supported.

@@ -25,13 +25,13 @@ pub(super) fn run<B: Backend>(backend: &Arc<B>, model: &Model, dump: &Dump) -> R
     let scaled = scaled.map(|&n| (trajectory.start.noise * f64::from(n)) as f32);
     let first = Tensor::new(noise.shape(), scaled.collect())?;
     let size = [height, width, channels];
-    let mut denoiser = Denoiser::new(backend, (config, weights), &guided, size, trajectory.memory)?;
+    let mut denoiser = Denoiser::new(backend, (config, weights), &guided, size, &trajectory)?;
     let mut draw = || {
         Err(dump.refuse(
             "is of a sampler that draws noise at every step, which a dump does not hold: eta must be 0",
         ))
     };
-    match denoiser.run(&trajectory, first, &mut draw, &mut |_| {}) {
+    match denoiser.run(&first, &mut draw, &mut |_| {}) {
         Err(Error::NotFinite { .. }) => Ok(Tensor::full(noise.shape(), f32::NAN)),
         ended => ended,
     }

@@ -1,18 +1,19 @@
 //! The sampling loop: one graph for every step of every sampler.
 //!
-//! The graph holds the network, guidance, and the sampler's update as linear combinations whose coefficients are inputs. So a step is:
-//! set the timestep and the coefficients of a row, run.
+//! The graph holds the network, guidance, the sampler's update as linear combinations, and the assignment of their results to the state
+//! that the next step begins with. Timesteps and coefficients are tables, set once, of which a step reads its row. So a step is: set its
+//! number (and fresh noise, where its row uses some), run, and look at one count. All else stays on the device.
 
-use super::{Event, finite};
+use super::{Event, not_finite};
 use crate::backend::Backend;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::models::config::UNetConfig;
-use crate::models::unet::{self, UNetInputs};
+use crate::models::unet::{self, Timestep, UNetInputs};
 use crate::ops::Axis;
-use crate::sampler::{Row, Trajectory};
+use crate::sampler::Trajectory;
 use crate::session::Session;
-use crate::tensor::Tensor;
+use crate::tensor::{Shape, Tensor};
 use crate::weights::Weights;
 use std::sync::Arc;
 
@@ -38,15 +39,92 @@ impl Guided {
     }
 }
 
+/// The sizes of a sampling step.
+#[derive(Clone, Copy, Debug)]
+pub struct StepSizes {
+    /// Images.
+    pub batch: usize,
+    /// Height, width and channels of a latent.
+    pub latent: [usize; 3],
+    /// What the network attends to: `[calls, tokens, features]`.
+    pub context: Option<Shape>,
+    /// Whether the network is asked twice, without and with the condition.
+    pub guided: bool,
+    /// Rows of the sampler's tables: network calls of a run.
+    pub rows: usize,
+    /// Earlier results that the sampler keeps.
+    pub memory: usize,
+}
+
+/// The graph of one sampling step.
+///
+/// # Shapes
+/// The state, `state` and `memory.1` on, and `noise` are `[N, h, w, C]`. Constants are the `context`, the settings of `guidance [2]`, the
+/// `timesteps [S]`, and for each vector of the state its `coefficients [S, 3 + memory]`; `step [1]` is the row. Results are the
+/// count `not_finite [N]` and the next state; what each vector was before the step is kept as `state.before` and so on.
+///
+/// # Errors
+/// As [`unet::forward`].
+pub fn step(config: &UNetConfig, sizes: &StepSizes) -> Result<Graph> {
+    let [height, width, channels] = sizes.latent;
+    let shape = [sizes.batch, height, width, channels];
+    let mut g = Graph::new();
+    let row = g.input_exact("step", [1]);
+    let noise = g.input("noise", shape);
+    let vectors: Vec<Value> = (0..=sizes.memory)
+        .map(|index| g.input(&vector(index), shape))
+        .collect();
+    let x = vectors[0];
+    let inputs = UNetInputs {
+        sample: match sizes.guided {
+            true => g.concat(&[x, x], Axis::Batch)?,
+            false => x,
+        },
+        timestep: Timestep::Row {
+            timesteps: g.constant_exact("timesteps", [sizes.rows]),
+            row,
+        },
+        context: sizes.context.map(|shape| g.constant("context", shape)),
+        class_labels: None,
+    };
+    let mut output = unet::forward(&mut g, config, inputs)?;
+    if sizes.guided {
+        let settings = g.constant_exact("guidance", [2]);
+        output = g.scope("guidance", |g| g.guidance(output, settings))?;
+    }
+    let terms = [&[x, output, noise], &vectors[1..]].concat();
+    g.scope("sampler", |g| {
+        let mut next = Vec::with_capacity(vectors.len());
+        for index in 0..vectors.len() {
+            let table = g.constant_exact(&coefficients(index), [sizes.rows, terms.len()]);
+            next.push(g.combine(table, row, &terms)?);
+        }
+        let count = g.count_not_finite(next[0])?;
+        g.output("not_finite", count);
+        for (index, &value) in vectors.iter().enumerate() {
+            let kept = g.input(&before(index), shape);
+            let kept = g.assign(kept, value)?;
+            g.output(&before(index), kept);
+        }
+        for (index, (&value, next)) in vectors.iter().zip(next).enumerate() {
+            let assigned = g.assign(value, next)?;
+            g.output(&vector(index), assigned);
+        }
+        Ok(())
+    })?;
+    Ok(g)
+}
+
 /// A network with a sampler's update behind it, ready to run.
 pub struct Denoiser<B: Backend> {
     session: Session<B>,
     memory: usize,
-    calls: usize,
+    /// For each row, whether it uses fresh noise.
+    draws_noise: Vec<bool>,
 }
 
 impl<B: Backend> Denoiser<B> {
-    /// The UNet for latents of shape `[h, w, C]` and a sampler that remembers `memory` results.
+    /// The UNet for latents of shape `[h, w, C]`, and the rows of `trajectory`.
     ///
     /// # Errors
     /// If the network does not fit the latents or the context, or weights are missing.
@@ -54,101 +132,84 @@ impl<B: Backend> Denoiser<B> {
         backend: &Arc<B>,
         (config, weights): (&UNetConfig, &Weights),
         guided: &Guided,
-        [height, width, channels]: [usize; 3],
-        memory: usize,
+        latent: [usize; 3],
+        trajectory: &Trajectory,
     ) -> Result<Self> {
-        let calls = guided.batch * if guided.settings.is_some() { 2 } else { 1 };
-        let shape = [guided.batch, height, width, channels];
-        let mut g = Graph::new();
-        let x = g.input(&vector(0), shape);
-        let noise = g.input("noise", shape);
-        let kept: Vec<Value> = (0..memory)
-            .map(|index| g.input(&vector(index + 1), shape))
-            .collect();
-        let inputs = UNetInputs {
-            sample: match guided.settings {
-                Some(_) => g.concat(&[x, x], Axis::Batch)?,
-                None => x,
-            },
-            timestep: g.input_exact("timestep", [calls]),
-            context: guided
-                .context
-                .as_ref()
-                .map(|c| g.input("context", c.shape())),
-            class_labels: None,
+        let (rows, memory) = (&trajectory.rows, trajectory.memory);
+        let sizes = StepSizes {
+            batch: guided.batch,
+            latent,
+            context: guided.context.as_ref().map(Tensor::shape),
+            guided: guided.settings.is_some(),
+            rows: rows.len(),
+            memory,
         };
-        let mut output = unet::forward(&mut g, config, inputs)?;
-        if guided.settings.is_some() {
-            let settings = g.input_exact("guidance", [2]);
-            output = g.scope("guidance", |g| g.guidance(output, settings))?;
-        }
-        let step = g.input_exact("step", [1]);
-        let terms: Vec<Value> = [x, output, noise].into_iter().chain(kept).collect();
-        for index in 0..=memory {
-            let coefficients = g.input_exact(&coefficients(index), [1, terms.len()]);
-            let next = g.scope("sampler", |g| g.combine(coefficients, step, &terms))?;
-            g.output(&vector(index), next);
-        }
-        let mut session = Session::new(backend, g, weights)?;
-        session.set("step", &Tensor::zeros([1]))?;
+        let mut session = Session::new(backend, step(config, &sizes)?, weights)?;
         if let Some(context) = &guided.context {
             session.set("context", context)?;
         }
         if let Some(settings) = guided.settings {
             session.set("guidance", &Tensor::new([2], settings.to_vec())?)?;
         }
+        let timesteps = rows.iter().map(|row| row.timestep as f32).collect();
+        session.set("timesteps", &Tensor::new([rows.len()], timesteps)?)?;
+        for index in 0..=memory {
+            let used = rows
+                .iter()
+                .map(|row| &row.next[index].coefficients()[..3 + memory]);
+            let table = used.flatten().map(|&c| c as f32).collect();
+            let table = Tensor::new([rows.len(), 3 + memory], table)?;
+            session.set(&coefficients(index), &table)?;
+        }
         Ok(Self {
             session,
             memory,
-            calls,
+            draws_noise: rows.iter().map(|row| row.draws_noise()).collect(),
         })
     }
 
-    /// Runs every row of `trajectory` from the state `x`; `draw` gives fresh noise of the state's shape where a row uses some.
+    /// Runs every row from the state `x`; `draw` gives fresh noise of the state's shape where a row uses some.
     ///
     /// # Errors
     /// If a state is not finite, or the device fails, or the user asked to stop.
     pub fn run(
         &mut self,
-        trajectory: &Trajectory,
-        x: Tensor,
+        x: &Tensor,
         draw: &mut dyn FnMut() -> Result<Tensor>,
         report: &mut dyn FnMut(Event),
     ) -> Result<Tensor> {
-        let total = trajectory.rows.len();
-        let mut state = x;
-        for (index, row) in trajectory.rows.iter().enumerate() {
-            self.session.set(&vector(0), &state)?;
-            if row.draws_noise() {
+        let total = self.draws_noise.len();
+        self.session.set(&vector(0), x)?;
+        for index in 1..=self.memory {
+            self.session
+                .set(&vector(index), &Tensor::zeros(x.shape()))?;
+        }
+        for index in 0..total {
+            self.session.set("step", &Tensor::full([1], index as f32))?;
+            if self.draws_noise[index] {
                 self.session.set("noise", &draw()?)?;
             }
-            self.set_row(row)?;
             self.session.run()?;
-            let stage = format!("the UNet, step {} of {total}", index + 1);
-            state = finite(self.session.get(&vector(0))?, &stage, &mut self.session)?;
-            for kept in 1..=self.memory {
-                let vector = vector(kept);
-                let value = self.session.get(&vector)?;
-                self.session.set(&vector, &value)?;
+            let bad: f32 = self.session.get("not_finite")?.data().iter().sum();
+            if bad > 0.0 {
+                let stage = format!("the UNet, step {} of {total}", index + 1);
+                return Err(self.fault(&stage, bad as usize, x.shape())?);
             }
             report(Event::Step {
                 done: index + 1,
                 total,
             });
         }
-        Ok(state)
+        self.session.get(&vector(0))
     }
 
-    fn set_row(&mut self, row: &Row) -> Result<()> {
-        let timestep = Tensor::full([self.calls], row.timestep as f32);
-        self.session.set("timestep", &timestep)?;
-        for (index, next) in row.next.iter().enumerate() {
-            let used = next.coefficients()[..3 + self.memory].iter();
-            let values: Vec<f32> = used.map(|&c| c as f32).collect();
-            let tensor = Tensor::new([1, values.len()], values)?;
-            self.session.set(&coefficients(index), &tensor)?;
+    /// What went wrong in the last step, which is run again from the state before it.
+    fn fault(&mut self, stage: &str, bad: usize, shape: Shape) -> Result<Error> {
+        for index in 0..=self.memory {
+            let value = self.session.get(&before(index))?;
+            self.session.set(&vector(index), &value)?;
         }
-        Ok(())
+        not_finite(bad, shape, stage, &mut self.session)
     }
 }
 
@@ -158,6 +219,11 @@ fn vector(index: usize) -> String {
         0 => "state".to_owned(),
         _ => format!("memory.{index}"),
     }
+}
+
+/// The name of what a state vector was before the step.
+fn before(index: usize) -> String {
+    format!("{}.before", vector(index))
 }
 
 /// The name of the coefficients that make the next vector `index`.

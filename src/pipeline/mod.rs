@@ -16,7 +16,7 @@ mod model;
 mod request;
 mod text;
 
-pub use denoise::{Denoiser, Guided};
+pub use denoise::{Denoiser, Guided, StepSizes, step};
 pub use model::Model;
 pub use request::{InitImage, Request};
 
@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::rng::Noise;
 use crate::schedule::Schedule;
 use crate::session::Session;
-use crate::tensor::Tensor;
+use crate::tensor::{Shape, Tensor};
 use std::sync::Arc;
 
 /// What happens while a request is carried out.
@@ -115,9 +115,9 @@ impl<B: Backend> Pipeline<B> {
         });
         let first = Tensor::new(noise.shape(), mixed.collect())?;
         let unet = self.model.unet()?;
-        let mut denoiser = Denoiser::new(&self.backend, unet, &context, shape, trajectory.memory)?;
+        let mut denoiser = Denoiser::new(&self.backend, unet, &context, shape, &trajectory)?;
         let draw = &mut || draw(&mut streams, shape);
-        let last = denoiser.run(&trajectory, first, draw, report)?;
+        let last = denoiser.run(&first, draw, report)?;
         (0..request.batch).map(|index| last.item(index)).collect()
     }
 
@@ -141,20 +141,26 @@ fn draw(streams: &mut [Noise], [height, width, channels]: [usize; 3]) -> Result<
 
 /// Refuses a result that holds NaN or infinity, naming the first node that made one.
 fn finite<B: Backend>(result: Tensor, stage: &str, session: &mut Session<B>) -> Result<Tensor> {
-    let bad = result.count_not_finite();
-    if bad == 0 {
-        return Ok(result);
+    match result.count_not_finite() {
+        0 => Ok(result),
+        bad => Err(not_finite(bad, result.shape(), stage, session)?),
     }
+}
+
+/// The refusal of `bad` values of a result of shape `shape`, naming the first node of `session` that makes one.
+fn not_finite<B: Backend>(
+    bad: usize,
+    shape: Shape,
+    stage: &str,
+    session: &mut Session<B>,
+) -> Result<Error> {
     let node = session.first_not_finite()?;
-    Err(Error::NotFinite {
+    Ok(Error::NotFinite {
         stage: match node {
             Some(node) => format!("{stage}, node {node},"),
             None => stage.to_owned(),
         },
-        what: format!(
-            "NaN or infinity in {bad} of {} values",
-            result.shape().len()
-        ),
+        what: format!("NaN or infinity in {bad} of {} values", shape.len()),
         hint: "look for damaged weights with `ldm inspect --check-weights`".to_owned(),
     })
 }

@@ -3,68 +3,17 @@
 //! Models are written in textbook operations; what is worth computing in one pass is decided here, once, for every device.
 //! Each rule looks at a node and one of its operands and, where the pair means the same as one operation, returns that
 //! operation. The pair's operand must have no other use, unless it only moves elements and the rule fits all who use it. The fused node
-//! stands where the later of the two stood, so all operands exist; no pair is folded over an assignment, which would change what it reads.
+//! stands where the later of the two stood, so all operands exist; no pair is folded over an assignment, which would change what it reads,
+//! and nothing that is [computed once](super::hoist) into what is computed at every run.
 //!
 //! A fused operation is defined by its parts: its `eval` is their composition, and `fused == unfused` is tested for every model.
 
+mod rules;
+
+use super::{hoist, renumbered};
 use crate::graph::{Graph, Node, Value};
-use crate::ops::{Axis, Conv2d, Epilogue, GroupNorm, Linear, Op};
-
-/// One rule: `node` reads `producer`'s result as operand number `operand`; the answer is the one operation that both are.
-struct Rule {
-    /// What it folds, for messages and tests.
-    name: &'static str,
-    /// The producer computes nothing, so several nodes may swallow it; they must all.
-    shared: bool,
-    fold: fn(node: &Node, operand: usize, producer: &Node) -> Option<Folded>,
-}
-
-/// What a rule found.
-struct Folded {
-    op: Op,
-    inputs: Vec<Value>,
-    /// The module whose weights are used names the fused node.
-    name: String,
-}
-
-/// Every rule, in the order they are tried.
-const RULES: [Rule; 7] = [
-    Rule {
-        name: "concat + consumers",
-        shared: true,
-        fold: concat_consumers,
-    },
-    Rule {
-        name: "group_norm + silu",
-        shared: false,
-        fold: group_norm_silu,
-    },
-    Rule {
-        name: "product + channels",
-        shared: false,
-        fold: product_channels,
-    },
-    Rule {
-        name: "product + activation",
-        shared: false,
-        fold: product_activation,
-    },
-    Rule {
-        name: "linear + geglu",
-        shared: false,
-        fold: linear_geglu,
-    },
-    Rule {
-        name: "product + residual",
-        shared: false,
-        fold: product_residual,
-    },
-    Rule {
-        name: "upsample + conv2d",
-        shared: false,
-        fold: upsample_conv2d,
-    },
-];
+use crate::ops::Op;
+use rules::{Folded, RULES, Rule};
 
 /// The names of the rules.
 pub fn rules() -> impl Iterator<Item = &'static str> {
@@ -74,6 +23,11 @@ pub fn rules() -> impl Iterator<Item = &'static str> {
 /// Applies every rule that `enabled` lets through wherever it fits.
 pub fn fuse(graph: Graph, enabled: impl Fn(&str) -> bool) -> Graph {
     let mut nodes: Vec<Option<Node>> = graph.nodes().iter().cloned().map(Some).collect();
+    let constants = hoist::constants(&graph);
+    let assigns = |(index, node): (usize, &Node)| matches!(node.op, Op::Assign(_)).then_some(index);
+    let assigned: Vec<usize> = (graph.nodes().iter().enumerate())
+        .filter_map(assigns)
+        .collect();
     let mut uses = vec![0usize; nodes.len()];
     let used = graph
         .nodes()
@@ -82,7 +36,11 @@ pub fn fuse(graph: Graph, enabled: impl Fn(&str) -> bool) -> Graph {
         .chain(graph.outputs().iter().map(|o| &o.1));
     used.for_each(|value| uses[value.index()] += 1);
     for index in 0..nodes.len() {
-        while let Some((producer, folded)) = first_fold(&nodes, index, &uses, &enabled) {
+        let movable = |producer: usize| {
+            let later_alike = !constants[producer] || constants[index];
+            later_alike && !assigned.iter().any(|at| (producer..index).contains(at))
+        };
+        while let Some((producer, folded)) = first_fold(&nodes, index, &uses, &enabled, &movable) {
             let Some(node) = &mut nodes[index] else { break };
             let given_up = std::mem::replace(&mut node.inputs, folded.inputs);
             node.inputs.iter().for_each(|v| uses[v.index()] += 1);
@@ -95,7 +53,11 @@ pub fn fuse(graph: Graph, enabled: impl Fn(&str) -> bool) -> Graph {
             }
         }
     }
-    compact(nodes, graph.outputs())
+    let left = nodes.into_iter().enumerate();
+    renumbered(
+        left.filter_map(|(index, node)| Some((index, node?))),
+        &graph,
+    )
 }
 
 /// The first rule that fits node `index`, with the operand's index it would swallow.
@@ -104,20 +66,19 @@ fn first_fold(
     index: usize,
     uses: &[usize],
     enabled: &impl Fn(&str) -> bool,
+    movable: &impl Fn(usize) -> bool,
 ) -> Option<(usize, Folded)> {
     let node = nodes[index].as_ref()?;
-    let enabled = RULES.iter().filter(|rule| enabled(rule.name));
-    enabled.into_iter().find_map(|rule| {
+    let mut rules = RULES.iter().filter(|rule| enabled(rule.name));
+    rules.find_map(|rule| {
         node.inputs.iter().enumerate().find_map(|(operand, value)| {
             let producer = nodes[value.index()].as_ref()?;
             let alone = uses[value.index()] == 1;
-            if !(alone || rule.shared && fits_all(rule, nodes, *value, uses)) {
+            let free = alone || rule.shared && fits_all(rule, nodes, *value, uses);
+            if !free || !movable(value.index()) {
                 return None;
             }
-            let folded = (rule.fold)(node, operand, producer)?;
-            let between = nodes[value.index()..index].iter().flatten();
-            let moved = |node: &Node| matches!(node.op, Op::Assign(_));
-            (!between.into_iter().any(moved)).then_some((value.index(), folded))
+            Some((value.index(), (rule.fold)(node, operand, producer)?))
         })
     })
 }
@@ -136,148 +97,10 @@ fn fits_all(rule: &Rule, nodes: &[Option<Node>], value: Value, uses: &[usize]) -
     operands.filter(|&use_| fits(use_)).count() == uses[value.index()]
 }
 
-/// The nodes that are left, renumbered.
-fn compact(nodes: Vec<Option<Node>>, outputs: &[(String, Value)]) -> Graph {
-    let mut graph = Graph::new();
-    let mut renumbered = vec![None; nodes.len()];
-    for (index, node) in nodes.into_iter().enumerate() {
-        let Some(mut node) = node else { continue };
-        for input in &mut node.inputs {
-            if let Some(value) = renumbered[input.index()] {
-                *input = value;
-            }
-        }
-        renumbered[index] = Some(graph.append(node));
-    }
-    for (name, value) in outputs {
-        if let Some(value) = renumbered[value.index()] {
-            graph.output(name, value);
-        }
-    }
-    graph
-}
-
-/// Sources joined along the channels are read where they lie: the skip connections of a UNet.
-fn concat_consumers(node: &Node, operand: usize, producer: &Node) -> Option<Folded> {
-    let two_sources = matches!(&producer.op, Op::Concat(concat) if concat.axis == Axis::Channels)
-        && producer.inputs.len() == 2;
-    let mut op = node.op.clone();
-    let (Op::Linear(Linear { sources, .. })
-    | Op::Conv2d(Conv2d { sources, .. })
-    | Op::GroupNorm(GroupNorm { sources, .. })) = &mut op
-    else {
-        return None;
-    };
-    if !two_sources || operand != 0 || *sources != 1 {
-        return None;
-    }
-    *sources = 2;
-    let inputs = [&producer.inputs, &node.inputs[1..]].concat();
-    Some(folded(op, inputs, node))
-}
-
-fn group_norm_silu(node: &Node, _: usize, producer: &Node) -> Option<Folded> {
-    use crate::ops::{Activate, Activation};
-    match (&node.op, &producer.op) {
-        (
-            Op::Activate(Activate {
-                activation: Activation::Silu,
-            }),
-            Op::GroupNorm(norm),
-        ) if !norm.silu => {
-            let mut norm = norm.clone();
-            norm.silu = true;
-            Some(folded(norm.into(), producer.inputs.clone(), producer))
-        }
-        _ => None,
-    }
-}
-
-/// The producer with another epilogue, if it is a matrix product and `change` allows it.
-fn product(
-    producer: &Node,
-    extra: &[Value],
-    change: impl FnOnce(&mut Epilogue) -> bool,
-) -> Option<Folded> {
-    let mut op = producer.op.clone();
-    let epilogue = match &mut op {
-        Op::Linear(Linear { epilogue, .. }) | Op::Conv2d(Conv2d { epilogue, .. }) => epilogue,
-        _ => return None,
-    };
-    change(epilogue).then(|| {
-        let inputs = [&producer.inputs, extra].concat();
-        folded(op, inputs, producer)
-    })
-}
-
-fn product_channels(node: &Node, operand: usize, producer: &Node) -> Option<Folded> {
-    let (Op::AddChannels(add), 0) = (&node.op, operand) else {
-        return None;
-    };
-    product(producer, &node.inputs[1..], |e| {
-        let first = *e == Epilogue::default();
-        e.channels = Some(add.channels);
-        first
-    })
-}
-
-fn product_activation(node: &Node, _: usize, producer: &Node) -> Option<Folded> {
-    let Op::Activate(activate) = &node.op else {
-        return None;
-    };
-    product(producer, &[], |e| {
-        let free = e.activation.is_none() && !e.gate && !e.residual;
-        e.activation = Some(activate.activation);
-        free
-    })
-}
-
-fn linear_geglu(node: &Node, _: usize, producer: &Node) -> Option<Folded> {
-    let (Op::Geglu(_), Op::Linear(_)) = (&node.op, &producer.op) else {
-        return None;
-    };
-    product(producer, &[], |e| {
-        let free = *e == Epilogue::default();
-        e.gate = true;
-        free
-    })
-}
-
-fn product_residual(node: &Node, operand: usize, producer: &Node) -> Option<Folded> {
-    let Op::Add(_) = &node.op else { return None };
-    product(producer, &[node.inputs[1 - operand]], |e| {
-        let free = !e.residual;
-        e.residual = true;
-        free
-    })
-}
-
-fn upsample_conv2d(node: &Node, operand: usize, producer: &Node) -> Option<Folded> {
-    match (&node.op, &producer.op, operand) {
-        (Op::Conv2d(conv), Op::Upsample2x(_), 0) if !conv.upsample && conv.sources == 1 => {
-            let conv = Conv2d {
-                upsample: true,
-                ..conv.clone()
-            };
-            let inputs = [&producer.inputs, &node.inputs[1..]].concat();
-            Some(folded(conv.into(), inputs, node))
-        }
-        _ => None,
-    }
-}
-
-fn folded(op: Op, inputs: Vec<Value>, named: &Node) -> Folded {
-    Folded {
-        op,
-        inputs,
-        name: named.name.clone(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{Activation, Padding};
+    use crate::ops::{Activation, Axis, Padding};
 
     /// A residual block with an upsampling, in textbook operations.
     fn block() -> Graph {

@@ -1,13 +1,15 @@
 //! From a graph to a program's layout: pure functions that need no device.
 //!
-//! [`fuse`](fuse::fuse) folds textbook operations together, [`memory`] decides where every value lives, [`pack`] brings weights
-//! into the order kernels read. A [`Plan`] is the result of the first two: which nodes run, and where their tensors lie in one arena.
+//! [`fuse`](fuse::fuse) folds textbook operations together, [`hoist`](hoist::hoist) brings what runs once before what runs every time,
+//! [`memory`] decides where every value lives, [`pack`] brings weights into the order kernels read. A [`Plan`] is the result of the first
+//! three: which nodes run, and where their tensors lie in one arena.
 
 pub mod fuse;
+pub mod hoist;
 pub mod memory;
 pub mod pack;
 
-use crate::graph::{Graph, Value};
+use crate::graph::{Graph, Node, Value};
 use crate::ops::Op;
 use crate::tensor::Shape;
 use memory::Interval;
@@ -28,6 +30,8 @@ pub struct Place {
 pub struct Plan {
     /// The graph that runs.
     pub graph: Graph,
+    /// How many nodes, the first of the graph, follow from constants alone. What later ones read of them lives to the end.
+    pub prologue: usize,
     /// A place per node. A reshape shares its operand's, and an assignment its target's.
     pub places: Vec<Place>,
     /// Offset in bytes of each node's scratch memory, where it has any.
@@ -44,11 +48,14 @@ impl Plan {
     /// Lays out `graph` for a device whose elements have `element_bytes` bytes and whose kernel for node `i` needs
     /// `workspace_bytes[i]` bytes of scratch memory.
     ///
-    /// Inputs keep their place for the whole run, so that they may be set once and used by many runs; outputs live to the end.
+    /// Inputs keep their place for the whole run, so that they may be set once and used by many runs; outputs live to the end. So does what
+    /// the body of a [hoisted](hoist::hoist) graph reads of its prologue.
     pub fn new(graph: Graph, element_bytes: usize, workspace_bytes: &[usize]) -> Self {
         let nodes = graph.nodes();
         let end = nodes.len();
         let roots = roots(&graph);
+        let constants = hoist::constants(&graph);
+        let prologue = constants.iter().take_while(|constant| **constant).count();
         let exact = |index: usize| graph.is_exact(Value::at(index));
         let mut intervals: Vec<Interval> = nodes
             .iter()
@@ -71,8 +78,10 @@ impl Plan {
             .collect();
         for (index, node) in nodes.iter().enumerate() {
             for input in &node.inputs {
-                let interval = &mut intervals[roots[input.index()]];
-                interval.last = interval.last.max(index);
+                let root = roots[input.index()];
+                let kept = root < prologue && prologue <= index;
+                let interval = &mut intervals[root];
+                interval.last = interval.last.max(if kept { end } else { index });
             }
         }
         for (_, value) in graph.outputs() {
@@ -107,6 +116,7 @@ impl Plan {
             .map(|(&bytes, &offset)| (bytes > 0).then_some(offset))
             .collect();
         Self {
+            prologue,
             places,
             workspaces,
             arena_bytes: layout.bytes,
@@ -120,6 +130,26 @@ impl Plan {
     pub fn place(&self, value: Value) -> Place {
         self.places[value.index()]
     }
+}
+
+/// The graph of `nodes`, each with its index in `graph`, whose outputs it keeps: a choice of its nodes, in another order.
+fn renumbered(nodes: impl IntoIterator<Item = (usize, Node)>, graph: &Graph) -> Graph {
+    let mut chosen = Graph::new();
+    let mut renumbered = vec![None; graph.nodes().len()];
+    for (index, mut node) in nodes {
+        for input in &mut node.inputs {
+            if let Some(value) = renumbered[input.index()] {
+                *input = value;
+            }
+        }
+        renumbered[index] = Some(chosen.append(node));
+    }
+    for (name, value) in graph.outputs() {
+        if let Some(value) = renumbered[value.index()] {
+            chosen.output(name, value);
+        }
+    }
+    chosen
 }
 
 /// For each node, the node whose memory it shares: itself, or what a chain of reshapes and assignments starts from.

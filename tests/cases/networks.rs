@@ -5,6 +5,7 @@ use latent_diffusion::models::config::{
     UNetConfig, UNetLevel,
 };
 use latent_diffusion::models::{autoencoder, clip, unet};
+use latent_diffusion::pipeline::{self, StepSizes};
 use latent_diffusion::rng::Noise;
 use latent_diffusion::{Graph, Tensor};
 
@@ -127,6 +128,25 @@ pub fn networks(model: &ModelConfig, batch: usize, latent: [usize; 2]) -> Vec<Ne
     graphs.map(network).into()
 }
 
+/// A sampler's step with guidance, over a table of three rows, of a sampler that keeps two results.
+pub fn step(model: &ModelConfig, batch: usize, [height, width]: [usize; 2]) -> Network {
+    let (unet, _, text) = parts(model.clone());
+    let sizes = StepSizes {
+        batch,
+        latent: [height, width, unet.in_channels],
+        context: unet
+            .context_dim
+            .map(|features| [2 * batch, text.positions, features].into()),
+        guided: true,
+        rows: 3,
+        memory: 2,
+    };
+    Network {
+        name: "step",
+        graph: pipeline::step(&unet, &sizes).expect("a step"),
+    }
+}
+
 /// Inputs of the right kind for every input of a network; those of image `i` depend on `i` and not on the batch.
 pub fn inputs(graph: &Graph) -> Vec<(String, Tensor)> {
     let draw = |(name, value)| {
@@ -137,7 +157,9 @@ pub fn inputs(graph: &Graph) -> Vec<(String, Tensor)> {
                 Tensor::from_fn(item, |i| ((31 * image + 17 * i + 5) % limit) as f32)
             };
             match name {
-                "timestep" => exact(1000),
+                "timestep" | "timesteps" => exact(1000),
+                "step" => exact(3),
+                "guidance" => Tensor::full(item, [3.0, 0.7][image]),
                 "pooled_token" => exact(4),
                 "input_ids" => exact(99),
                 _ => {

@@ -259,7 +259,7 @@ fn inputs_of_another_network_are_refused() {
     let mut g = Graph::new();
     let mut inputs = UNetInputs {
         sample: g.input("sample", [1, 8, 8, 4]),
-        timestep: g.input_exact("timestep", [1]),
+        timestep: Timestep::PerImage(g.input_exact("timestep", [1])),
         context: None,
         class_labels: None,
     };

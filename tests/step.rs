@@ -1,0 +1,209 @@
+//! A sampler's step: what is done once a run is left out of every step, and changes nothing.
+
+#[allow(dead_code, reason = "the benchmarks use the rest")]
+#[path = "cases/networks.rs"]
+mod networks;
+
+use latent_diffusion::backend::{Backend, Selection, Step};
+use latent_diffusion::cpu::Cpu;
+use latent_diffusion::graph::{Node, Param};
+use latent_diffusion::models::config::ModelConfig;
+use latent_diffusion::models::unet;
+use latent_diffusion::ops::Op;
+use latent_diffusion::pipeline::{self, StepSizes};
+use latent_diffusion::plan::{Place, Plan, fuse::fuse, hoist::hoist};
+use latent_diffusion::{Graph, Result, Session, Shape, Tensor, Weights};
+use std::sync::{Arc, Mutex};
+
+/// The same graph without constants, so that everything is computed at every run.
+fn everything_every_time(graph: &Graph) -> Graph {
+    let mut plain = Graph::new();
+    let mut values = vec![];
+    for node in graph.nodes() {
+        let inputs: Vec<_> = node.inputs.iter().map(|v| values[v.index()]).collect();
+        values.push(match &node.op {
+            Op::Input(input) if input.exact => plain.input_exact(&node.name, node.shape),
+            Op::Input(_) => plain.input(&node.name, node.shape),
+            op => plain.scope(&node.name, |g| g.push(op.clone(), &inputs).unwrap()),
+        });
+    }
+    for (name, value) in graph.outputs() {
+        plain.output(name, values[value.index()]);
+    }
+    plain
+}
+
+/// A sampling run, the context changed on the way, gives the same bits whether or not anything is kept from step to step.
+#[test]
+fn what_is_computed_once_is_what_would_be_computed_every_time() {
+    let step = networks::step(&networks::tiny(), 2, [8, 8]).graph;
+    let inputs = networks::inputs(&step);
+    let cpu = Arc::new(Cpu::new(2, Arc::default()).unwrap());
+    let weights = Weights::synthetic(3);
+    let graphs = [step.clone(), everything_every_time(&step)];
+    let mut sessions = graphs.map(|graph| Session::new(&cpu, graph, &weights).unwrap());
+    let [kept, plain] = sessions.each_ref().map(|session| session.plan().prologue);
+    assert!(kept > 0 && plain == 0, "{kept} and {plain}");
+    let work = sessions.each_ref().map(|session| session.cost().flops);
+    assert!(work[0] < work[1], "{work:?}");
+    let mut earlier = vec![];
+    for run in 0..4 {
+        let results = sessions.each_mut().map(|session| {
+            if run == 0 {
+                inputs
+                    .iter()
+                    .for_each(|(name, x)| session.set(name, x).unwrap());
+            }
+            if run == 2 {
+                let (name, context) = inputs.iter().find(|(name, _)| name == "context").unwrap();
+                let other = context.data().iter().map(|x| 1.0 - x).collect();
+                let other = Tensor::new(context.shape(), other).unwrap();
+                session.set(name, &other).unwrap();
+            }
+            session.set("step", &Tensor::full([1], run as f32)).unwrap();
+            session.run().unwrap();
+            let names = step.outputs().iter().map(|(name, _)| name);
+            names
+                .map(|name| session.get(name).unwrap())
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(results[0], results[1], "run {run}");
+        assert_ne!(results[0], earlier, "run {run} does something");
+        earlier.clone_from(&results[0]);
+    }
+}
+
+/// The steps of each call of a device that computes nothing.
+#[derive(Default)]
+struct Recorder(Mutex<Vec<Vec<String>>>);
+
+impl Backend for Recorder {
+    type Arena = ();
+    type Kernel = ();
+    type Weight = ();
+    type Replay = ();
+
+    fn name(&self) -> String {
+        "recorder".into()
+    }
+
+    fn element_bytes(&self) -> usize {
+        4
+    }
+
+    fn alloc(&self, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, (): &mut (), _: Place, _: &[f32]) -> Result<()> {
+        Ok(())
+    }
+
+    fn read(&self, (): &(), _: Place, _: &mut [f32]) -> Result<()> {
+        Ok(())
+    }
+
+    fn select(&self, _: &Node, _: &[Shape]) -> Result<Selection<Self>> {
+        Ok(Selection {
+            kernel: (),
+            workspace_bytes: 0,
+        })
+    }
+
+    fn load(&self, (): &(), _: usize, _: &Param, _: &Weights) -> Result<()> {
+        Ok(())
+    }
+
+    fn run(&self, (): &mut (), steps: &[Step<Self>], (): &mut ()) -> Result<()> {
+        let names = steps.iter().map(|step| step.name.clone());
+        self.0.lock().unwrap().push(names.collect());
+        Ok(())
+    }
+}
+
+#[test]
+fn what_follows_from_constants_runs_when_one_was_set() {
+    let mut g = Graph::new();
+    let x = g.input("x", [1, 4]);
+    let context = g.constant("context", [1, 4]);
+    let k = g.scope("k", |g| g.linear(context, 4, true)).unwrap();
+    let y = g.scope("y", |g| g.add(x, k)).unwrap();
+    g.output("y", y);
+    let recorder = Arc::new(Recorder::default());
+    let mut session = Session::new(&recorder, g, &Weights::synthetic(0)).unwrap();
+    let ran = || std::mem::take(&mut *recorder.0.lock().unwrap()).concat();
+    for (set, expected) in [
+        (None, &["k", "y"][..]),
+        (None, &["y"]),
+        (Some("x"), &["y"]),
+        (Some("context"), &["k", "y"]),
+        (None, &["y"]),
+    ] {
+        if let Some(name) = set {
+            session.set(name, &Tensor::zeros([1, 4])).unwrap();
+        }
+        session.run().unwrap();
+        assert_eq!(ran(), expected, "{set:?} was set");
+    }
+    let once: Vec<bool> = session.profile().unwrap().iter().map(|t| t.once).collect();
+    assert_eq!(once, [true, false]);
+}
+
+/// GFLOP of some nodes of a graph.
+fn work(graph: &Graph, nodes: &[Node]) -> f64 {
+    let flops = nodes.iter().map(|node| {
+        let inputs: Vec<_> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
+        node.op.operator().cost(&inputs, node.shape).flops
+    });
+    flops.sum::<u64>() as f64 / 1e9
+}
+
+/// A step of a sampler is the network, less what is done once a run: keys and values of the context, and what follows from the timesteps.
+#[test]
+fn a_step_of_stable_diffusion_leaves_out_what_is_done_once() {
+    let unet = ModelConfig::stable_diffusion_1().unet.unwrap();
+    let sizes = StepSizes {
+        batch: 1,
+        latent: [64, 64, 4],
+        context: Some([2, 77, 768].into()),
+        guided: true,
+        rows: 20,
+        memory: 0,
+    };
+    let step = hoist(&fuse(pipeline::step(&unet, &sizes).unwrap(), |_| true));
+    let workspaces = vec![0; step.nodes().len()];
+    let plan = Plan::new(step, 2, &workspaces);
+    let (once, every) = plan.graph.nodes().split_at(plan.prologue);
+    let kernels = |nodes: &[Node]| {
+        let runs = |node: &&Node| !matches!(node.op, Op::Input(_) | Op::Reshape(_));
+        nodes.iter().filter(runs).count()
+    };
+    // Two products for the timesteps, and one for each of 22 blocks; keys and values for each of 16 transformers.
+    assert_eq!(kernels(once), 1 + 2 + 22 + 2 * 16);
+    // Besides the network: both halves of the batch, guidance, the update, the count, and two assignments.
+    assert_eq!(kernels(every), 367 + 6);
+
+    let blocks = |level: usize| [320, 640, 1280, 1280][level] * [5, 5, 5, 7][level];
+    let projected: usize = (0..4).map(blocks).sum();
+    let per_timestep = 2 * (320 * 1280 + 1280 * 1280 + 1280 * projected);
+    let context = 2 * 2 * 154 * 768 * (320 * 5 + 640 * 5 + 1280 * 6);
+    let expected = (20 * per_timestep + context) as f64 / 1e9;
+    let done = work(&plan.graph, once);
+    assert!(
+        (done / expected - 1.0).abs() < 1e-3,
+        "{done} GFLOP, not {expected}"
+    );
+
+    let network = fuse(unet::build(&unet, 2, [64, 64], 77).unwrap(), |_| true);
+    let expected = work(&network, network.nodes()) - (2 * per_timestep + context) as f64 / 1e9;
+    let left = work(&plan.graph, every);
+    assert!(
+        (left / expected - 1.0).abs() < 1e-4,
+        "{left} GFLOP, not {expected}"
+    );
+    println!(
+        "once {done:.2} GFLOP; every step {left:.2} GFLOP in {} kernels, {:.1} MB of activations",
+        kernels(every),
+        plan.arena_bytes as f64 / 1e6
+    );
+}
