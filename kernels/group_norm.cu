@@ -10,7 +10,8 @@
 //               is need not be known until threads are joined: any number of channels per group, aligned or not.
 //                 whole      512 threads, blocks (1, tiles, N): statistics and result in one launch, for small images
 //                 statistics 256 threads, blocks (slices of the pixels, tiles, N)
-//                 normalise  the same; joins the partials of its groups first. Blocks run last slice first, as those lie in L2
+//                 normalise  the same; joins the partials of its groups, while its first pixels are on their way. Last slice first, as
+//                            the statistics have left those in L2
 //               The selection fixes tiles and slices by one image's shape, never by the batch
 // Requirements  not ragged: C0, C1 and the tile are whole packs. Channels of a tile <= 256 packs, or a group wider than that in parts
 //               (src/cuda/group_norm.rs checks)
@@ -83,6 +84,18 @@ DEVICE Column<T, PACKED> column_of_thread(const T* x0, const T* x1, int channels
 // Pixels of a slice of `pixels` that row `row` of `rows` has.
 DEVICE int pixels_of_row(int pixels, int row, int rows) { return row < pixels ? (pixels - row - 1) / rows + 1 : 0; }
 
+// Loads what the thread has of the slice from pixel `first` on: as many pixels as may be under way at once.
+template <typename T, bool PACKED>
+DEVICE void load_ahead(typename Stored<T, PACKED>::Type (&raw)[AHEAD], const Column<T, PACKED>& column, int first, const Pixels& slice) {
+    if (!column.used) return;
+    const T* x = column.x + static_cast<size_t>(first) * column.pitch;
+    const size_t step = static_cast<size_t>(column.rows) * column.pitch;
+#pragma unroll
+    for (int k = 0; k < AHEAD; k++) {
+        if (first + k * column.rows < slice.end) load(raw[k], x + k * step);
+    }
+}
+
 // Sums the thread's column over the slice, and leaves its moments in shared memory. No barrier follows.
 template <typename T, bool PACKED>
 DEVICE void sum_column(const Column<T, PACKED>& column, const Pixels& slice, float* means, float* squares, int width) {
@@ -91,15 +104,10 @@ DEVICE void sum_column(const Column<T, PACKED>& column, const Pixels& slice, flo
     ShiftedSums sums[C::SIZE];
 #pragma unroll
     for (int i = 0; i < C::SIZE; i++) sums[i] = {0.0f, 0.0f, 0.0f};
-    const size_t step = static_cast<size_t>(column.rows) * column.pitch;
     const int first = slice.first + column.row;
-    const T* x = column.x + static_cast<size_t>(first) * column.pitch;
     for (int p = first; p < slice.end; p += AHEAD * column.rows) {
         typename C::Raw raw[AHEAD] = {};
-#pragma unroll
-        for (int k = 0; k < AHEAD; k++) {
-            if (p + k * column.rows < slice.end) load(raw[k], x + k * step);
-        }
+        load_ahead(raw, column, p, slice);
 #pragma unroll
         for (int k = 0; k < AHEAD; k++) {
             if (p + k * column.rows >= slice.end) break;
@@ -111,7 +119,6 @@ DEVICE void sum_column(const Column<T, PACKED>& column, const Pixels& slice, flo
                 add(sums[i], values[i]);
             }
         }
-        x += AHEAD * step;
     }
     const int count = pixels_of_row(slice.end - slice.first, column.row, column.rows);
 #pragma unroll
@@ -147,10 +154,11 @@ struct Scale {
 };
 DEVICE Scale scale_of(const Moments& moments, float eps) { return {moments.mean, 1.0f / sqrtf(moments.squares / moments.count + eps)}; }
 
-// Normalises the thread's column over the slice, with the scales of the tile's groups from `first_group`.
+// Normalises the thread's column over the slice, of which `raw` holds the first pixels, with the scales of the tile's groups.
 template <typename T, bool PACKED, bool SILU_AFTER>
-DEVICE void normalise_column(T* y, const Column<T, PACKED>& column, const Pixels& slice, int pixels, int channels, const Tile& tile, int group,
-                             const Scale* scales, const float* weight, const float* bias) {
+DEVICE void normalise_column(T* y, typename Stored<T, PACKED>::Type (&raw)[AHEAD], const Column<T, PACKED>& column, const Pixels& slice,
+                             int pixels, int channels, const Tile& tile, int group, const Scale* scales, const float* weight,
+                             const float* bias) {
     using C = Column<T, PACKED>;
     if (!column.used) return;
     const int channel = tile.first + column.channel;
@@ -162,17 +170,10 @@ DEVICE void normalise_column(T* y, const Column<T, PACKED>& column, const Pixels
         factor[i] = scale.scale * weight[channel + i];
         addend[i] = bias[channel + i] - scale.mean * factor[i];
     }
-    const size_t step = static_cast<size_t>(column.rows) * column.pitch;
-    const size_t step_out = static_cast<size_t>(column.rows) * channels;
-    const int first = slice.first + column.row;
-    const T* x = column.x + static_cast<size_t>(first) * column.pitch;
-    y += (static_cast<size_t>(blockIdx.z) * pixels + first) * channels + channel;
-    for (int p = first; p < slice.end; p += AHEAD * column.rows) {
-        typename C::Raw raw[AHEAD] = {};
-#pragma unroll
-        for (int k = 0; k < AHEAD; k++) {
-            if (p + k * column.rows < slice.end) load(raw[k], x + k * step);
-        }
+    const size_t step = static_cast<size_t>(column.rows) * channels;
+    int p = slice.first + column.row;
+    y += (static_cast<size_t>(blockIdx.z) * pixels + p) * channels + channel;
+    while (p < slice.end) {
 #pragma unroll
         for (int k = 0; k < AHEAD; k++) {
             if (p + k * column.rows >= slice.end) break;
@@ -183,10 +184,11 @@ DEVICE void normalise_column(T* y, const Column<T, PACKED>& column, const Pixels
                 const float normal = values[i] * factor[i] + addend[i];
                 values[i] = SILU_AFTER ? activate<SILU>(normal) : normal;
             }
-            store(y + k * step_out, values);
+            store(y + k * step, values);
         }
-        x += AHEAD * step;
-        y += AHEAD * step_out;
+        p += AHEAD * column.rows;
+        y += AHEAD * step;
+        load_ahead(raw, column, p, slice);
     }
 }
 
@@ -197,7 +199,8 @@ DEVICE void normalise_column(T* y, const Column<T, PACKED>& column, const Pixels
 DEVICE int groups_of(const Tile& tile, int group) { return (tile.first + tile.channels - 1) / group - tile.first / group + 1; }
 
 template <typename T, bool PACKED, bool SILU_AFTER>
-DEVICE void whole(T* y, const T* x0, const T* x1, const float* weight, const float* bias, int pixels, int channels0, int channels1, int group, int width, float eps) {
+DEVICE void whole(T* y, const T* x0, const T* x1, const float* weight, const float* bias, int pixels, int channels0, int channels1,
+                  int group, int width, float eps) {
     constexpr int MOST = 512 * Stored<T, PACKED>::SIZE;
     SHARED_ARRAY(float, means, MOST);
     SHARED_ARRAY(float, squares, MOST);
@@ -214,7 +217,9 @@ DEVICE void whole(T* y, const T* x0, const T* x1, const float* weight, const flo
         if (lane_index() == 0) scales[g] = scale_of(moments, eps);
     }
     sync_block();
-    normalise_column<T, PACKED, SILU_AFTER>(y, column, slice, pixels, channels, tile, group, scales, weight, bias);
+    typename Stored<T, PACKED>::Type raw[AHEAD] = {};
+    load_ahead(raw, column, column.row, slice);
+    normalise_column<T, PACKED, SILU_AFTER>(y, raw, column, slice, pixels, channels, tile, group, scales, weight, bias);
 }
 
 template <typename T, bool PACKED>
@@ -231,7 +236,8 @@ DEVICE void statistics(float* partials, const T* x0, const T* x1, int pixels, in
     sync_block();
     const int warps = static_cast<int>(blockDim.x) / WARP;
     for (int g = warp_index(); g < groups_of(tile, group); g += warps) {
-        const Moments moments = join_rows(means, squares, width, column.rows, slice.end - slice.first, g * group, min(group, tile.channels));
+        const int own = slice.end - slice.first;
+        const Moments moments = join_rows(means, squares, width, column.rows, own, g * group, min(group, tile.channels));
         if (lane_index() == 0) {
             const size_t row = static_cast<size_t>(blockIdx.z) * (channels / group) + tile.first / group + g;
             float* to = partials + 2 * ((row * slices + blockIdx.x) * tile.parts + tile.part);
@@ -265,12 +271,16 @@ DEVICE Moments join_pieces(const float* partials, int pixels, int slices, int gr
 }
 
 template <typename T, bool PACKED, bool SILU_AFTER>
-DEVICE void normalise(T* y, const T* x0, const T* x1, const float* weight, const float* bias, const float* partials, int pixels, int channels0, int channels1,
-                      int group, int width, float eps) {
+DEVICE void normalise(T* y, const T* x0, const T* x1, const float* weight, const float* bias, const float* partials, int pixels,
+                      int channels0, int channels1, int group, int width, float eps) {
     SHARED_ARRAY(Scale, scales, MOST_GROUPS);
     const int channels = channels0 + channels1;
     const Tile tile = tile_of_block(channels, group, width);
+    const Column<T, PACKED> column = column_of_thread<T, PACKED>(x0, x1, channels0, channels1, pixels, tile, width);
     const int slices = static_cast<int>(gridDim.x);
+    const Pixels slice = slice_of(pixels, slices - 1 - static_cast<int>(blockIdx.x), slices);
+    typename Stored<T, PACKED>::Type raw[AHEAD] = {};
+    load_ahead(raw, column, slice.first + column.row, slice);
     const int warps = static_cast<int>(blockDim.x) / WARP;
     for (int g = warp_index(); g < groups_of(tile, group); g += warps) {
         const size_t row = static_cast<size_t>(blockIdx.z) * (channels / group) + tile.first / group + g;
@@ -278,20 +288,20 @@ DEVICE void normalise(T* y, const T* x0, const T* x1, const float* weight, const
         if (lane_index() == 0) scales[g] = scale_of(moments, eps);
     }
     sync_block();
-    const Column<T, PACKED> column = column_of_thread<T, PACKED>(x0, x1, channels0, channels1, pixels, tile, width);
-    const Pixels slice = slice_of(pixels, slices - 1 - static_cast<int>(blockIdx.x), slices);
-    normalise_column<T, PACKED, SILU_AFTER>(y, column, slice, pixels, channels, tile, group, scales, weight, bias);
+    normalise_column<T, PACKED, SILU_AFTER>(y, raw, column, slice, pixels, channels, tile, group, scales, weight, bias);
 }
 
 #define WHOLE_F16 \
-    half* y, const half* x0, const half* x1, const float* weight, const float* bias, int pixels, int channels0, int channels1, int group, int tile, float eps
+    half* y, const half* x0, const half* x1, const float* weight, const float* bias, int pixels, int channels0, int channels1, int group, \
+        int tile, float eps
 #define STATISTICS_F16 \
     float* partials, const half* x0, const half* x1, int pixels, int channels0, int channels1, int group, int tile
 #define NORMALISE_F16 \
     half* y, const half* x0, const half* x1, const float* weight, const float* bias, const float* partials, int pixels, int channels0, \
         int channels1, int group, int tile, float eps
 #define WHOLE_F32 \
-    float* y, const float* x0, const float* x1, const float* weight, const float* bias, int pixels, int channels0, int channels1, int group, int tile, float eps
+    float* y, const float* x0, const float* x1, const float* weight, const float* bias, int pixels, int channels0, int channels1, int group, \
+        int tile, float eps
 #define STATISTICS_F32 \
     float* partials, const float* x0, const float* x1, int pixels, int channels0, int channels1, int group, int tile
 #define NORMALISE_F32 \
@@ -307,10 +317,10 @@ ENTRY(512, 2, group_norm_whole_silu_f16, WHOLE_F16) {
 ENTRY(256, 3, group_norm_statistics_f16, STATISTICS_F16) {
     statistics<half, true>(partials, x0, x1, pixels, channels0, channels1, group, tile);
 }
-ENTRY(256, 4, group_norm_normalise_f16, NORMALISE_F16) {
+ENTRY(256, 3, group_norm_normalise_f16, NORMALISE_F16) {
     normalise<half, true, false>(y, x0, x1, weight, bias, partials, pixels, channels0, channels1, group, tile, eps);
 }
-ENTRY(256, 4, group_norm_normalise_silu_f16, NORMALISE_F16) {
+ENTRY(256, 3, group_norm_normalise_silu_f16, NORMALISE_F16) {
     normalise<half, true, true>(y, x0, x1, weight, bias, partials, pixels, channels0, channels1, group, tile, eps);
 }
 ENTRY(512, 2, group_norm_whole_ragged_f16, WHOLE_F16) {
@@ -322,40 +332,40 @@ ENTRY(512, 2, group_norm_whole_silu_ragged_f16, WHOLE_F16) {
 ENTRY(256, 3, group_norm_statistics_ragged_f16, STATISTICS_F16) {
     statistics<half, false>(partials, x0, x1, pixels, channels0, channels1, group, tile);
 }
-ENTRY(256, 4, group_norm_normalise_ragged_f16, NORMALISE_F16) {
+ENTRY(256, 3, group_norm_normalise_ragged_f16, NORMALISE_F16) {
     normalise<half, false, false>(y, x0, x1, weight, bias, partials, pixels, channels0, channels1, group, tile, eps);
 }
-ENTRY(256, 4, group_norm_normalise_silu_ragged_f16, NORMALISE_F16) {
+ENTRY(256, 3, group_norm_normalise_silu_ragged_f16, NORMALISE_F16) {
     normalise<half, false, true>(y, x0, x1, weight, bias, partials, pixels, channels0, channels1, group, tile, eps);
 }
 
-ENTRY(512, 2, group_norm_whole_f32, WHOLE_F32) {
+ENTRY(512, 1, group_norm_whole_f32, WHOLE_F32) {
     whole<float, true, false>(y, x0, x1, weight, bias, pixels, channels0, channels1, group, tile, eps);
 }
-ENTRY(512, 2, group_norm_whole_silu_f32, WHOLE_F32) {
+ENTRY(512, 1, group_norm_whole_silu_f32, WHOLE_F32) {
     whole<float, true, true>(y, x0, x1, weight, bias, pixels, channels0, channels1, group, tile, eps);
 }
 ENTRY(256, 3, group_norm_statistics_f32, STATISTICS_F32) {
     statistics<float, true>(partials, x0, x1, pixels, channels0, channels1, group, tile);
 }
-ENTRY(256, 4, group_norm_normalise_f32, NORMALISE_F32) {
+ENTRY(256, 3, group_norm_normalise_f32, NORMALISE_F32) {
     normalise<float, true, false>(y, x0, x1, weight, bias, partials, pixels, channels0, channels1, group, tile, eps);
 }
-ENTRY(256, 4, group_norm_normalise_silu_f32, NORMALISE_F32) {
+ENTRY(256, 3, group_norm_normalise_silu_f32, NORMALISE_F32) {
     normalise<float, true, true>(y, x0, x1, weight, bias, partials, pixels, channels0, channels1, group, tile, eps);
 }
-ENTRY(512, 2, group_norm_whole_ragged_f32, WHOLE_F32) {
+ENTRY(512, 1, group_norm_whole_ragged_f32, WHOLE_F32) {
     whole<float, false, false>(y, x0, x1, weight, bias, pixels, channels0, channels1, group, tile, eps);
 }
-ENTRY(512, 2, group_norm_whole_silu_ragged_f32, WHOLE_F32) {
+ENTRY(512, 1, group_norm_whole_silu_ragged_f32, WHOLE_F32) {
     whole<float, false, true>(y, x0, x1, weight, bias, pixels, channels0, channels1, group, tile, eps);
 }
 ENTRY(256, 3, group_norm_statistics_ragged_f32, STATISTICS_F32) {
     statistics<float, false>(partials, x0, x1, pixels, channels0, channels1, group, tile);
 }
-ENTRY(256, 4, group_norm_normalise_ragged_f32, NORMALISE_F32) {
+ENTRY(256, 3, group_norm_normalise_ragged_f32, NORMALISE_F32) {
     normalise<float, false, false>(y, x0, x1, weight, bias, partials, pixels, channels0, channels1, group, tile, eps);
 }
-ENTRY(256, 4, group_norm_normalise_silu_ragged_f32, NORMALISE_F32) {
+ENTRY(256, 3, group_norm_normalise_silu_ragged_f32, NORMALISE_F32) {
     normalise<float, false, true>(y, x0, x1, weight, bias, partials, pixels, channels0, channels1, group, tile, eps);
 }

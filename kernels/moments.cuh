@@ -32,7 +32,7 @@ DEVICE void add(ShiftedSums& sums, float x) {
 DEVICE Moments moments_of(const ShiftedSums& sums, int count) {
     if (count == 0) return {0.0f, 0.0f, 0.0f};
     const float n = static_cast<float>(count);
-    const float mean = sums.sum / n;
+    const float mean = sums.sum * (1.0f / n);
     const float squares = sums.squares - sums.sum * mean;
     // Rounding may leave less than nothing; NaN stays.
     return {n, sums.shift + mean, squares < 0.0f ? 0.0f : squares};

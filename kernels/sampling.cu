@@ -7,7 +7,8 @@
 //   count_not_finite    y[n] = how many elements of image n are infinite or NaN
 //
 // Tensors       dense; t, settings (s, r), coefficients, row and the counts are f32 at either precision
-// Arithmetic    f32. The angle t f_i, up to 1000, is f32 as in the published networks, and its sine that of the whole angle. Deviations: see moments.cuh
+// Arithmetic    f32. The angle t f_i, up to 1000, is f32 as in the published networks, and its sine that of the whole angle. Deviations: see
+//               moments.cuh
 // Launch        timestep_embedding: 256 threads, one per frequency and image. guidance: 512 threads, blocks (packs of an image, image); with
 //               r != 0 each block takes the deviations of its whole image itself, which lies in L2. combine: 256 threads, one per pack.
 //               count_not_finite: 1024 threads, one block per image
@@ -24,8 +25,10 @@ DEVICE void cosine_and_sine(float angle, float& cosine, float& sine) {
     const float quarters = floorf(angle * 0.63661977f + 0.5f);
     const float r = fmaf(quarters, 4.37113900e-8f, fmaf(-quarters, 1.57079637f, angle));
     const float square = r * r;
-    const float c = 1.0f + square * (-0.5f + square * (1.0f / 24 + square * (-1.0f / 720 + square * (1.0f / 40320 - square * (1.0f / 3628800)))));
-    const float s = r + r * square * (-1.0f / 6 + square * (1.0f / 120 + square * (-1.0f / 5040 + square * (1.0f / 362880))));
+    const float c_tail = 1.0f / 24 + square * (-1.0f / 720 + square * (1.0f / 40320 - square * (1.0f / 3628800)));
+    const float s_tail = -1.0f / 6 + square * (1.0f / 120 + square * (-1.0f / 5040 + square * (1.0f / 362880)));
+    const float c = 1.0f + square * (-0.5f + square * c_tail);
+    const float s = r + r * square * s_tail;
     const float quadrant = quarters - 4.0f * floorf(0.25f * quarters);
     const bool odd = quadrant == 1.0f || quadrant == 3.0f;
     cosine = odd ? s : c;

@@ -18,14 +18,14 @@ const SLICE_THREADS: usize = 256;
 /// An image is small if no thread has more pixels than this: then a second launch costs more than it saves.
 const PIXELS_OF_SMALL: usize = 12;
 
-/// Pixels that a thread has at least where an image is cut into slices, so that a slice's work outweighs its partial statistics.
-const PIXELS_OF_SLICE: usize = 4;
+/// Pixels that a thread reads at once, and where an image is cut into slices has at least.
+const PIXELS_AHEAD: usize = 4;
 
 /// Slices at most: every block that normalises reads the partial statistics of all.
 const MOST_SLICES: usize = 256;
 
-/// Blocks per multiprocessor that one image should give.
-const BLOCKS: usize = 4;
+/// Blocks per multiprocessor that one image should give: as many as fit at once.
+const BLOCKS: usize = 3;
 
 /// Groups of a tile at most, as the kernel has room for.
 const MOST_GROUPS: usize = 256;
@@ -124,9 +124,9 @@ impl Image {
     /// Slices of the pixels, none of them empty.
     fn slices(self, tile: Tile, target: &Target) -> usize {
         let wanted = (BLOCKS * target.multiprocessors as usize).div_ceil(self.tiles(tile));
-        let most = self.pixels / (PIXELS_OF_SLICE * tile.rows);
-        let slices = wanted.min(most).clamp(1, MOST_SLICES);
-        self.pixels.div_ceil(self.pixels.div_ceil(slices))
+        let least = self.pixels.div_ceil(wanted.min(MOST_SLICES));
+        let batch = PIXELS_AHEAD * tile.rows;
+        self.pixels.div_ceil(least.div_ceil(batch) * batch).max(1)
     }
 }
 
