@@ -1,10 +1,15 @@
-//! What the build reads out of kernel files: entries, signatures, and what it refuses.
+//! What the build does with kernel files: the entries it reads and what it refuses, and when it compiles again.
 
 #[path = "../build/entries.rs"]
 mod entries;
+#[path = "../build/jobs.rs"]
+mod jobs;
 
 use latent_diffusion::cuda::table;
 use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 /// The sentence with which a file of this text is refused.
 fn refusal(text: &str) -> String {
@@ -128,5 +133,57 @@ fn modules_hold_the_files_of_all_entries() {
     }
     for entry in table::ENTRIES {
         assert_eq!(table::entry(entry.name), Some(entry));
+    }
+}
+
+/// A job on `x.cu` of a folder whose compiler is a shell script.
+fn job(folder: &Path, script: &str) -> jobs::Job {
+    let kernel = folder.join("x.cu");
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(script).current_dir(folder);
+    jobs::Job {
+        output: folder.join("x.out"),
+        inputs: jobs::texts(&kernel, folder, Some(&folder.join("emulator"))).unwrap(),
+        compiler: "shell".to_owned(),
+        command,
+    }
+}
+
+#[test]
+fn a_file_is_compiled_again_when_it_or_what_it_includes_has_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    fs::create_dir(folder.path().join("emulator")).unwrap();
+    write("x.cu", "#include \"first.cuh\"\n#include <stdint.h>\n");
+    write(
+        "first.cuh",
+        "#include \"second.cuh\"\n#include \"emulator/gpu.h\"\n",
+    );
+    write("second.cuh", "#include \"first.cuh\"\n");
+    write("emulator/gpu.h", "");
+    let runs = || {
+        jobs::run(vec![job(folder.path(), "echo >> runs; echo > x.out")]).unwrap();
+        fs::read_to_string(folder.path().join("runs"))
+            .unwrap()
+            .len()
+    };
+    assert_eq!((runs(), runs()), (1, 1));
+    write("second.cuh", "int changed;\n");
+    assert_eq!((runs(), runs()), (2, 2));
+    // Nothing that nvcc reads.
+    write("emulator/gpu.h", "int changed;\n");
+    assert_eq!(runs(), 2);
+    fs::remove_file(folder.path().join("x.out")).unwrap();
+    assert_eq!((runs(), runs()), (3, 3));
+}
+
+#[test]
+fn a_compiler_that_fails_is_quoted_and_asked_again() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("x.cu"), "").unwrap();
+    for _ in 0..2 {
+        let script = "echo > x.out; echo 'x.cu(3): error: no such type' >&2; exit 2";
+        let said = jobs::run(vec![job(folder.path(), script)]).unwrap_err();
+        assert!(said.contains("x.cu(3): error: no such type"), "{said}");
     }
 }
