@@ -1,6 +1,7 @@
 //! The seam between what is computed and where: six verbs.
 //!
 //! `alloc`, `write` and `read` move bytes, `select` chooses a kernel from shapes alone, `load` brings a weight to the device, `run` does the work.
+//! Two more have an answer that fits most devices: `admit` refuses what there is no room for, `wider` is the device with a larger range of numbers.
 //! Everything above (sessions, pipelines, the command line) is generic over this trait; everything below knows nothing of models.
 
 use crate::error::Result;
@@ -26,6 +27,20 @@ pub trait Backend: Sized {
 
     /// Bytes of a value's element, unless the value is exact.
     fn element_bytes(&self) -> usize;
+
+    /// The same device with elements of a larger range, for what overflows in this one's; `None` if it has no larger one.
+    fn wider(&self) -> Option<Self> {
+        None
+    }
+
+    /// Refuses a program that the device has no room for, before any of it is loaded: `arena_bytes` of values, and the weights of `loads`.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory) with the bytes that are needed and those that are free.
+    fn admit(&self, arena_bytes: usize, loads: &[Load<Self>], weights: &Weights) -> Result<()> {
+        let _ = (arena_bytes, loads, weights);
+        Ok(())
+    }
 
     /// Memory for `bytes` bytes of values.
     ///
@@ -81,6 +96,16 @@ pub struct Selection<B: Backend> {
     pub kernel: B::Kernel,
     /// Bytes of scratch memory while it runs.
     pub workspace_bytes: usize,
+}
+
+/// A weight that a program needs.
+pub struct Load<'a, B: Backend> {
+    /// The kernel that reads it.
+    pub kernel: &'a B::Kernel,
+    /// Its number among its node's weights.
+    pub index: usize,
+    /// Which it is.
+    pub param: &'a Param,
 }
 
 /// One operation of a program, with everything in its place.

@@ -9,7 +9,7 @@
 //! Everything that can fail because of a model or a request fails in [`Session::new`]; after that a run only computes. Another size or
 //! batch is another session over the same weights.
 
-use crate::backend::{Backend, Step};
+use crate::backend::{Backend, Load, Step};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::ops::{Cost, Op};
@@ -83,6 +83,18 @@ impl<B: Backend> Session<B> {
             .collect::<Result<Vec<_>>>()?;
         let workspaces: Vec<usize> = selections.iter().map(|s| s.workspace_bytes).collect();
         let plan = Plan::new(graph, backend.element_bytes(), &workspaces);
+        let loads: Vec<Load<B>> = (plan.graph.nodes().iter().zip(&selections))
+            .flat_map(|(node, selection)| {
+                let params = node.op.operator().params().into_iter().enumerate();
+                params.map(|(index, param)| Load {
+                    kernel: &selection.kernel,
+                    index,
+                    param,
+                })
+            })
+            .collect();
+        backend.admit(plan.arena_bytes, &loads, weights)?;
+        drop(loads);
         let (mut steps, mut prologue) = (Vec::new(), 0);
         for (index, (node, selection)) in plan.graph.nodes().iter().zip(selections).enumerate() {
             if matches!(node.op, Op::Input(_) | Op::Reshape(_)) {
@@ -111,7 +123,11 @@ impl<B: Backend> Session<B> {
                 prologue = steps.len();
             }
         }
-        let arena = backend.alloc(plan.arena_bytes)?;
+        let mut arena = backend.alloc(plan.arena_bytes)?;
+        for (_, input) in plan.graph.inputs() {
+            let place = plan.place(input);
+            backend.write(&mut arena, place, &vec![0.0; place.shape.len()])?;
+        }
         Ok(Self {
             backend: backend.clone(),
             plan,
@@ -121,6 +137,11 @@ impl<B: Backend> Session<B> {
             arena,
             replays: Default::default(),
         })
+    }
+
+    /// The device.
+    pub fn backend(&self) -> &B {
+        &self.backend
     }
 
     /// The plan that runs.
@@ -135,7 +156,7 @@ impl<B: Backend> Session<B> {
             .fold(Cost::default(), |sum, step| sum + step.cost)
     }
 
-    /// Sets the input `name`. It keeps its value over runs, unless they assign it.
+    /// Sets the input `name`. It is zero before, and keeps its value over runs, unless they assign it.
     ///
     /// # Errors
     /// If there is no such input, or it has another shape.

@@ -22,8 +22,9 @@ pub use view::{Dtype, TensorView};
 use crate::error::{Error, Result};
 use crate::tensor::Shape;
 use names::Source;
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use synthetic::Synthetic;
 
 /// How many names a message lists.
@@ -52,6 +53,16 @@ impl Weights {
     /// so that activations stay near 1. A tensor is made when it is first asked for, and kept.
     pub fn synthetic(seed: u64) -> Self {
         Self(Kind::Synthetic(Arc::new(Synthetic::new(seed))))
+    }
+
+    /// Which weights these are, for whoever keeps something made from them.
+    pub fn identity(&self) -> Identity {
+        Identity(match &self.0 {
+            Kind::Checkpoint(checkpoint, naming) => {
+                Which::Checkpoint(Arc::downgrade(checkpoint), Arc::downgrade(naming))
+            }
+            Kind::Synthetic(synthetic) => Which::Synthetic(Arc::downgrade(synthetic)),
+        })
     }
 
     fn of_checkpoint(checkpoint: Arc<Checkpoint>, naming: Naming) -> Self {
@@ -160,6 +171,42 @@ impl Weights {
             Kind::Synthetic(_) => None,
             Kind::Checkpoint(checkpoint, _) => Some(checkpoint.path().to_owned()),
         }
+    }
+}
+
+/// Equal for weights that share one origin and are called the same, and for no others ever. It does not keep them.
+#[derive(Clone)]
+pub struct Identity(Which);
+
+#[derive(Clone)]
+enum Which {
+    Checkpoint(Weak<Checkpoint>, Weak<Naming>),
+    Synthetic(Weak<Synthetic>),
+}
+
+impl Identity {
+    /// A weak reference keeps its address from being used again, so equal addresses are the same object.
+    fn addresses(&self) -> [usize; 2] {
+        match &self.0 {
+            Which::Checkpoint(checkpoint, naming) => {
+                [checkpoint.as_ptr().addr(), naming.as_ptr().addr()]
+            }
+            Which::Synthetic(synthetic) => [synthetic.as_ptr().addr(), 0],
+        }
+    }
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        self.addresses() == other.addresses()
+    }
+}
+
+impl Eq for Identity {}
+
+impl Hash for Identity {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.addresses().hash(state);
     }
 }
 
