@@ -112,8 +112,8 @@ fn image_to_image_stays_nearer_the_lower_the_strength() {
 fn encode_and_decode_are_nearly_inverse() {
     let pipeline = pipeline(0);
     let painted = sample(&pipeline, &request(10)).remove(0);
-    let latent = pipeline.encode(&painted).unwrap();
-    let again = pipeline.decode(&latent).unwrap();
+    let latent = pipeline.encode(&painted, &mut |_| ()).unwrap();
+    let again = pipeline.decode(&latent, &mut |_| ()).unwrap();
     assert_eq!(again.shape(), painted.shape());
     // An autoencoder of 28 dB or more leaves a root-mean-square error of at most 4 % of the range.
     let squares: f32 = again
@@ -185,7 +185,7 @@ fn a_latent_that_is_not_finite_is_named_never_painted_black() {
     let pipeline = pipeline(0);
     let mut latent = Tensor::zeros([1, 16, 16, 4]);
     latent.data_mut()[5] = f32::NAN;
-    let Err(Error::NotFinite { stage, .. }) = pipeline.decode(&latent) else {
+    let Err(Error::NotFinite { stage, .. }) = pipeline.decode(&latent, &mut |_| ()) else {
         panic!("NaN went through the decoder")
     };
     assert!(stage.contains("post_quant_conv"), "{stage}");

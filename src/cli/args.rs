@@ -3,7 +3,7 @@
 //! Numbers are read as wide as they come (`--width -512` is a number); what they must be is said by the request's own checks,
 //! in sentences.
 
-use super::device::{Device, Dtype};
+use super::device::{Choice, Dtype};
 use super::parity::ParityArgs;
 use super::settings::Settings;
 use super::shard::Shard;
@@ -104,10 +104,11 @@ pub struct ModelArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Device")]
 pub struct EngineArgs {
-    /// Where to compute: auto, cpu, cuda, cuda:N or emulator
+    /// Where to compute: auto, cpu, cuda, cuda:N, or emulator, which runs the CUDA kernels on the CPU, slowly, and watches every
+    /// memory access
     #[arg(long, default_value = "auto", aliases = ["backend", "device-id", "cuda-device"])]
-    pub device: Device,
-    /// Precision: auto, f32, f16 or bf16; the CPU computes in f32
+    pub device: Choice,
+    /// Precision: auto, f16 or f32; a GPU computes in f16 unless told otherwise, the CPU in f32
     #[arg(long, default_value = "auto", aliases = ["type", "precision"])]
     pub dtype: Dtype,
     /// Threads [default: one per core]

@@ -7,10 +7,11 @@ mod table;
 
 use super::args::{BenchArgs, Part};
 use super::console::Console;
+use super::device::{self, Device};
+use super::model;
 use super::stop::Stop;
-use super::{device, model};
 use latent_diffusion::backend::Backend;
-use latent_diffusion::cpu::Cpu;
+use latent_diffusion::cpu::Peak;
 use latent_diffusion::models::{autoencoder, clip, unet};
 use latent_diffusion::ops::Cost;
 use latent_diffusion::pipeline::Model;
@@ -36,24 +37,32 @@ pub fn run(args: &BenchArgs, console: &Console, stop: &Stop) -> Result<()> {
     }
     let model = model::open(&args.model, console)?;
     let networks = networks(&model, args)?;
-    let backend = device::open(&args.engine, console, stop)?;
-    let peak = backend.measure_peak();
+    let device = device::open(&args.engine, console, stop)?;
+    let peak = device.peak();
     let mut reports = vec![];
     for (name, graph, weights) in networks {
         console.detail(&format!("timing {name}"));
-        let measured = measure(&backend, graph, weights, args.repeat)?;
+        let measured = match &device {
+            Device::Cpu(device) => {
+                let stored = stored_bytes(&graph, weights)?;
+                measure(device, graph, weights, stored, args.repeat)?
+            }
+            Device::Cuda(device) => {
+                measure(device, graph, weights, device.element_bytes(), args.repeat)?
+            }
+        };
         match args.json {
-            true => reports.push(table::as_json(&name, &measured, &peak)),
-            false => table::print(&name, &measured, &peak, args.top, console)?,
+            true => reports.push(table::as_json(&name, &measured, peak)),
+            false => table::print(&name, &measured, peak, args.top, console)?,
         }
     }
     if args.json {
         let answer = json!({
             "model": model.name,
-            "device": backend.name(),
+            "device": device.name(),
             "batch": args.batch,
-            "peak_gflops": peak.flops / 1e9,
-            "peak_gbs": peak.bytes / 1e9,
+            "peak_gflops": peak.map(|peak| peak.flops / 1e9),
+            "peak_gbs": peak.map(|peak| peak.bytes / 1e9),
             "networks": reports,
         });
         console.result(&answer.to_string())?;
@@ -73,15 +82,40 @@ struct Measured {
     setup: Duration,
     /// Bytes of activations.
     arena_bytes: usize,
-    /// Bytes of a stored weight's element.
-    weight_bytes: usize,
+    /// Bytes of an element of activations and of weights, as the device keeps them.
+    element_bytes: [usize; 2],
 }
 
-fn measure(backend: &Arc<Cpu>, graph: Graph, weights: &Weights, repeat: usize) -> Result<Measured> {
-    let weight_bytes = match graph.params().next() {
-        Some(param) => weights.get(&param.name, &param.shape)?.dtype().bytes(),
-        None => 0,
-    };
+impl Measured {
+    /// Bytes that must cross the memory bus.
+    fn bytes(&self, cost: Cost) -> u64 {
+        let [activation, weight] = self.element_bytes;
+        cost.bytes(activation, weight)
+    }
+
+    /// Which share of `seconds` the work would take at best, by the line of the roofline that bounds it.
+    fn share(&self, peak: Peak, cost: Cost, seconds: f64) -> f64 {
+        let compute = cost.flops as f64 / peak.flops;
+        let memory = self.bytes(cost) as f64 / peak.bytes;
+        compute.max(memory) / seconds
+    }
+}
+
+/// Bytes of an element of the network's weights in its file.
+fn stored_bytes(graph: &Graph, weights: &Weights) -> Result<usize> {
+    match graph.params().next() {
+        Some(param) => Ok(weights.get(&param.name, &param.shape)?.dtype().bytes()),
+        None => Ok(0),
+    }
+}
+
+fn measure<B: Backend>(
+    backend: &Arc<B>,
+    graph: Graph,
+    weights: &Weights,
+    weight_bytes: usize,
+    repeat: usize,
+) -> Result<Measured> {
     let inputs: Vec<_> = graph
         .inputs()
         .map(|(name, value)| (name.to_owned(), graph.shape(value)))
@@ -117,7 +151,7 @@ fn measure(backend: &Arc<Cpu>, graph: Graph, weights: &Weights, repeat: usize) -
         cost: session.cost(),
         setup,
         arena_bytes: session.plan().arena_bytes,
-        weight_bytes,
+        element_bytes: [backend.element_bytes(), weight_bytes],
     })
 }
 

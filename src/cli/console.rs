@@ -5,6 +5,7 @@
 
 use super::args::ConsoleArgs;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use latent_diffusion::pipeline::Event;
 use latent_diffusion::{Error, Result};
 use std::io::{self, ErrorKind, Write};
 
@@ -69,6 +70,15 @@ impl Console {
     pub fn note(&self, sentence: &str) {
         if !self.quiet {
             self.say(sentence);
+        }
+    }
+
+    /// What a pipeline reports.
+    pub fn event(&self, event: Event) {
+        match event {
+            Event::Warning(sentence) => self.note(&format!("warning: {sentence}")),
+            Event::Step { done, total } => self.progress(done, total),
+            Event::Decoded { .. } => {}
         }
     }
 

@@ -4,7 +4,8 @@ use super::args::EngineArgs;
 use super::console::Console;
 use super::stop::Stop;
 use latent_diffusion::backend::Backend;
-use latent_diffusion::cpu::Cpu;
+use latent_diffusion::cpu::{Cpu, Peak};
+use latent_diffusion::cuda::{self, Cuda, Emulation, Precision, Target, table};
 use latent_diffusion::{Error, Result};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,9 +13,9 @@ use std::sync::Arc;
 /// More threads than any machine has cores.
 const MAX_THREADS: usize = 1024;
 
-/// A place to compute.
+/// A place to compute, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
+pub enum Choice {
     /// The fastest that is there.
     Auto,
     /// The processor.
@@ -25,7 +26,7 @@ pub enum Device {
     Emulator,
 }
 
-impl FromStr for Device {
+impl FromStr for Choice {
     type Err = String;
 
     /// Reads `auto`, `cpu`, `cuda`, `cuda:1` (also `cuda1`, or a bare number) or `emulator`.
@@ -73,36 +74,97 @@ impl FromStr for Dtype {
     }
 }
 
-/// Gets the device ready.
+/// A device that is ready.
+pub enum Device {
+    /// The processor.
+    Cpu(Arc<Cpu>),
+    /// A GPU, or the emulator.
+    Cuda(Arc<Cuda>),
+}
+
+impl Device {
+    /// Its name, for people.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Cpu(device) => device.name(),
+            Self::Cuda(device) => device.name(),
+        }
+    }
+
+    /// What it can do at best; an emulator has no such thing.
+    pub fn peak(&self) -> Option<Peak> {
+        match self {
+            Self::Cpu(device) => Some(device.measure_peak()),
+            Self::Cuda(device) => {
+                let [flops, bytes] = device.peak()?;
+                Some(Peak { flops, bytes })
+            }
+        }
+    }
+}
+
+/// Gets the device ready that the arguments name.
 ///
 /// # Errors
 /// [`Error::Device`] if it is not there.
-pub fn open(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Arc<Cpu>> {
-    match args.device {
-        Device::Cpu => {}
-        Device::Auto => {
-            console.detail("computing on the CPU: this build has no CUDA kernels yet");
-        }
-        Device::Cuda(_) | Device::Emulator => {
-            return Err(Error::Device(
-                "this build has no CUDA kernels yet: use --device cpu".into(),
-            ));
-        }
-    }
-    if let Dtype::F16 | Dtype::Bf16 = args.dtype {
-        console.note(
-            "note: the CPU computes in f32 whatever --dtype says; weights stay as they are stored",
-        );
-    }
+pub fn open(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device> {
     if args.threads > MAX_THREADS {
         return Err(Error::request(format!(
             "--threads {}: at most {MAX_THREADS}; one per core is best, and the default",
             args.threads
         )));
     }
-    let cpu = Cpu::new(args.threads, stop.flag())?;
-    console.detail(&format!("device: {}", cpu.name()));
-    Ok(Arc::new(cpu))
+    let device = match args.device {
+        Choice::Cpu => cpu(args, console, stop)?,
+        Choice::Cuda(ordinal) => gpu(ordinal, args, stop)?,
+        Choice::Emulator => {
+            let precision = precision(args.dtype)?;
+            // Its purpose is to find faults, so it looks for them.
+            let emulation = Emulation {
+                threads: args.threads,
+                check: true,
+                seed: 0,
+            };
+            let target = Target::a100(precision);
+            Device::Cuda(Arc::new(Cuda::emulator(emulation, target, stop.flag())?))
+        }
+        Choice::Auto => match gpu(0, args, stop) {
+            Ok(gpu) => gpu,
+            Err(Error::Device(reason)) => {
+                console.detail(&format!("computing on the CPU: {reason}"));
+                cpu(args, console, stop)?
+            }
+            Err(error) => return Err(error),
+        },
+    };
+    console.detail(&format!("device: {}", device.name()));
+    Ok(device)
+}
+
+fn cpu(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device> {
+    if let Dtype::F16 | Dtype::Bf16 = args.dtype {
+        console.note(
+            "note: the CPU computes in f32 whatever --dtype says; weights stay as they are stored",
+        );
+    }
+    Ok(Device::Cpu(Arc::new(Cpu::new(args.threads, stop.flag())?)))
+}
+
+fn gpu(ordinal: u32, args: &EngineArgs, stop: &Stop) -> Result<Device> {
+    let precision = precision(args.dtype)?;
+    let gpu = Cuda::gpu(ordinal, precision, args.threads, stop.flag())?;
+    Ok(Device::Cuda(Arc::new(gpu)))
+}
+
+/// What the kernels compute in.
+fn precision(dtype: Dtype) -> Result<Precision> {
+    match dtype {
+        Dtype::Auto | Dtype::F16 => Ok(Precision::F16),
+        Dtype::F32 => Ok(Precision::F32),
+        Dtype::Bf16 => Err(Error::request(
+            "--dtype bf16: the CUDA kernels compute in f16 or f32; weights stored as bf16 are read in either",
+        )),
+    }
 }
 
 /// Lists what can compute, or checks the one device that is asked for.
@@ -110,13 +172,47 @@ pub fn open(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Arc<Cpu
 /// # Errors
 /// If the device is not there, or the list cannot be written.
 pub fn list(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<()> {
-    let cpu = open(args, console, stop)?;
+    if args.device != Choice::Auto {
+        return console.result(&open(args, console, stop)?.name());
+    }
+    let cpu = Cpu::new(args.threads, stop.flag())?;
     console.result(&format!(
         "cpu\t{} threads, f32, {}",
         cpu.threads(),
         features()
     ))?;
-    console.note("CUDA: this build has no CUDA kernels yet, so every --device but cpu is refused.");
+    match cuda::gpus() {
+        Ok(gpus) => {
+            for gpu in gpus {
+                let usable = match gpu.check() {
+                    Ok(()) => String::new(),
+                    Err(error) => format!("; not usable: {error}"),
+                };
+                console.result(&format!(
+                    "cuda:{}\t{}, {:.1} GiB, sm_{}, {} multiprocessors{usable}",
+                    gpu.ordinal,
+                    gpu.name,
+                    gpu.memory_bytes as f64 / f64::from(1 << 30),
+                    gpu.compute_capability,
+                    gpu.multiprocessors,
+                ))?;
+            }
+        }
+        Err(error) => console.result(&format!("cuda\tabsent: {error}"))?,
+    }
+    console.result(&match table::EMULATOR {
+        Ok(compiler) => format!("emulator\tthe CUDA kernels on the CPU, compiled by {compiler}"),
+        Err(reason) => format!("emulator\tabsent: {reason}"),
+    })?;
+    console.note(&match table::NVCC {
+        Ok(version) => format!(
+            "CUDA kernels: {} of {} files, compiled by nvcc {version} for sm_{:?}",
+            table::ENTRIES.len(),
+            table::MODULES.len(),
+            table::ARCHITECTURES
+        ),
+        Err(reason) => reason.to_owned(),
+    });
     Ok(())
 }
 
@@ -145,11 +241,11 @@ mod tests {
 
     #[test]
     fn devices_are_read_as_every_program_writes_them() {
-        let read = |text: &str| text.parse::<Device>();
-        assert_eq!(read("AUTO"), Ok(Device::Auto));
-        assert_eq!(read("cpu"), Ok(Device::Cpu));
+        let read = |text: &str| text.parse::<Choice>();
+        assert_eq!(read("AUTO"), Ok(Choice::Auto));
+        assert_eq!(read("cpu"), Ok(Choice::Cpu));
         for second in ["cuda:1", "cuda1", "1"] {
-            assert_eq!(read(second), Ok(Device::Cuda(1)));
+            assert_eq!(read(second), Ok(Choice::Cuda(1)));
         }
         assert!(read("tpu").is_err() && read("cuda:x").is_err() && read("").is_err());
     }

@@ -9,6 +9,7 @@ mod bench;
 mod codec;
 mod console;
 mod device;
+mod engine;
 mod inspect;
 mod jobs;
 mod metadata;

@@ -2,7 +2,7 @@
 
 use super::args::{EngineArgs, ModelArgs};
 use super::console::Console;
-use super::device;
+use super::device::{self, Device};
 use super::model;
 use super::stop::Stop;
 use clap::Args;
@@ -52,8 +52,10 @@ pub fn run(args: &ParityArgs, console: &Console, stop: &Stop) -> Result<u8> {
         if args.dumps.len() > 1 {
             console.note(&format!("{}:", path.display()));
         }
-        let report =
-            Dump::open(path).and_then(|dump| check(&device, &model, &dump, args.tolerance));
+        let report = Dump::open(path).and_then(|dump| match &device {
+            Device::Cpu(device) => check(device, &model, &dump, args.tolerance),
+            Device::Cuda(device) => check(device, &model, &dump, args.tolerance),
+        });
         match report {
             Ok(report) => {
                 print(path, &report, args.json, console)?;

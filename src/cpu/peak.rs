@@ -2,7 +2,6 @@
 
 use super::Cpu;
 use super::simd::{Loop, vectorised};
-use crate::ops::Cost;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -13,15 +12,6 @@ pub struct Peak {
     pub flops: f64,
     /// Bytes read per second from memory.
     pub bytes: f64,
-}
-
-impl Peak {
-    /// Which share of `seconds` the work would take at best, by the line that bounds it.
-    pub fn share(&self, cost: Cost, parameter_bytes: usize, seconds: f64) -> f64 {
-        let compute = cost.flops as f64 / self.flops;
-        let memory = cost.bytes(size_of::<f32>(), parameter_bytes) as f64 / self.bytes;
-        compute.max(memory) / seconds
-    }
 }
 
 impl Cpu {

@@ -19,6 +19,18 @@ pub struct Target {
     pub shared_bytes_per_block: u32,
 }
 
+impl Target {
+    /// An A100: the oldest GPU that there is machine code for, and what the emulator is by default.
+    pub fn a100(precision: Precision) -> Self {
+        Self {
+            precision,
+            compute_capability: 80,
+            multiprocessors: 108,
+            shared_bytes_per_block: 163 << 10,
+        }
+    }
+}
+
 /// The element type of activations and of the weights of products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Precision {
@@ -113,6 +125,16 @@ pub enum Layout {
     },
     /// As [`Vector`](Self::Vector), the two halves alternating.
     GatedVector,
+}
+
+impl Layout {
+    /// The type of the elements on a device that works at `precision`.
+    pub fn precision(self, precision: Precision) -> Precision {
+        match self {
+            Self::Vector | Self::GatedVector => Precision::F32,
+            Self::Table | Self::Matrix { .. } => precision,
+        }
+    }
 }
 
 impl fmt::Display for Launch {

@@ -1,26 +1,294 @@
 //! NVIDIA GPUs, through kernels of our own, and the same kernels on the processor.
 //!
 //! [`select`] chooses, as a pure function of shapes, which entries of `kernels/` compute a node. What it answers is data ([`Kernel`]); one
-//! place turns it into launches.
+//! place, `launch.rs`, turns it into launches. Who runs them is behind a small door with two sides: a GPU's driver, or the emulator.
 
 mod attention;
 mod attention_large;
 mod conv2d;
+mod diagnosis;
+mod door;
+mod driver;
 mod elementwise;
+mod emulator;
+mod gpu;
 mod group_norm;
 pub mod kernel;
+mod launch;
 mod layer_norm;
 mod linear;
 mod movement;
+mod pack;
 mod product;
 mod sampling;
 pub mod table;
 mod tile;
+mod weights;
 
+pub use driver::gpus;
+pub use emulator::Emulation;
+pub use gpu::Gpu;
 pub use kernel::{Argument, Kernel, Launch, Layout, Precision, Target};
 
+use crate::backend::{Backend, Load, Selection, Step};
+use crate::error::{Error, Result};
+use crate::graph::{Node, Param};
 use crate::ops::Op;
+use crate::plan::Place;
 use crate::tensor::Shape;
+use crate::weights::Weights;
+use door::{Call, Door, Memory, Recording, Span};
+use rayon::ThreadPool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A GPU, or the emulator, as a device.
+pub struct Cuda {
+    door: Arc<dyn Door>,
+    target: Target,
+    store: Arc<weights::Store>,
+    pool: Arc<ThreadPool>,
+    stop: Arc<AtomicBool>,
+}
+
+/// The values of one session.
+pub struct Arena(Arc<dyn Memory>);
+
+/// A weight on the device, which every session over the same checkpoint shares.
+pub struct Weight(Arc<dyn Memory>);
+
+/// What a list of steps became.
+#[derive(Default)]
+pub struct Replay(State);
+
+#[derive(Default)]
+enum State {
+    /// Never run.
+    #[default]
+    New,
+    /// Run once: each launch with its addresses.
+    Prepared(Vec<Call>),
+    /// Run more than once: all launches as one.
+    Recorded(Box<dyn Recording>),
+}
+
+impl Cuda {
+    /// The GPU number `ordinal`, with activations of `precision` and `threads` threads (0: one per core) to prepare weights. A run ends
+    /// early once `stop` is set.
+    ///
+    /// # Errors
+    /// If there is no such GPU, or it cannot be used: a sentence that says why.
+    pub fn gpu(
+        ordinal: u32,
+        precision: Precision,
+        threads: usize,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self> {
+        let (door, gpu) = driver::open(ordinal)?;
+        let target = gpu.target(precision);
+        Self::new(door, target, threads, stop)
+    }
+
+    /// The emulator, as if it were the GPU that `target` describes.
+    ///
+    /// # Errors
+    /// If this build has no emulator.
+    pub fn emulator(emulation: Emulation, target: Target, stop: Arc<AtomicBool>) -> Result<Self> {
+        let door = emulator::open(emulation)?;
+        Self::new(door, target, emulation.threads, stop)
+    }
+
+    fn new(
+        door: Arc<dyn Door>,
+        target: Target,
+        threads: usize,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let pool = pool
+            .build()
+            .map_err(|error| Error::Device(format!("cannot start {threads} threads: {error}")))?;
+        Ok(Self {
+            door,
+            target,
+            store: Arc::default(),
+            pool: Arc::new(pool),
+            stop,
+        })
+    }
+
+    /// What kernels are chosen for.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Floating-point operations and bytes of memory that the device can do per second at best, by its data sheet; `None` for the emulator.
+    pub fn peak(&self) -> Option<[f64; 2]> {
+        self.door.peak(self.target.precision)
+    }
+
+    fn stopped(&self) -> Result<()> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted),
+            false => Ok(()),
+        }
+    }
+
+    /// The first run of steps: one launch after another, so that a failure carries the name of its node.
+    fn first_run(&self, arena: &Arena, steps: &[Step<Self>]) -> Result<Vec<Call>> {
+        let mut calls = Vec::new();
+        for step in steps {
+            self.stopped()?;
+            for call in launch::calls(step, &arena.0, &self.target)? {
+                self.door.launch(&call)?;
+                calls.push(call);
+            }
+        }
+        Ok(calls)
+    }
+}
+
+impl Backend for Cuda {
+    type Arena = Arena;
+    type Kernel = Kernel;
+    type Weight = Weight;
+    type Replay = Replay;
+
+    fn name(&self) -> String {
+        format!("{}, {}", self.door.name(), self.target.precision.suffix())
+    }
+
+    fn element_bytes(&self) -> usize {
+        self.target.precision.bytes()
+    }
+
+    fn wider(&self) -> Option<Self> {
+        (self.target.precision == Precision::F16).then(|| Self {
+            door: self.door.clone(),
+            target: Target {
+                precision: Precision::F32,
+                ..self.target
+            },
+            store: self.store.clone(),
+            pool: self.pool.clone(),
+            stop: self.stop.clone(),
+        })
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Arena> {
+        self.store.alloc(&*self.door, bytes).map(Arena)
+    }
+
+    fn write(&self, arena: &mut Arena, place: Place, values: &[f32]) -> Result<()> {
+        let precision = precision(place, self.target.precision);
+        let mut bytes = vec![0; values.len() * precision.bytes()];
+        pack::write(values, precision, &mut bytes);
+        self.door
+            .write(&span(arena, place.offset, bytes.len())?, &bytes)
+    }
+
+    fn read(&self, arena: &Arena, place: Place, values: &mut [f32]) -> Result<()> {
+        let precision = precision(place, self.target.precision);
+        let mut bytes = vec![0; values.len() * precision.bytes()];
+        self.door
+            .read(&span(arena, place.offset, bytes.len())?, &mut bytes)?;
+        pack::read(&bytes, precision, values);
+        Ok(())
+    }
+
+    fn select(&self, node: &Node, inputs: &[Shape]) -> Result<Selection<Self>> {
+        let kernel = select(&node.op, inputs, node.shape, &self.target);
+        let kernel = kernel.map_err(|problem| {
+            Error::Device(format!(
+                "node `{}` ({}): {problem}",
+                node.name,
+                node.op.name()
+            ))
+        })?;
+        Ok(Selection {
+            workspace_bytes: kernel.workspace_bytes,
+            kernel,
+        })
+    }
+
+    fn admit(&self, arena_bytes: usize, loads: &[Load<'_, Self>], weights: &Weights) -> Result<()> {
+        let params = loads
+            .iter()
+            .filter_map(|load| Some((load.param, *load.kernel.layouts.get(load.index)?)));
+        let weight_bytes = self
+            .store
+            .missing_bytes(params, weights, self.target.precision)?;
+        let needed = arena_bytes + weight_bytes;
+        let enough = |free: Option<usize>| free.is_none_or(|free| needed <= free);
+        if enough(self.door.free_bytes()?) {
+            return Ok(());
+        }
+        self.store.drop_unused();
+        match self.door.free_bytes()? {
+            Some(free) if needed > free => Err(Error::Memory(format!(
+                "{} has {} MiB of memory free, and {} MiB are needed: {} of weights and {} of activations; use a smaller size or batch",
+                self.door.name(),
+                free >> 20,
+                needed.div_ceil(1 << 20),
+                weight_bytes.div_ceil(1 << 20),
+                arena_bytes.div_ceil(1 << 20),
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn load(
+        &self,
+        kernel: &Kernel,
+        index: usize,
+        param: &Param,
+        weights: &Weights,
+    ) -> Result<Weight> {
+        let layout = *kernel
+            .layouts
+            .get(index)
+            .ok_or_else(|| Error::shape(&param.name, "has no layout: a defect of this program"))?;
+        let precision = self.target.precision;
+        let load = || {
+            self.store
+                .load(&*self.door, param, weights, layout, precision)
+        };
+        self.pool.install(load).map(Weight)
+    }
+
+    fn run(&self, arena: &mut Arena, steps: &[Step<Self>], replay: &mut Replay) -> Result<()> {
+        self.stopped()?;
+        if let State::New = replay.0 {
+            replay.0 = State::Prepared(self.first_run(arena, steps)?);
+            return Ok(());
+        }
+        if let State::Prepared(calls) = &replay.0 {
+            match self.door.record(calls)? {
+                Some(recording) => replay.0 = State::Recorded(recording),
+                None => {
+                    return calls.iter().try_for_each(|call| {
+                        self.stopped()?;
+                        self.door.launch(call)
+                    });
+                }
+            }
+        }
+        match &replay.0 {
+            State::Recorded(recording) => recording.replay(),
+            State::New | State::Prepared(_) => Ok(()),
+        }
+    }
+}
+
+/// The type of the elements at `place` on a device that works at `working`.
+fn precision(place: Place, working: Precision) -> Precision {
+    if place.exact { Precision::F32 } else { working }
+}
+
+fn span(arena: &Arena, offset: usize, bytes: usize) -> Result<Span> {
+    Span::new(&arena.0, offset, bytes)
+        .ok_or_else(|| Error::Memory("a value outside the arena: a defect of this program".into()))
+}
 
 /// The entries that compute `op` on operands of shapes `inputs`, where the result has shape `output`.
 ///

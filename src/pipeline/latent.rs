@@ -1,6 +1,6 @@
 //! Between images and latents.
 
-use super::{Pipeline, draw, finite};
+use super::{Event, Pipeline, draw};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::models::autoencoder;
@@ -15,7 +15,7 @@ impl<B: Backend> Pipeline<B> {
     ///
     /// # Errors
     /// If the model has no autoencoder, or the image is not finite.
-    pub fn decode(&self, latent: &Tensor) -> Result<Tensor> {
+    pub fn decode(&self, latent: &Tensor, report: &mut dyn FnMut(Event)) -> Result<Tensor> {
         let (config, weights) = self.model.autoencoder()?;
         let Some([n, h, w, _]) = latent.shape().image() else {
             return Err(Error::request(format!(
@@ -25,10 +25,8 @@ impl<B: Backend> Pipeline<B> {
         };
         let scaled = self.scaled(latent, 1.0 / self.model.config.scale_factor)?;
         let graph = autoencoder::build_decoder(config, n, [h, w])?;
-        let mut session = self.session((graph, weights))?;
-        session.set("latent", &scaled)?;
-        session.run()?;
-        finite(session.get("image")?, "the decoder", &mut session)
+        let network = (graph, weights);
+        self.compute_wide(network, ("latent", &scaled), "image", "the decoder", report)
     }
 
     /// Mean and log variance of an image's latent, at the autoencoder's own scale.
@@ -38,7 +36,11 @@ impl<B: Backend> Pipeline<B> {
     ///
     /// # Errors
     /// If the model has no autoencoder, the sides are no multiples of `f`, or the result is not finite.
-    pub fn moments(&self, image: &Tensor) -> Result<(Tensor, Tensor)> {
+    pub fn moments(
+        &self,
+        image: &Tensor,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<(Tensor, Tensor)> {
         let (config, weights) = self.model.autoencoder()?;
         let Some([n, h, w, _]) = image.shape().image() else {
             return Err(Error::request(format!(
@@ -47,10 +49,9 @@ impl<B: Backend> Pipeline<B> {
             )));
         };
         let graph = autoencoder::build_encoder(config, n, [h, w])?;
-        let mut session = self.session((graph, weights))?;
-        session.set("image", image)?;
-        session.run()?;
-        let moments = finite(session.get("moments")?, "the encoder", &mut session)?;
+        let network = (graph, weights);
+        let input = ("image", image);
+        let moments = self.compute_wide(network, input, "moments", "the encoder", report)?;
         autoencoder::split_moments(&moments)
     }
 
@@ -58,14 +59,19 @@ impl<B: Backend> Pipeline<B> {
     ///
     /// # Errors
     /// As [`moments`](Self::moments).
-    pub fn encode(&self, image: &Tensor) -> Result<Tensor> {
-        let (mean, _) = self.moments(image)?;
+    pub fn encode(&self, image: &Tensor, report: &mut dyn FnMut(Event)) -> Result<Tensor> {
+        let (mean, _) = self.moments(image, report)?;
         self.scaled(&mean, self.model.config.scale_factor)
     }
 
     /// A latent of the image per stream, drawn from its distribution, at the diffusion model's scale.
-    pub(super) fn posterior(&self, image: &Tensor, streams: &mut [Noise]) -> Result<Tensor> {
-        let (mean, logvar) = self.moments(image)?;
+    pub(super) fn posterior(
+        &self,
+        image: &Tensor,
+        streams: &mut [Noise],
+        report: &mut dyn FnMut(Event),
+    ) -> Result<Tensor> {
+        let (mean, logvar) = self.moments(image, report)?;
         let Some([_, h, w, c]) = mean.shape().image() else {
             return Err(Error::request("the encoder answered no image"));
         };

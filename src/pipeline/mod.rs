@@ -22,10 +22,12 @@ pub use request::{InitImage, Request};
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::graph::Graph;
 use crate::rng::Noise;
 use crate::schedule::Schedule;
 use crate::session::Session;
 use crate::tensor::{Shape, Tensor};
+use crate::weights::Weights;
 use std::sync::Arc;
 
 /// What happens while a request is carried out.
@@ -76,7 +78,7 @@ impl<B: Backend> Pipeline<B> {
         let total = latents.len();
         let mut images = Vec::with_capacity(total);
         for latent in &latents {
-            images.push(self.decode(latent)?);
+            images.push(self.decode(latent, report)?);
             report(Event::Decoded {
                 done: images.len(),
                 total,
@@ -103,7 +105,7 @@ impl<B: Backend> Pipeline<B> {
             .map(|index| Noise::new(request.rng, request.seed_of(index)))
             .collect();
         let latent = match &request.init {
-            Some(init) => Some(self.posterior(&init.image, &mut streams)?),
+            Some(init) => Some(self.posterior(&init.image, &mut streams, report)?),
             None => None,
         };
         let shape = self.model.latent_shape(request)?;
@@ -121,12 +123,35 @@ impl<B: Backend> Pipeline<B> {
         (0..request.batch).map(|index| last.item(index)).collect()
     }
 
-    /// A session over one of the model's networks.
-    fn session(
+    /// As [`compute`] on the pipeline's device, and once more with the range of f32 where halves overflowed: what makes images black
+    /// elsewhere.
+    fn compute_wide(
         &self,
-        network: (crate::graph::Graph, &crate::weights::Weights),
-    ) -> Result<Session<B>> {
-        Session::new(&self.backend, network.0, network.1)
+        (graph, weights): (Graph, &Weights),
+        input: (&str, &Tensor),
+        output: &str,
+        stage: &str,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<Tensor> {
+        match compute(
+            &self.backend,
+            (graph.clone(), weights),
+            input,
+            output,
+            stage,
+        ) {
+            Err(error @ Error::NotFinite { .. }) => {
+                let Some(wider) = self.backend.wider() else {
+                    return Err(error);
+                };
+                if let Error::NotFinite { stage, what, .. } = &error {
+                    let warning = format!("{stage} produced {what} in f16: it is run again in f32");
+                    report(Event::Warning(warning));
+                }
+                compute(&Arc::new(wider), (graph, weights), input, output, stage)
+            }
+            outcome => outcome,
+        }
     }
 }
 
@@ -137,6 +162,20 @@ fn draw(streams: &mut [Noise], [height, width, channels]: [usize; 3]) -> Result<
     let values = streams.iter_mut().flat_map(|stream| stream.normal(count));
     let nchw = Tensor::new(shape, values.collect())?;
     Ok(nchw.nchw_to_nhwc())
+}
+
+/// Runs `graph` once on `backend`: its result `output` for `input`. Refuses one that is not finite.
+fn compute<B: Backend>(
+    backend: &Arc<B>,
+    (graph, weights): (Graph, &Weights),
+    (input, value): (&str, &Tensor),
+    output: &str,
+    stage: &str,
+) -> Result<Tensor> {
+    let mut session = Session::new(backend, graph, weights)?;
+    session.set(input, value)?;
+    session.run()?;
+    finite(session.get(output)?, stage, &mut session)
 }
 
 /// Refuses a result that holds NaN or infinity, naming the first node that made one.
@@ -155,12 +194,16 @@ fn not_finite<B: Backend>(
     session: &mut Session<B>,
 ) -> Result<Error> {
     let node = session.first_not_finite()?;
+    let mut hint = "look for damaged weights with `ldm inspect --check-weights`".to_owned();
+    if session.backend().wider().is_some() {
+        hint += ", or compute in f32 with `--dtype f32`";
+    }
     Ok(Error::NotFinite {
         stage: match node {
             Some(node) => format!("{stage}, node {node},"),
             None => stage.to_owned(),
         },
         what: format!("NaN or infinity in {bad} of {} values", shape.len()),
-        hint: "look for damaged weights with `ldm inspect --check-weights`".to_owned(),
+        hint,
     })
 }

@@ -1,6 +1,6 @@
 //! Prompts to context.
 
-use super::{Event, Guided, Pipeline, Request, finite};
+use super::{Event, Guided, Pipeline, Request};
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::graph::Graph;
@@ -65,9 +65,8 @@ impl<B: Backend> Pipeline<B> {
         let input = graph.input_exact("input_ids", shape);
         let hidden = clip::forward(&mut graph, config, input)?;
         graph.output("context", hidden);
-        let mut session = self.session((graph, weights))?;
-        session.set("input_ids", &Tensor::new(shape, ids)?)?;
-        session.run()?;
-        finite(session.get("context")?, "the text encoder", &mut session)
+        let input = ("input_ids", &Tensor::new(shape, ids)?);
+        let network = (graph, weights);
+        self.compute_wide(network, input, "context", "the text encoder", report)
     }
 }

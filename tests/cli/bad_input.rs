@@ -231,11 +231,13 @@ fn commands_and_devices_that_are_not_there() {
         .ldm(&["inspct", "x"])
         .refused(2, &["inspct", "ldm inspect"]);
     place.ldm(&["balloon"]).refused(2, &["-p \"balloon\""]);
-    for device in ["cuda", "cuda:1", "emulator"] {
-        place
-            .sample(&["-p", "x", "--device", device])
-            .refused(4, &["--device cpu"]);
-    }
+    // There is no driver, or the machine has fewer GPUs.
+    place
+        .sample(&["-p", "x", "--device", "cuda:99"])
+        .refused(4, &["--device cpu"]);
+    place
+        .sample(&["-p", "x", "--device", "emulator", "--dtype", "bf16"])
+        .refused(2, &["bf16", "f16 or f32"]);
     place
         .sample(&["-p", "x", "--device", "tpu"])
         .refused(2, &["tpu"]);

@@ -213,10 +213,16 @@ fn help_names_the_exit_codes_and_never_fails() {
 }
 
 #[test]
-fn devices_lists_the_cpu_and_says_that_there_is_no_cuda() {
+fn devices_lists_what_is_there_and_why_the_rest_is_not() {
     let run = Place::new().ldm(&["devices"]);
-    assert!(run.lines()[0].starts_with("cpu\t"));
-    assert!(run.stderr.contains("no CUDA kernels"));
+    let lines = run.lines();
+    assert!(lines[0].starts_with("cpu\t"));
+    for name in ["cuda", "emulator\t"] {
+        assert!(lines.iter().any(|line| line.starts_with(name)), "{lines:?}");
+    }
+    assert!(run.stderr.contains("CUDA kernels"), "{}", run.stderr);
+    let cpu = Place::new().ldm(&["devices", "--device", "cpu"]);
+    assert_eq!((cpu.code, cpu.lines().len()), (0, 1));
 }
 
 #[test]

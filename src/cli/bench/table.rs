@@ -27,8 +27,8 @@ impl Row {
         self.cost.flops as f64 / self.seconds() / 1e9
     }
 
-    fn gbs(&self, weight_bytes: usize) -> f64 {
-        self.cost.bytes(size_of::<f32>(), weight_bytes) as f64 / self.seconds() / 1e9
+    fn gbs(&self, measured: &Measured) -> f64 {
+        measured.bytes(self.cost) as f64 / self.seconds() / 1e9
     }
 }
 
@@ -72,7 +72,7 @@ fn slowest_first(mut rows: Vec<Row>) -> Vec<Row> {
 pub(super) fn print(
     name: &str,
     measured: &Measured,
-    peak: &Peak,
+    peak: Option<Peak>,
     top: usize,
     console: &Console,
 ) -> Result<()> {
@@ -83,10 +83,16 @@ pub(super) fn print(
         time: measured.total,
         cost: measured.cost,
     };
+    let best = match peak {
+        Some(peak) => format!(
+            "peak here: {:.0} GFLOP/s, {:.1} GB/s",
+            peak.flops / 1e9,
+            peak.bytes / 1e9
+        ),
+        None => "an emulator, whose times say nothing of any GPU".to_owned(),
+    };
     console.result(&format!(
-        "{name}\n  peak here: {:.0} GFLOP/s, {:.1} GB/s; activations {:.1} MB; planned and loaded in {:.1} ms",
-        peak.flops / 1e9,
-        peak.bytes / 1e9,
+        "{name}\n  {best}; activations {:.1} MB; planned and loaded in {:.1} ms",
         measured.arena_bytes as f64 / 1e6,
         measured.setup.as_secs_f64() * 1e3,
     ))?;
@@ -95,14 +101,16 @@ pub(super) fn print(
     ];
     let [calls, ms, gflop, gflops, gbs, roofline, share] = head;
     let line = |row: &Row| {
+        let share = |peak| measured.share(peak, row.cost, row.seconds()) * 100.0;
+        let share = peak.map_or("-".to_owned(), |peak| format!("{:.0} %", share(peak)));
         format!(
-            "  {:>5} {:>10.3} {:>9.3} {:>8.1} {:>6.1} {:>7.0} % {:>4.0} %  {}",
+            "  {:>5} {:>10.3} {:>9.3} {:>8.1} {:>6.1} {:>9} {:>4.0} %  {}",
             row.calls,
             row.seconds() * 1e3,
             row.cost.flops as f64 / 1e9,
             row.gflops(),
-            row.gbs(measured.weight_bytes),
-            peak.share(row.cost, measured.weight_bytes, row.seconds()) * 100.0,
+            row.gbs(measured),
+            share,
             row.seconds() / sum.as_secs_f64() * 100.0,
             row.name,
         )
@@ -124,15 +132,15 @@ pub(super) fn print(
 }
 
 /// A network's timings as JSON, in seconds, FLOPs and bytes.
-pub(super) fn as_json(name: &str, measured: &Measured, peak: &Peak) -> Value {
+pub(super) fn as_json(name: &str, measured: &Measured, peak: Option<Peak>) -> Value {
     let row = |row: &Row| {
         json!({
             "name": row.name,
             "calls": row.calls,
             "seconds": row.seconds(),
             "flops": row.cost.flops,
-            "bytes": row.cost.bytes(size_of::<f32>(), measured.weight_bytes),
-            "roofline": peak.share(row.cost, measured.weight_bytes, row.seconds()),
+            "bytes": measured.bytes(row.cost),
+            "roofline": peak.map(|peak| measured.share(peak, row.cost, row.seconds())),
         })
     };
     json!({

@@ -4,13 +4,13 @@
 
 use super::super::args::SampleArgs;
 use super::super::console::Console;
+use super::super::engine::Engine;
 use super::super::jobs::Job;
 use super::super::output::{Names, Output};
 use super::super::stop::Stop;
 use super::super::{device, metadata};
-use latent_diffusion::cpu::Cpu;
 use latent_diffusion::image::{Existing, encode_png, write_latent};
-use latent_diffusion::pipeline::{Event, Model, Pipeline, Request};
+use latent_diffusion::pipeline::{Model, Request};
 use latent_diffusion::{Error, Result, Tensor};
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -20,7 +20,7 @@ const STEM: &str = "{index:05}-{seed}";
 
 /// Everything that is needed to carry out requests.
 pub(super) struct Studio<'a> {
-    pipeline: Pipeline<Cpu>,
+    engine: Engine,
     output: Output,
     args: &'a SampleArgs,
     console: &'a Console,
@@ -34,17 +34,17 @@ impl<'a> Studio<'a> {
         console: &'a Console,
         stop: &Stop,
     ) -> Result<Self> {
-        let backend = device::open(&args.engine, console, stop)?;
+        let device = device::open(&args.engine, console, stop)?;
         Ok(Self {
             output: Output::prepare(&args.place, "png")?,
-            pipeline: Pipeline::new(backend, model),
+            engine: Engine::new(device, model),
             args,
             console,
         })
     }
 
     pub(super) fn model(&self) -> &Model {
-        self.pipeline.model()
+        self.engine.model()
     }
 
     /// Makes and writes the images of a request. `index` is its number in a batch file, for their names: whoever works on
@@ -78,12 +78,8 @@ impl<'a> Studio<'a> {
     fn run(&mut self, job: &Job, request: &Request, index: Option<usize>) -> Result<()> {
         let (start, console) = (Instant::now(), self.console);
         let latents = self
-            .pipeline
-            .sample_latents(request, &mut |event| match event {
-                Event::Warning(sentence) => console.note(&format!("warning: {sentence}")),
-                Event::Step { done, total } => console.progress(done, total),
-                Event::Decoded { .. } => {}
-            })?;
+            .engine
+            .sample_latents(request, &mut |event| console.event(event))?;
         for (image, latent) in latents.iter().enumerate() {
             let names = names(job, request, image, index);
             if self.args.skip_existing && self.output.existing(&names, "png").is_some() {
@@ -112,18 +108,21 @@ impl<'a> Studio<'a> {
 
     /// The image of a latent. What sampling has made is kept where decoding fails.
     fn decode(&self, latent: &Tensor, seed: u64) -> Result<Tensor> {
-        self.pipeline.decode(latent).inspect_err(|error| {
-            let name = format!("ldm-{}-{seed}.safetensors", std::process::id());
-            let path = std::env::temp_dir().join(name);
-            if !matches!(error, Error::Interrupted)
-                && write_latent(&path, latent, Existing::Keep).is_ok()
-            {
-                let path = path.display();
-                self.console.note(&format!(
-                    "the latent was kept: `ldm decode {path}` makes the image"
-                ));
-            }
-        })
+        let mut report = |event| self.console.event(event);
+        self.engine
+            .decode(latent, &mut report)
+            .inspect_err(|error| {
+                let name = format!("ldm-{}-{seed}.safetensors", std::process::id());
+                let path = std::env::temp_dir().join(name);
+                if !matches!(error, Error::Interrupted)
+                    && write_latent(&path, latent, Existing::Keep).is_ok()
+                {
+                    let path = path.display();
+                    self.console.note(&format!(
+                        "the latent was kept: `ldm decode {path}` makes the image"
+                    ));
+                }
+            })
     }
 
     /// Writes an image, and says where.
@@ -139,7 +138,7 @@ impl<'a> Studio<'a> {
         let mut fields = metadata::settings(request, &job.settings, seed);
         let chunks = match self.args.no_metadata {
             true => vec![],
-            false => metadata::chunks(request, &fields, seed, self.pipeline.model()),
+            false => metadata::chunks(request, &fields, seed, self.engine.model()),
         };
         let bytes = encode_png(image, &chunks)?;
         let Some(path) = self.output.write(&bytes, names, "png", self.console)? else {

@@ -1,0 +1,70 @@
+//! A model on whichever device was asked for. A pipeline is generic over its device; here is the one place where the choice is made.
+
+use super::device::Device;
+use latent_diffusion::cpu::Cpu;
+use latent_diffusion::cuda::Cuda;
+use latent_diffusion::pipeline::{Event, Model, Pipeline, Request};
+use latent_diffusion::{Result, Tensor};
+
+/// A pipeline on one of the devices.
+pub enum Engine {
+    /// On the processor.
+    Cpu(Pipeline<Cpu>),
+    /// On a GPU, or the emulator.
+    Cuda(Pipeline<Cuda>),
+}
+
+impl Engine {
+    /// Puts a model on a device.
+    pub fn new(device: Device, model: Model) -> Self {
+        match device {
+            Device::Cpu(device) => Self::Cpu(Pipeline::new(device, model)),
+            Device::Cuda(device) => Self::Cuda(Pipeline::new(device, model)),
+        }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        match self {
+            Self::Cpu(pipeline) => pipeline.model(),
+            Self::Cuda(pipeline) => pipeline.model(),
+        }
+    }
+
+    /// As [`Pipeline::sample_latents`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn sample_latents(
+        &self,
+        request: &Request,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<Vec<Tensor>> {
+        match self {
+            Self::Cpu(pipeline) => pipeline.sample_latents(request, report),
+            Self::Cuda(pipeline) => pipeline.sample_latents(request, report),
+        }
+    }
+
+    /// As [`Pipeline::decode`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn decode(&self, latent: &Tensor, report: &mut dyn FnMut(Event)) -> Result<Tensor> {
+        match self {
+            Self::Cpu(pipeline) => pipeline.decode(latent, report),
+            Self::Cuda(pipeline) => pipeline.decode(latent, report),
+        }
+    }
+
+    /// As [`Pipeline::encode`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn encode(&self, image: &Tensor, report: &mut dyn FnMut(Event)) -> Result<Tensor> {
+        match self {
+            Self::Cpu(pipeline) => pipeline.encode(image, report),
+            Self::Cuda(pipeline) => pipeline.encode(image, report),
+        }
+    }
+}

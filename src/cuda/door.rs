@@ -1,0 +1,143 @@
+//! The door to whoever runs kernels: a GPU behind its driver, or the emulator. Behind it are bytes and launches; nothing of models.
+
+use super::kernel::Precision;
+use super::table::Entry;
+use crate::error::Result;
+use std::sync::Arc;
+
+/// Who runs kernels. Calls take effect in the order they are made.
+pub(super) trait Door: Send + Sync {
+    /// The device's name, for people.
+    fn name(&self) -> String;
+
+    /// Floating-point operations and bytes per second at best; `None` where time means nothing.
+    fn peak(&self, precision: Precision) -> Option<[f64; 2]>;
+
+    /// Memory of `bytes` bytes that holds anything, freed when it is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory) if there is not as much.
+    fn alloc(&self, bytes: usize) -> Result<Arc<dyn Memory>>;
+
+    /// Bytes that can still be had; `None` where nobody knows.
+    fn free_bytes(&self) -> Result<Option<usize>>;
+
+    /// Stores `bytes` at the start of `to`, which is as long at least.
+    fn write(&self, to: &Span, bytes: &[u8]) -> Result<()>;
+
+    /// Fetches `bytes` from the start of `from`, which is as long at least.
+    fn read(&self, from: &Span, bytes: &mut [u8]) -> Result<()>;
+
+    /// Runs one launch to its end.
+    fn launch(&self, call: &Call) -> Result<()>;
+
+    /// Records launches, so that all can be made by one call; `None` where that would gain nothing.
+    fn record(&self, calls: &[Call]) -> Result<Option<Box<dyn Recording>>>;
+}
+
+/// A block of a device's memory, in the same place until it is dropped.
+pub(super) trait Memory: Send + Sync {
+    /// Where it starts, as kernels see it.
+    fn address(&self) -> u64;
+
+    /// How long it is.
+    fn bytes(&self) -> usize;
+}
+
+/// Launches recorded by [`Door::record`]. It keeps the memory that they touch.
+pub(super) trait Recording {
+    /// Makes all of them again, to their end.
+    fn replay(&self) -> Result<()>;
+}
+
+/// A run of bytes inside a block that it keeps alive.
+#[derive(Clone)]
+pub(super) struct Span {
+    memory: Arc<dyn Memory>,
+    offset: usize,
+    bytes: usize,
+}
+
+impl Span {
+    /// `bytes` bytes from `offset` on; `None` if the block ends before.
+    pub(super) fn new(memory: &Arc<dyn Memory>, offset: usize, bytes: usize) -> Option<Self> {
+        Self::whole(memory).part(offset, bytes)
+    }
+
+    /// All of a block.
+    pub(super) fn whole(memory: &Arc<dyn Memory>) -> Self {
+        Self {
+            memory: memory.clone(),
+            offset: 0,
+            bytes: memory.bytes(),
+        }
+    }
+
+    /// `bytes` bytes of this run from `offset` on; `None` if it ends before.
+    pub(super) fn part(&self, offset: usize, bytes: usize) -> Option<Self> {
+        let end = offset.checked_add(bytes)?;
+        (end <= self.bytes).then(|| Self {
+            memory: self.memory.clone(),
+            offset: self.offset + offset,
+            bytes,
+        })
+    }
+
+    /// Where it starts, as kernels see it.
+    pub(super) fn address(&self) -> u64 {
+        self.memory.address() + self.offset as u64
+    }
+
+    /// How long it is.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// One launch with everything in its place, checked by [`launch`](super::launch).
+#[derive(Clone)]
+pub(super) struct Call {
+    /// For which node.
+    pub node: String,
+    /// What runs.
+    pub entry: &'static Entry,
+    /// Blocks along x, y, z.
+    pub grid: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub shared_bytes: u32,
+    /// One per parameter of the entry.
+    pub values: Vec<Value>,
+}
+
+/// What is passed for a parameter.
+#[derive(Clone)]
+pub(super) enum Value {
+    /// The address of memory, and whether the entry may write there.
+    Pointer(
+        Span,
+        #[cfg_attr(
+            not(emulator),
+            allow(dead_code, reason = "drivers ask for no more than the address")
+        )]
+        bool,
+    ),
+    /// A null pointer.
+    Null,
+    /// An `int`.
+    Int(i32),
+    /// A `float`.
+    Float(f32),
+}
+
+impl Call {
+    /// Each value in the low bytes of eight: what a launch reads through the address of a parameter.
+    pub(super) fn words(&self) -> Vec<u64> {
+        let word = |value: &Value| match value {
+            Value::Pointer(span, _) => span.address(),
+            Value::Null => 0,
+            Value::Int(value) => u64::from(value.cast_unsigned()),
+            Value::Float(value) => u64::from(value.to_bits()),
+        };
+        self.values.iter().map(word).collect()
+    }
+}

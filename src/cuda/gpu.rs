@@ -1,0 +1,65 @@
+//! A GPU as its driver describes it, and what follows from that.
+
+use super::diagnosis;
+use super::kernel::{Precision, Target};
+use crate::error::Result;
+use std::fmt;
+
+/// A GPU as the driver describes it.
+#[derive(Clone, Debug)]
+pub struct Gpu {
+    /// Its number.
+    pub ordinal: u32,
+    /// What it is sold as.
+    pub name: String,
+    /// Compute capability, 10 * major + minor.
+    pub compute_capability: u32,
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Bytes of shared memory that one block may ask for.
+    pub shared_bytes_per_block: u32,
+    /// Bytes of its memory.
+    pub memory_bytes: usize,
+    /// Bytes that it reads from its memory per second, at most.
+    pub memory_rate: f64,
+    /// Clocks per second, at most.
+    pub clock_rate: f64,
+}
+
+impl fmt::Display for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "cuda:{} ({})", self.ordinal, self.name)
+    }
+}
+
+impl Gpu {
+    /// What kernels are chosen for.
+    pub fn target(&self, precision: Precision) -> Target {
+        Target {
+            precision,
+            compute_capability: self.compute_capability,
+            multiprocessors: self.multiprocessors,
+            shared_bytes_per_block: self.shared_bytes_per_block,
+        }
+    }
+
+    /// Floating-point operations per second at best: dense products of halves on tensor cores, or of floats on the others.
+    pub fn flops(&self, precision: Precision) -> f64 {
+        let per_clock = match (precision, self.compute_capability) {
+            (Precision::F16, 90..) => 4096.0,
+            (Precision::F16, 81..90) => 1024.0,
+            (Precision::F16, _) => 2048.0,
+            (Precision::F32, 81..) => 256.0,
+            (Precision::F32, _) => 128.0,
+        };
+        per_clock * f64::from(self.multiprocessors) * self.clock_rate
+    }
+
+    /// Whether this program has code for it.
+    ///
+    /// # Errors
+    /// If not, with what it has code for.
+    pub fn check(&self) -> Result<()> {
+        diagnosis::check_code(self)
+    }
+}

@@ -1,0 +1,185 @@
+//! The one place that turns a choice into launches: operands, weights and scratch memory become addresses, and whatever does not fit the
+//! entry's signature or the device is refused by name before anything runs.
+
+use super::door::{Call, Memory, Span, Value};
+use super::table::{self, Element, Entry, Kind};
+use super::{Argument, Cuda, Launch, Precision, Target};
+use crate::backend::Step;
+use crate::error::{Error, Result};
+use crate::plan::Place;
+use std::sync::Arc;
+
+/// What every address handed to a kernel is a multiple of: the widest access there is.
+const ALIGNMENT: u64 = 16;
+
+/// The most blocks that a launch may have along x, y and z, on every architecture.
+const LARGEST_GRID: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
+
+/// Memory with the type of what lies there.
+struct Operand {
+    span: Span,
+    precision: Precision,
+}
+
+/// What the launches of one node act on.
+struct Operands {
+    output: Operand,
+    inputs: Vec<Operand>,
+    weights: Vec<Operand>,
+    workspace: Option<Span>,
+}
+
+/// The launches of `step`, whose values lie in `arena`.
+///
+/// # Errors
+/// If a launch does not fit its entry's signature, the memory it is given, or the device.
+pub(super) fn calls(
+    step: &Step<Cuda>,
+    arena: &Arc<dyn Memory>,
+    target: &Target,
+) -> Result<Vec<Call>> {
+    if step.output.shape.is_empty() {
+        return Ok(Vec::new());
+    }
+    let place = |place: &Place| {
+        let operand = operand(arena, *place, target.precision);
+        operand.ok_or_else(|| refused(&step.name, "a value lies outside the arena"))
+    };
+    let workspace = step.workspace.map(|(offset, bytes)| {
+        let span = Span::new(arena, offset, bytes);
+        span.ok_or_else(|| refused(&step.name, "scratch memory lies outside the arena"))
+    });
+    let weights = step.weights.iter().zip(&step.kernel.layouts);
+    let weights = weights.map(|(weight, layout)| Operand {
+        span: Span::whole(&weight.0),
+        precision: layout.precision(target.precision),
+    });
+    let operands = Operands {
+        output: place(&step.output)?,
+        inputs: step.inputs.iter().map(place).collect::<Result<_>>()?,
+        weights: weights.collect(),
+        workspace: workspace.transpose()?,
+    };
+    let launches = step.kernel.launches.iter();
+    launches
+        .map(|launch| {
+            let entry = table::entry(&launch.entry)
+                .ok_or_else(|| format!("there is no kernel `{}`", launch.entry));
+            let call = entry.and_then(|entry| call(&step.name, launch, entry, &operands, target));
+            call.map_err(|problem| refused(&step.name, &problem))
+        })
+        .collect()
+}
+
+/// The memory of a value, and its type.
+fn operand(arena: &Arc<dyn Memory>, place: Place, working: Precision) -> Option<Operand> {
+    let precision = super::precision(place, working);
+    let bytes = place.shape.len() * precision.bytes();
+    Span::new(arena, place.offset, bytes).map(|span| Operand { span, precision })
+}
+
+fn refused(node: &str, problem: &str) -> Error {
+    Error::Device(format!(
+        "node `{node}`: {problem}: a defect of this program, please report it"
+    ))
+}
+
+/// One launch of `entry`, or why it cannot be.
+fn call(
+    node: &str,
+    launch: &Launch,
+    entry: &'static Entry,
+    operands: &Operands,
+    target: &Target,
+) -> Result<Call, String> {
+    let name = entry.name;
+    let [expected, found] = [entry.parameters.len(), launch.arguments.len()];
+    if expected != found {
+        return Err(format!("{name} takes {expected} arguments, not {found}"));
+    }
+    if launch.shared_bytes > target.shared_bytes_per_block {
+        return Err(format!(
+            "{name} asks for {} bytes of shared memory, where a block of this device has {} at most",
+            launch.shared_bytes, target.shared_bytes_per_block
+        ));
+    }
+    let fits = |(blocks, most): (&u32, &u32)| (1..=*most).contains(blocks);
+    if !launch.grid.iter().zip(&LARGEST_GRID).all(fits) {
+        let [x, y, z] = launch.grid;
+        return Err(format!(
+            "{name} on a grid of {x} x {y} x {z} blocks, where 1 to {LARGEST_GRID:?} are possible"
+        ));
+    }
+    let values = entry.parameters.iter().zip(&launch.arguments).enumerate();
+    let values = values.map(|(index, (parameter, argument))| {
+        let value = value(parameter.kind, *argument, operands);
+        value.map_err(|problem| {
+            let (kind, parameter) = (parameter.kind, parameter.name);
+            format!("{name}, argument {index} `{parameter}` ({kind:?}), {argument:?}: {problem}")
+        })
+    });
+    Ok(Call {
+        node: node.to_owned(),
+        entry,
+        grid: launch.grid,
+        shared_bytes: launch.shared_bytes,
+        values: values.collect::<Result<_, _>>()?,
+    })
+}
+
+/// What is passed for one parameter.
+fn value(kind: Kind, argument: Argument, operands: &Operands) -> Result<Value, String> {
+    let missing = || "the node has none of this number".to_owned();
+    let Kind::Pointer { element, written } = kind else {
+        return match (kind, argument) {
+            (Kind::Int, Argument::Int(value)) => Ok(Value::Int(value)),
+            (Kind::Float, Argument::Float(value)) => Ok(Value::Float(value)),
+            _ => Err("is of another type".to_owned()),
+        };
+    };
+    let (span, precision, only_read) = match argument {
+        Argument::Output => (
+            &operands.output.span,
+            Some(operands.output.precision),
+            false,
+        ),
+        Argument::Input(index) => {
+            let input = operands.inputs.get(index).ok_or_else(missing)?;
+            (&input.span, Some(input.precision), true)
+        }
+        Argument::Weight(index) => {
+            let weight = operands.weights.get(index).ok_or_else(missing)?;
+            (&weight.span, Some(weight.precision), true)
+        }
+        Argument::Workspace { offset, bytes } => {
+            let workspace = operands.workspace.as_ref().ok_or_else(missing)?;
+            let part = workspace.part(offset, bytes).ok_or_else(|| {
+                format!("the node has {} bytes of scratch memory", workspace.bytes())
+            })?;
+            return pointer(part, written);
+        }
+        Argument::Null => return Ok(Value::Null),
+        Argument::Int(_) | Argument::Float(_) => return Err("is not memory".to_owned()),
+    };
+    let stored = match precision {
+        Some(Precision::F16) => Element::Half,
+        _ => Element::Float,
+    };
+    if element != stored {
+        return Err(format!("the elements there are {stored:?}"));
+    }
+    if only_read && written {
+        return Err("may only be read".to_owned());
+    }
+    pointer(span.clone(), written)
+}
+
+fn pointer(span: Span, written: bool) -> Result<Value, String> {
+    let address = span.address();
+    if !address.is_multiple_of(ALIGNMENT) {
+        return Err(format!(
+            "the address {address:#x} is no multiple of {ALIGNMENT}"
+        ));
+    }
+    Ok(Value::Pointer(span, written))
+}

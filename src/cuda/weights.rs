@@ -1,0 +1,112 @@
+//! Weights on the device: packed once, shared by every session over the same checkpoint.
+//!
+//! They stay when the last session that used them is gone, for the next size or image to find, and give way when memory is short.
+
+use super::door::{Door, Memory, Span};
+use super::{Layout, Precision, pack};
+use crate::error::{Error, Result};
+use crate::graph::Param;
+use crate::weights::{Identity, Weights};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What makes two weights the same bytes on the device.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    weights: Identity,
+    param: Param,
+    layout: Layout,
+    precision: Precision,
+}
+
+/// Every weight on the device.
+#[derive(Default)]
+pub(super) struct Store(Mutex<HashMap<Key, Arc<dyn Memory>>>);
+
+impl Store {
+    /// `param` in `layout`, loaded if it is not there.
+    ///
+    /// # Errors
+    /// If the weight is missing, has another shape, or does not fit the device.
+    pub(super) fn load(
+        &self,
+        door: &dyn Door,
+        param: &Param,
+        weights: &Weights,
+        layout: Layout,
+        precision: Precision,
+    ) -> Result<Arc<dyn Memory>> {
+        let key = Key::new(param, weights, layout, precision);
+        if let Some(memory) = self.lock().get(&key) {
+            return Ok(memory.clone());
+        }
+        let tensor = weights.get(&param.name, &param.shape)?;
+        let bytes = pack::pack(layout, precision, &tensor)
+            .map_err(|problem| Error::shape(&param.name, problem))?;
+        let memory = self.alloc(door, bytes.len())?;
+        door.write(&Span::whole(&memory), &bytes)?;
+        self.lock().insert(key, memory.clone());
+        Ok(memory)
+    }
+
+    /// Memory for `bytes` bytes, made by letting go of weights that nobody uses if there is no other.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if there is not as much even so.
+    pub(super) fn alloc(&self, door: &dyn Door, bytes: usize) -> Result<Arc<dyn Memory>> {
+        match door.alloc(bytes) {
+            Err(Error::Memory(_)) if self.drop_unused() > 0 => door.alloc(bytes),
+            result => result,
+        }
+    }
+
+    /// Bytes that loading `params`, in the given layouts, would take beside what is there.
+    ///
+    /// # Errors
+    /// If a layout does not fit its weight.
+    pub(super) fn missing_bytes<'a>(
+        &self,
+        params: impl Iterator<Item = (&'a Param, Layout)>,
+        weights: &Weights,
+        precision: Precision,
+    ) -> Result<usize> {
+        let stored = self.lock();
+        let mut missing = HashMap::new();
+        for (param, layout) in params {
+            let key = Key::new(param, weights, layout, precision);
+            if !stored.contains_key(&key) {
+                let bytes = pack::bytes(layout, precision, param.shape)
+                    .map_err(|problem| Error::shape(&param.name, problem))?;
+                missing.insert(key, bytes);
+            }
+        }
+        Ok(missing.values().sum())
+    }
+
+    /// Lets go of weights that no session holds; how many bytes that freed.
+    pub(super) fn drop_unused(&self) -> usize {
+        let mut freed = 0;
+        self.lock().retain(|_, memory| {
+            let used = Arc::strong_count(memory) > 1;
+            freed += if used { 0 } else { memory.bytes() };
+            used
+        });
+        freed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<dyn Memory>>> {
+        // Nothing between lock and unlock leaves the map half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Key {
+    fn new(param: &Param, weights: &Weights, layout: Layout, precision: Precision) -> Self {
+        Self {
+            weights: weights.identity(),
+            param: param.clone(),
+            layout,
+            precision: layout.precision(precision),
+        }
+    }
+}
