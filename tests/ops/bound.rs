@@ -63,11 +63,13 @@ pub struct Bound {
     condition: Vec<f64>,
     /// The error is at most this times the condition, for one deviation and for [`LAMBDA`] of them.
     factors: [f64; 2],
+    /// What is added to that for numbers too small for a full significand.
+    floor: f64,
 }
 
 impl Bound {
-    /// The bound for an operation on given operands, where the definition says `expected` and a device keeps elements of unit
-    /// roundoff `roundoff`.
+    /// The bound for an operation on given operands as the device holds them, where the definition says `expected` and the device keeps
+    /// elements of unit roundoff `roundoff`.
     pub fn new(
         op: &Op,
         inputs: &[Elements],
@@ -142,16 +144,16 @@ impl Bound {
             | Op::Embedding(_)
             | Op::GatherToken(_) => (absolute(), 0.0, 0.0),
         };
-        // A device of shorter elements rounds its operands and its result once each.
-        let stored = if roundoff > U {
-            (1.0 + growth) * roundoff
+        let (stored, floor) = if roundoff > U {
+            rounded(op, inputs, terms, roundoff)
         } else {
-            0.0
+            (0.0, 0.0)
         };
         let factor = |deviations: f64| growth * (deviations * terms.sqrt() + STEPS) * U + stored;
         Self {
             condition,
             factors: [factor(1.0), factor(LAMBDA)],
+            floor,
         }
     }
 
@@ -162,8 +164,10 @@ impl Bound {
         let norm =
             |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
         let l2 = norm(&mut all.clone().map(error));
-        let l2_bound = self.factors[0] * norm(&mut self.condition.iter().copied());
-        let excess = |i: usize| error(i) - self.factors[1] * self.condition[i];
+        let l2_bound = self.factors[0] * norm(&mut self.condition.iter().copied())
+            + self.floor * (expected.len() as f64).sqrt();
+        let allowed = |i: usize| self.factors[1] * self.condition[i] + self.floor;
+        let excess = |i: usize| error(i) - allowed(i);
         let worst = all
             .max_by(|&a, &b| excess(a).total_cmp(&excess(b)))
             .unwrap_or(0);
@@ -178,8 +182,26 @@ impl Bound {
             found[worst],
             expected[worst],
             error(worst),
-            self.factors[1] * self.condition[worst],
+            allowed(worst),
         ))
+    }
+}
+
+/// What elements of 16 bits add: relative to the condition, and at the least. Operands are compared as they are held, sums are f32
+/// everywhere, so the result is rounded once, and what is only moved not at all. Attention also rounds the weights of its mixture, for the
+/// second product: after a factor of 2^12 on weights of which the largest is 1 (kernels/attention.cu).
+fn rounded(op: &Op, inputs: &[Elements], terms: f64, roundoff: f64) -> (f64, f64) {
+    /// Half of the smallest half.
+    const SMALLEST: f64 = 1.0 / (1u64 << 25) as f64;
+    match op {
+        Op::Attention(_) => {
+            let values = inputs[2].data.iter();
+            let largest = values.fold(0f32, |most, v| most.max(v.abs()));
+            let weights = SMALLEST / f64::from(1 << 12) * terms * f64::from(largest);
+            (2.0 * roundoff, SMALLEST + weights)
+        }
+        _ if terms == 0.0 => (0.0, 0.0),
+        _ => (roundoff, SMALLEST),
     }
 }
 

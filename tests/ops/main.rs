@@ -11,6 +11,7 @@ mod random;
 
 use checks::every;
 use latent_diffusion::cpu::Cpu;
+use latent_diffusion::cuda::{Cuda, Emulation, Precision, Target};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -55,18 +56,30 @@ macro_rules! device {
 }
 
 device!(cpu, cpu_with(2));
+device!(emulator, emulator(Precision::F16));
 
 fn cpu_with(threads: usize) -> Arc<Cpu> {
     Arc::new(Cpu::new(threads, Arc::default()).unwrap())
+}
+
+/// The emulator, watching every access, as if it were an A100.
+fn emulator(precision: Precision) -> Arc<Cuda> {
+    let emulation = Emulation {
+        threads: 1,
+        check: true,
+        seed: 0,
+    };
+    let target = Target::a100(precision);
+    Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap())
 }
 
 #[test]
 fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
     let [one, two, three] = [1, 2, 3].map(cpu_with);
     every("one thread's bits", |case| {
-        let expected = checks::result(&one, case);
-        checks::same_bits("2 threads", &expected, &checks::result(&two, case))?;
-        checks::same_bits("3 threads", &expected, &checks::result(&three, case))
+        let expected = checks::result(&one, case)?;
+        checks::same_bits("2 threads", &expected, &checks::result(&two, case)?)?;
+        checks::same_bits("3 threads", &expected, &checks::result(&three, case)?)
     });
 }
 
