@@ -97,7 +97,16 @@ DEVICE void finish(const Epilogue<T>& e, int row, int column, float (&v)[COLUMNS
     if (e.bias != nullptr) add_columns(v, e.bias + column, whole, count);
     if (e.channels != nullptr) {
         const int index = e.row == nullptr ? row / e.rows_per_image : row_of(*e.row, e.channel_rows);
-        add_columns(v, e.channels + static_cast<size_t>(index) * e.n + column, whole, count);
+        const T* channels = e.channels + static_cast<size_t>(index) * e.n;
+        if (e.gate) {
+            // Operands are not packed: the gates lie behind the values.
+#pragma unroll
+            for (int i = 0; i < COLUMNS_TOGETHER; i++) {
+                if (i < count) v[i] += to_float(channels[column / 2 + i / 2 + i % 2 * (e.n / 2)]);
+            }
+        } else {
+            add_columns(v, channels + column, whole, count);
+        }
     }
     if (e.activation != NO_ACTIVATION) {
 #pragma unroll
