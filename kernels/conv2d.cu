@@ -15,14 +15,14 @@
 // Measured     not yet run on hardware. Of the code for sm_80, the loop of one stage:
 //
 //                tile      registers  HMMA  LDSM.x4  LDGSTS.128  others
-//                128x160         255    80       18           9     147
-//                128x128         229    64       16           8     144
-//                128x64          153    32       12           6     140
+//                128x160         253    80       18           9     158
+//                128x128         227    64       16           8     154
+//                128x64          151    32       12           6     149
 //                64x160          179    40       14           7     109
-//                64x64           103    16        8           4     101
-//                16x64            66     8        8           5      98
+//                64x64           102    16        8           4     103
+//                16x64            64     8        8           5      98
 //
-//              of which about eighty (two rows of fragments: fifty) are run only where a tap or a source ends and the next begins:
+//              of which about ninety (with tiles of 64 rows or fewer: fifty) are run only where a tap or a source ends and the next begins:
 //              with 320 channels in every tenth stage.
 #include "product.cuh"
 #include "product_f32.cuh"

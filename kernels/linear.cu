@@ -17,9 +17,9 @@
 //                128x160         240    80       18           9      68
 //                128x128         218    64       16           8      66
 //                128x64          142    32       12           6      62
-//                64x160          172    40       14           7      64
+//                64x160          176    40       14           7      64
 //                64x64            96    16        8           4      58
-//                16x64            61     8        8           5      69
+//                16x64            60     8        8           5      69
 //
 //              of which eleven are run only where one source ends and the next begins.
 #include "product.cuh"
