@@ -11,7 +11,10 @@ Reads the machine code and ptxas's report that the build keeps (it runs `cargo b
   - a main loop without the instructions that its kernel stands for (MAIN_LOOPS), or tensor cores where none are declared,
   - copies to shared memory of less than 16 bytes in a main loop that is not declared to have them.
 
-Figures that differ between architectures are listed as 80/86/89/90.
+Columns: threads per block; registers of a thread; bytes of fixed arrays in shared memory; blocks that fit on a multiprocessor with these (what a
+launch asks for in dynamic shared memory is chosen in src/cuda, and may leave room for fewer); instructions of the main loop, and among them
+tensor core products, matrix loads, asynchronous copies, barriers, and accesses to global memory of less than 16 bytes. Figures that differ
+between architectures are listed as 80/86/89/90.
 """
 
 import argparse

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod batch;
+#[cfg(target_os = "linux")]
+mod driver;
 mod output;
 mod stop;
 mod support;

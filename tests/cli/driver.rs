@@ -1,0 +1,218 @@
+//! Every way in which NVIDIA's driver lets one down, by a library that answers in its place (`libcuda.c`): one sentence, and no panic.
+
+use super::support::{Place, Run};
+use latent_diffusion::cuda::table;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+use tempfile::TempDir;
+
+/// The folder of the stub, compiled once. Where Rust can link there is a C compiler.
+fn stub() -> &'static Path {
+    static FOLDER: OnceLock<TempDir> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| library(include_str!("libcuda.c")));
+    folder.path()
+}
+
+/// A folder with a libcuda made of this C.
+fn library(source: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("libcuda.c");
+    fs::write(&file, source).unwrap();
+    let mut compiler = Command::new("cc");
+    compiler.args(["-w", "-shared", "-fPIC", "-o", "libcuda.so", "libcuda.c"]);
+    let answer = compiler.current_dir(folder.path()).output().unwrap();
+    assert!(
+        answer.status.success(),
+        "{}",
+        String::from_utf8_lossy(&answer.stderr)
+    );
+    folder
+}
+
+/// Runs the binary with the libcuda of a folder, which is told `answers`.
+fn run_with(folder: &Path, answers: &str, arguments: &[&str]) -> Run {
+    let place = Place::new();
+    let mut command = place.command(arguments);
+    command
+        .env("LD_LIBRARY_PATH", folder)
+        .env("FAKE_CUDA", answers);
+    Run::of(command.output().unwrap())
+}
+
+/// Asks for a GPU of the stub, which is told `answers`.
+fn open(answers: &str) -> Run {
+    run_with(stub(), answers, &["devices", "--device", "cuda"])
+}
+
+/// Samples the embedded model on a GPU of the stub.
+fn sample(answers: &str, log: &Path, steps: &str) -> Run {
+    let place = Place::new();
+    let mut command = place.command(&[
+        "sample",
+        "-p",
+        "a red balloon",
+        "--device",
+        "cuda",
+        "--steps",
+        steps,
+        "-t",
+        "1",
+    ]);
+    command
+        .env("LD_LIBRARY_PATH", stub())
+        .env("FAKE_CUDA", answers);
+    Run::of(command.env("FAKE_CUDA_LOG", log).output().unwrap())
+}
+
+/// Checks that the run was refused for want of device code where the build has none; whether it was.
+fn is_without_code(run: &Run) -> bool {
+    if let Err(reason) = table::NVCC {
+        run.refused(4, &["this build cannot use a GPU", reason]);
+    }
+    table::NVCC.is_err()
+}
+
+#[test]
+fn no_driver_is_said_in_a_sentence_and_auto_takes_the_cpu() {
+    // What is no library at all hides a true driver in the system's folders only under every name that is tried.
+    let empty = tempfile::tempdir().unwrap();
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        fs::write(empty.path().join(name), "").unwrap();
+    }
+    let devices = |device| run_with(empty.path(), "", &["devices", "--device", device]);
+    devices("cuda").refused(4, &["there is no NVIDIA driver", "--device cpu"]);
+    assert!(
+        devices("auto")
+            .lines()
+            .iter()
+            .any(|line| line.starts_with("cuda\tabsent: there is no NVIDIA driver"))
+    );
+}
+
+#[test]
+fn a_library_without_the_functions_is_no_driver() {
+    let empty = library("int cuNothing;");
+    let run = run_with(empty.path(), "", &["devices", "--device", "cuda"]);
+    run.refused(4, &["is no driver this program can use", "it lacks cu"]);
+}
+
+#[test]
+fn a_driver_that_does_not_start_is_refused_with_what_to_do() {
+    for (answers, expected) in [
+        ("cuInit=100", "shows no GPU"),
+        ("count=0", "shows no GPU"),
+        (
+            "cuInit=803",
+            "are of different versions: restart the machine",
+        ),
+        ("cuInit=34", "the toolkit's stub"),
+        ("cuInit=999", "the stub was told to fail (CUDA_ERROR_"),
+        (
+            "version=11080",
+            "is for CUDA 11.8, and this program needs one for CUDA 1",
+        ),
+        ("cuDeviceGetCount=999", "cannot be used"),
+        ("cuDeviceGetAttribute=999", "cuda:0 cannot be used"),
+    ] {
+        open(answers).refused(4, &[expected]);
+        let list = run_with(stub(), answers, &["devices"]);
+        let said = list
+            .lines()
+            .iter()
+            .any(|line| line.starts_with("cuda\tabsent: ") && line.contains(expected));
+        assert!(said, "{answers}: {}", list.stdout);
+    }
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_refused_by_its_number() {
+    for (answers, expected) in [
+        ("", "the only one is cuda:0"),
+        ("count=4", "there are cuda:0 to cuda:3"),
+    ] {
+        let run = run_with(stub(), answers, &["devices", "--device", "cuda:7"]);
+        run.refused(4, &["there is no GPU cuda:7", expected]);
+    }
+}
+
+#[test]
+fn a_gpu_that_cannot_be_used_is_refused_with_the_reason() {
+    let old = open("major=7 minor=5");
+    if is_without_code(&old) {
+        return;
+    }
+    old.refused(4, &["cuda:0 (Stub 0) is sm_75", "sm_80"]);
+    for code in [46, 101] {
+        let answers = format!("cuDevicePrimaryCtxRetain={code}");
+        open(&answers).refused(4, &["cuda:0"]);
+    }
+    open("cuDevicePrimaryCtxRetain=46").refused(4, &["is busy", "another process"]);
+}
+
+#[test]
+fn every_gpu_is_listed_and_what_cannot_be_used_says_so() {
+    let list = run_with(stub(), "count=2 major=7", &["devices"]);
+    let gpus: Vec<&str> = list
+        .lines()
+        .into_iter()
+        .filter(|line| line.starts_with("cuda:"))
+        .collect();
+    assert_eq!(gpus.len(), 2, "{}", list.stdout);
+    assert!(
+        gpus[1].starts_with("cuda:1\tStub 1, 8.0 GiB, sm_70") && gpus[1].contains("not usable"),
+        "{}",
+        gpus[1]
+    );
+}
+
+#[test]
+fn what_fails_later_ends_with_its_own_code() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    for (answers, code, expected) in [
+        ("cuModuleLoadData=209", 4, "machine code for"),
+        ("cuModuleLoadData=222", 4, "a newer driver"),
+        ("cuModuleGetFunction=500", 4, "loading "),
+        ("cuLaunchKernel=700", 4, "node `"),
+        ("cuStreamSynchronize=700", 4, "the stub was told to fail"),
+        ("cuMemcpyHtoDAsync_v2=999", 4, "copying"),
+        ("cuMemAlloc_v2=2", 5, "memory"),
+        ("memory=1000000", 5, "memory"),
+    ] {
+        let run = sample(answers, log.path(), "2");
+        if is_without_code(&run) {
+            return;
+        }
+        run.refused(code, &["cuda:0 (Stub 0)", expected]);
+    }
+}
+
+#[test]
+fn steps_replay_one_recording_and_what_was_given_is_freed() {
+    let calls = |steps| {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let run = sample("", log.path(), steps);
+        if is_without_code(&run) {
+            return None;
+        }
+        assert_eq!(run.lines().len(), 1, "{}", run.stderr);
+        let text = fs::read_to_string(log.path()).unwrap();
+        Some(move |name: &str| text.lines().filter(|line| *line == name).count())
+    };
+    let (Some(few), Some(many)) = (calls("6"), calls("16")) else {
+        return;
+    };
+    assert_eq!(many("cuGraphLaunch"), few("cuGraphLaunch") + 10);
+    // A step that is recorded costs no launch of its own, and no memory.
+    for name in [
+        "cuLaunchKernel",
+        "cuMemAlloc_v2",
+        "cuModuleLoadData",
+        "cuGraphInstantiateWithFlags",
+    ] {
+        assert_eq!(many(name), few(name), "{name}");
+    }
+    assert_eq!(many("cuMemAlloc_v2"), many("cuMemFree_v2"));
+    assert_eq!(many("cuStreamBeginCapture_v2"), many("cuStreamEndCapture"));
+}

@@ -1,0 +1,240 @@
+// A libcuda.so.1 without a GPU: it answers as NVIDIA's driver does, and fails where the variable FAKE_CUDA says so.
+//
+// FAKE_CUDA holds words: `cuInit=803` makes that function return that code; `count=2`, `version=12020`, `major=9`, `minor=0` and
+// `memory=BYTES` describe the machine. FAKE_CUDA_LOG names a file that gets a line per call. Memory is the host's, zeroed; a launch
+// does nothing, but is refused where the driver would refuse it: outside the grid's limits, or with shared memory that was not asked for.
+// While a stream is captured, what would break the capture is refused too.
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { OUT_OF_MEMORY = 2, INVALID_VALUE = 1, INVALID_DEVICE = 101, NOT_FOUND = 500, CAPTURE_UNSUPPORTED = 900 };
+enum { SHARED_USUALLY = 48 << 10, SHARED_AT_MOST = 163 << 10 };
+
+typedef unsigned long long address;
+
+struct function {
+    char name[128];
+    int shared;
+};
+
+static size_t in_use;
+static int capturing;
+
+static long long setting(const char* name, long long otherwise) {
+    const char* text = getenv("FAKE_CUDA");
+    const size_t length = strlen(name);
+    for (; text && *text; text += strcspn(text, " "), text += strspn(text, " ")) {
+        if (!strncmp(text, name, length) && text[length] == '=') return atoll(text + length + 1);
+    }
+    return otherwise;
+}
+
+static int answer(const char* name) {
+    const char* const log = getenv("FAKE_CUDA_LOG");
+    FILE* const file = log ? fopen(log, "a") : NULL;
+    if (file) {
+        fprintf(file, "%s\n", name);
+        fclose(file);
+    }
+    return (int)setting(name, 0);
+}
+
+#define ANSWER \
+    const int code = answer(__func__); \
+    if (code) return code
+#define NOT_IN_CAPTURE \
+    ANSWER; \
+    if (capturing) return CAPTURE_UNSUPPORTED
+#define NOTHING(NAME, ...) \
+    int NAME(__VA_ARGS__) { \
+        ANSWER; \
+        return 0; \
+    }
+
+static int handles;
+#define HANDLE ((void*)&handles)
+
+NOTHING(cuInit, unsigned flags)
+NOTHING(cuCtxSetCurrent, void* context)
+NOTHING(cuDevicePrimaryCtxRelease_v2, int device)
+NOTHING(cuGraphDestroy, void* graph)
+NOTHING(cuGraphExecDestroy, void* graph)
+NOTHING(cuGraphUpload, void* graph, void* stream)
+NOTHING(cuGraphLaunch, void* graph, void* stream)
+NOTHING(cuModuleUnload, void* module)
+NOTHING(cuStreamDestroy_v2, void* stream)
+
+int cuDriverGetVersion(int* version) {
+    ANSWER;
+    *version = (int)setting("version", 13000);
+    return 0;
+}
+
+int cuGetErrorName(int code, const char** text) {
+    static char name[32];
+    snprintf(name, sizeof name, "CUDA_ERROR_%d", code);
+    *text = name;
+    return 0;
+}
+
+int cuGetErrorString(int code, const char** text) {
+    *text = "the stub was told to fail";
+    return 0;
+}
+
+int cuDeviceGetCount(int* count) {
+    ANSWER;
+    *count = (int)setting("count", 1);
+    return 0;
+}
+
+int cuDeviceGet(int* device, int ordinal) {
+    ANSWER;
+    if (ordinal < 0 || ordinal >= setting("count", 1)) return INVALID_DEVICE;
+    *device = ordinal;
+    return 0;
+}
+
+int cuDeviceGetName(char* name, int length, int device) {
+    ANSWER;
+    snprintf(name, (size_t)length, "Stub %d", device);
+    return 0;
+}
+
+int cuDeviceTotalMem_v2(size_t* bytes, int device) {
+    ANSWER;
+    *bytes = (size_t)setting("memory", 8ll << 30);
+    return 0;
+}
+
+int cuDeviceGetAttribute(int* value, int attribute, int device) {
+    ANSWER;
+    switch (attribute) {
+        case 13: case 36: *value = 1000000; break;  // clocks, in kHz
+        case 16: *value = 108; break;               // multiprocessors
+        case 37: *value = 5120; break;              // bits of the memory's bus
+        case 75: *value = (int)setting("major", 8); break;
+        case 76: *value = (int)setting("minor", 0); break;
+        case 97: *value = SHARED_AT_MOST; break;    // shared memory that a block may ask for
+        default: *value = 0;
+    }
+    return 0;
+}
+
+int cuDevicePrimaryCtxRetain(void** context, int device) {
+    ANSWER;
+    *context = HANDLE;
+    return 0;
+}
+
+int cuCtxGetCurrent(void** context) {
+    ANSWER;
+    *context = HANDLE;
+    return 0;
+}
+
+int cuStreamCreate(void** stream, unsigned flags) {
+    ANSWER;
+    *stream = HANDLE;
+    return 0;
+}
+
+int cuStreamSynchronize(void* stream) {
+    NOT_IN_CAPTURE;
+    return 0;
+}
+
+int cuMemGetInfo_v2(size_t* left, size_t* total) {
+    ANSWER;
+    *total = (size_t)setting("memory", 8ll << 30);
+    *left = *total - in_use;
+    return 0;
+}
+
+// The length is kept before the memory, at a distance that keeps its alignment.
+int cuMemAlloc_v2(address* memory, size_t bytes) {
+    NOT_IN_CAPTURE;
+    if (in_use + bytes > (size_t)setting("memory", 8ll << 30)) return OUT_OF_MEMORY;
+    char* const block = aligned_alloc(256, (bytes + 511) / 256 * 256);
+    if (!block) return OUT_OF_MEMORY;
+    memset(block, 0, bytes + 256);
+    *(size_t*)block = bytes;
+    in_use += bytes;
+    *memory = (address)(uintptr_t)(block + 256);
+    return 0;
+}
+
+int cuMemFree_v2(address memory) {
+    ANSWER;
+    char* const block = (char*)(uintptr_t)memory - 256;
+    in_use -= *(size_t*)block;
+    free(block);
+    return 0;
+}
+
+int cuMemcpyHtoDAsync_v2(address to, const void* from, size_t bytes, void* stream) {
+    NOT_IN_CAPTURE;
+    memcpy((void*)(uintptr_t)to, from, bytes);
+    return 0;
+}
+
+int cuMemcpyDtoHAsync_v2(void* to, address from, size_t bytes, void* stream) {
+    NOT_IN_CAPTURE;
+    memcpy(to, (const void*)(uintptr_t)from, bytes);
+    return 0;
+}
+
+int cuModuleLoadData(void** module, const void* image) {
+    NOT_IN_CAPTURE;
+    // The first word of a fatbin.
+    if (*(const uint32_t*)image != 0xba55ed50u) return INVALID_VALUE;
+    *module = HANDLE;
+    return 0;
+}
+
+int cuModuleGetFunction(struct function** function, void* module, const char* name) {
+    ANSWER;
+    *function = calloc(1, sizeof **function);
+    if (strlen(name) >= sizeof (*function)->name) return NOT_FOUND;
+    strcpy((*function)->name, name);
+    (*function)->shared = SHARED_USUALLY;
+    return 0;
+}
+
+int cuFuncSetAttribute(struct function* function, int attribute, int value) {
+    ANSWER;
+    if (attribute == 8 && value > SHARED_AT_MOST) return INVALID_VALUE;
+    if (attribute == 8) function->shared = value;
+    return 0;
+}
+
+int cuLaunchKernel(struct function* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned threads_y, unsigned threads_z,
+                   unsigned shared, void* stream, void** arguments, void** extra) {
+    ANSWER;
+    const int grid = x && y && z && x < 1u << 31 && y < 1u << 16 && z < 1u << 16;
+    const int block = threads && threads <= 1024 && threads_y == 1 && threads_z == 1;
+    if (!grid || !block || (int)shared > function->shared || !arguments) return INVALID_VALUE;
+    return 0;
+}
+
+int cuStreamBeginCapture_v2(void* stream, int mode) {
+    ANSWER;
+    capturing = 1;
+    return 0;
+}
+
+int cuStreamEndCapture(void* stream, void** graph) {
+    ANSWER;
+    capturing = 0;
+    *graph = HANDLE;
+    return 0;
+}
+
+int cuGraphInstantiateWithFlags(void** instance, void* graph, unsigned long long flags) {
+    ANSWER;
+    *instance = HANDLE;
+    return 0;
+}
