@@ -22,7 +22,7 @@ fn settings() -> Criterion {
         .nresamples(2000)
 }
 
-/// UNet step, decode, encode and text of two models.
+/// UNet, decode, encode, text and a sampler's step of two models.
 fn models(criterion: &mut Criterion) {
     let cpu = Arc::new(Cpu::new(0, Arc::default()).expect("threads"));
     let sd1 = ModelConfig::stable_diffusion_1();
@@ -33,7 +33,9 @@ fn models(criterion: &mut Criterion) {
         let weights = Weights::synthetic(0);
         let mut group = criterion.benchmark_group(model);
         group.sampling_mode(SamplingMode::Flat);
-        for network in networks::networks(&config, batch, latent) {
+        let mut all = networks::networks(&config, batch, latent);
+        all.push(networks::step(&config, batch.div_ceil(2), latent));
+        for network in all {
             let mut session = None;
             group.bench_function(network.name, |bencher| {
                 // Made when the network is first run, so that a filter skips its weights too.

@@ -10,9 +10,11 @@ use latent_diffusion::graph::{Node, Param};
 use latent_diffusion::models::config::ModelConfig;
 use latent_diffusion::models::unet;
 use latent_diffusion::ops::Op;
-use latent_diffusion::pipeline::{self, StepSizes};
+use latent_diffusion::pipeline::{self, Denoiser, Guided, StepSizes};
 use latent_diffusion::plan::{Place, Plan, fuse::fuse, hoist::hoist};
-use latent_diffusion::{Graph, Result, Session, Shape, Tensor, Weights};
+use latent_diffusion::sampler::{Options, Sampler};
+use latent_diffusion::schedule::Schedule;
+use latent_diffusion::{Error, Graph, Result, Session, Shape, Tensor, Weights};
 use std::sync::{Arc, Mutex};
 
 /// The same graph without constants, so that everything is computed at every run.
@@ -147,6 +149,47 @@ fn what_follows_from_constants_runs_when_one_was_set() {
     }
     let once: Vec<bool> = session.profile().unwrap().iter().map(|t| t.once).collect();
     assert_eq!(once, [true, false]);
+}
+
+/// An ancestral run of four steps on the tiny network, with noise from `draw`.
+fn run(denoiser: &mut Denoiser<Cpu>, draw: impl Fn(usize) -> f32) -> Result<Tensor> {
+    let mut drawn = 0;
+    let mut draw = || {
+        drawn += 1;
+        Ok(Tensor::full([1, 8, 8, 4], draw(drawn)))
+    };
+    let x = Tensor::from_fn([1, 8, 8, 4], |i| (i % 7) as f32 - 3.0);
+    denoiser.run(&x, &mut draw, &mut |_| ())
+}
+
+#[test]
+fn a_step_that_fails_is_run_again_from_the_state_before_it() {
+    let model = networks::tiny();
+    let schedule = Schedule::new(&model.schedule).unwrap();
+    let sampler = Sampler::EulerAncestral;
+    let trajectory = sampler.plan(&schedule, &Options::new(4)).unwrap();
+    let unet = networks::parts(model).0;
+    let guided = Guided {
+        batch: 1,
+        context: Some(Tensor::full([2, 9, 20], 0.5)),
+        settings: Some([3.0, 0.7]),
+    };
+    let cpu = Arc::new(Cpu::new(2, Arc::default()).unwrap());
+    let network = (&unet, &Weights::synthetic(3));
+    let mut denoiser = Denoiser::new(&cpu, network, &guided, [8, 8, 4], &trajectory).unwrap();
+    let healthy = run(&mut denoiser, |_| 0.1).unwrap();
+    // The state after the third step is full of NaN; what made it is the update, and not the first node that a NaN state meets.
+    let fault = run(
+        &mut denoiser,
+        |drawn| if drawn == 3 { f32::NAN } else { 0.1 },
+    );
+    let Err(Error::NotFinite { stage, what, .. }) = fault else {
+        panic!("NaN went through a step: {fault:?}")
+    };
+    assert_eq!(stage, "the UNet, step 3 of 4, node sampler,");
+    assert_eq!(what, "NaN or infinity in 256 of 256 values");
+    let again = run(&mut denoiser, |_| 0.1).unwrap();
+    assert_eq!(again, healthy, "a run leaves nothing behind");
 }
 
 /// GFLOP of some nodes of a graph.

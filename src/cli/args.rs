@@ -258,12 +258,14 @@ pub struct BenchArgs {
 pub enum Part {
     /// One evaluation of the denoising network
     Unet,
+    /// A sampler's step with guidance: the network asked twice for each image, and the update
+    Step,
     /// From a latent to an image
     Decode,
     /// From an image to a latent
     Encode,
     /// The text encoder
     Text,
-    /// Each of them
+    /// Each network
     All,
 }

@@ -14,7 +14,7 @@ use latent_diffusion::backend::Backend;
 use latent_diffusion::cpu::Peak;
 use latent_diffusion::models::{autoencoder, clip, unet};
 use latent_diffusion::ops::Cost;
-use latent_diffusion::pipeline::Model;
+use latent_diffusion::pipeline::{self, Model, StepSizes};
 use latent_diffusion::rng::Noise;
 use latent_diffusion::session::Timing;
 use latent_diffusion::{Error, Graph, Result, Session, Tensor, Weights};
@@ -24,6 +24,9 @@ use std::time::{Duration, Instant};
 
 /// The largest batch that is attempted, as when sampling.
 const MAX_BATCH: usize = 1 << 12;
+
+/// Steps of the sampling run that a step is timed of.
+const STEPS: usize = 20;
 
 /// Times the networks that the arguments name.
 ///
@@ -74,7 +77,7 @@ pub fn run(args: &BenchArgs, console: &Console, stop: &Stop) -> Result<()> {
 struct Measured {
     /// The fastest whole run.
     total: Duration,
-    /// The fastest run of each operation.
+    /// The fastest run of each operation, those included that a run leaves out because they are done once.
     steps: Vec<Timing>,
     /// The work of a whole run.
     cost: Cost,
@@ -126,7 +129,13 @@ fn measure<B: Backend>(
     for (name, shape) in inputs {
         let tensor = match name.as_str() {
             // Token ids, positions and labels index tables; a timestep is any number.
-            "input_ids" | "pooled_token" | "class_labels" | "timestep" => Tensor::zeros(shape),
+            "input_ids" | "pooled_token" | "class_labels" | "timestep" | "timesteps" | "step" => {
+                Tensor::zeros(shape)
+            }
+            // A step's state stays as small as it is.
+            name if name == "guidance" || name.starts_with("coefficients") => {
+                Tensor::full(shape, 0.25)
+            }
             _ => Tensor::new(shape, Noise::cpu(0).normal(shape.len()))?,
         };
         session.set(&name, &tensor)?;
@@ -179,7 +188,7 @@ fn networks<'a>(model: &'a Model, args: &BenchArgs) -> Result<Vec<Network<'a>>> 
         .as_ref()
         .map_or(1, |config| config.factor());
     let latent = [height / factor, width / factor];
-    let sizes = format!(
+    let at = format!(
         "batch {batch}, {width}x{height} pixels, {}x{} latents",
         latent[1], latent[0]
     );
@@ -187,15 +196,34 @@ fn networks<'a>(model: &'a Model, args: &BenchArgs) -> Result<Vec<Network<'a>>> 
         let (config, weights) = model.unet()?;
         let tokens = model.config.text.as_ref().map_or(1, |text| text.positions);
         found.push((
-            format!("unet, {sizes}"),
+            format!("unet, {at}"),
             unet::build(config, batch, latent, tokens)?,
+            weights,
+        ));
+    }
+    if args.what == Part::Step {
+        let (config, weights) = model.unet()?;
+        let tokens = model.config.text.as_ref().map_or(1, |text| text.positions);
+        let sizes = StepSizes {
+            batch,
+            latent: [latent[0], latent[1], config.in_channels],
+            context: config
+                .context_dim
+                .map(|features| [2 * batch, tokens, features].into()),
+            guided: true,
+            rows: STEPS,
+            memory: 0,
+        };
+        found.push((
+            format!("step with guidance, {at}"),
+            pipeline::step(config, &sizes)?,
             weights,
         ));
     }
     if wanted(Part::Decode, model.autoencoder().is_ok()) {
         let (config, weights) = model.autoencoder()?;
         found.push((
-            format!("decode, {sizes}"),
+            format!("decode, {at}"),
             autoencoder::build_decoder(config, batch, latent)?,
             weights,
         ));
@@ -203,7 +231,7 @@ fn networks<'a>(model: &'a Model, args: &BenchArgs) -> Result<Vec<Network<'a>>> 
     if wanted(Part::Encode, model.autoencoder().is_ok()) {
         let (config, weights) = model.autoencoder()?;
         let graph = autoencoder::build_encoder(config, batch, [height, width])?;
-        found.push((format!("encode, {sizes}"), graph, weights));
+        found.push((format!("encode, {at}"), graph, weights));
     }
     Ok(found)
 }

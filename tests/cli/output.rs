@@ -245,6 +245,13 @@ fn bench_and_inspect_describe_a_model() {
         assert_eq!(flops(operations), network["flops"].as_u64().unwrap());
         assert!(network["seconds"].as_f64().unwrap() > 0.0);
     }
+    let step = [
+        "bench", "-m", model, "--what", "step", "--repeat", "1", "--json",
+    ];
+    let step: serde_json::Value = serde_json::from_str(place.ldm(&step).lines()[0]).unwrap();
+    let step = &step["networks"][0];
+    assert!(step["once"]["calls"].as_u64().unwrap() > 0, "{step}");
+    assert!(networks.iter().all(|network| network["once"].is_null()));
     let inspect = place.ldm(&["inspect", model, "--json", "--check-weights"]);
     let inspect: serde_json::Value = serde_json::from_str(inspect.lines()[0]).unwrap();
     let found: Vec<&str> = inspect["networks"]

@@ -5,6 +5,7 @@ use super::Measured;
 use latent_diffusion::Result;
 use latent_diffusion::cpu::Peak;
 use latent_diffusion::ops::Cost;
+use latent_diffusion::session::Timing;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,10 +33,28 @@ impl Row {
     }
 }
 
+/// The operations of every run.
+fn every(measured: &Measured) -> impl Iterator<Item = &Timing> {
+    measured.steps.iter().filter(|step| !step.once)
+}
+
+/// What is done once, for all runs, if there is any.
+fn once(measured: &Measured) -> Option<Row> {
+    let steps: Vec<&Timing> = measured.steps.iter().filter(|step| step.once).collect();
+    (!steps.is_empty()).then(|| Row {
+        name: "once, before the first run".into(),
+        calls: steps.len(),
+        time: steps.iter().map(|step| step.time).sum(),
+        cost: steps
+            .iter()
+            .fold(Cost::default(), |sum, step| sum + step.cost),
+    })
+}
+
 /// The operations by kind, slowest first.
 fn by_kind(measured: &Measured) -> Vec<Row> {
     let mut kinds: BTreeMap<&str, Row> = BTreeMap::new();
-    for step in &measured.steps {
+    for step in every(measured) {
         let row = kinds.entry(step.op).or_insert_with(|| Row {
             name: step.op.to_owned(),
             calls: 0,
@@ -51,13 +70,13 @@ fn by_kind(measured: &Measured) -> Vec<Row> {
 
 /// The nodes, slowest first.
 fn by_node(measured: &Measured) -> Vec<Row> {
-    let row = |step: &latent_diffusion::session::Timing| Row {
+    let row = |step: &Timing| Row {
         name: format!("{} {}", step.op, step.name),
         calls: 1,
         time: step.time,
         cost: step.cost,
     };
-    slowest_first(measured.steps.iter().map(row).collect())
+    slowest_first(every(measured).map(row).collect())
 }
 
 fn slowest_first(mut rows: Vec<Row>) -> Vec<Row> {
@@ -76,10 +95,10 @@ pub(super) fn print(
     top: usize,
     console: &Console,
 ) -> Result<()> {
-    let sum: Duration = measured.steps.iter().map(|step| step.time).sum();
+    let sum: Duration = every(measured).map(|step| step.time).sum();
     let whole = Row {
         name: "whole run".into(),
-        calls: measured.steps.len(),
+        calls: every(measured).count(),
         time: measured.total,
         cost: measured.cost,
     };
@@ -118,7 +137,11 @@ pub(super) fn print(
     console.result(&format!(
         "  {calls:>5} {ms:>10} {gflop:>9} {gflops:>8} {gbs:>6} {roofline:>9} {share:>6}  operation"
     ))?;
-    for row in by_kind(measured).iter().chain([&whole]) {
+    for row in by_kind(measured)
+        .iter()
+        .chain([&whole])
+        .chain(&once(measured))
+    {
         console.result(&line(row))?;
     }
     let nodes = by_node(measured);
@@ -149,6 +172,7 @@ pub(super) fn as_json(name: &str, measured: &Measured, peak: Option<Peak>) -> Va
         "setup_seconds": measured.setup.as_secs_f64(),
         "flops": measured.cost.flops,
         "arena_bytes": measured.arena_bytes,
+        "once": once(measured).as_ref().map(row),
         "operations": by_kind(measured).iter().map(row).collect::<Vec<_>>(),
         "nodes": by_node(measured).iter().map(row).collect::<Vec<_>>(),
     })
