@@ -46,6 +46,8 @@ pub(super) fn cases() -> Vec<Case> {
         (5, 4, 16, 48),
         (8, 8, 33, 31),
         (7, 9, 64, 48),
+        (4, 3, 136, 72),
+        (15, 14, 16, 136),
         (11, 13, 8, 3),
         (16, 16, 12, 18),
     ];
@@ -137,16 +139,19 @@ pub(super) fn cases() -> Vec<Case> {
         ),
     ];
     let filtered = filters.into_iter().flat_map(|(what, filter)| {
-        // Even sides and odd ones: with stride 2 they end differently.
-        [[IMAGES, 8, 6, 10], [IMAGES, 7, 5, 5]].map(|x| {
-            let mut case = conv2d(x.into(), 9, filter, Epilogue::default());
+        // Even sides and odd ones: with stride 2 they end differently. Channels that are whole vectors, and are not.
+        let shapes = [[8, 6, 10, 9], [7, 5, 5, 9], [8, 7, 24, 16]];
+        shapes.map(|[h, w, channels, out]| {
+            let x = [IMAGES, h, w, channels].into();
+            let mut case = conv2d(x, out, filter, Epilogue::default());
             case.name += &format!(", {what}");
             case
         })
     });
-    let fused = epilogues(&[false])
-        .into_iter()
-        .map(|epilogue| conv2d([IMAGES, 5, 6, 10].into(), 19, SAME, epilogue));
+    let fused = epilogues(&[false]).into_iter().flat_map(|epilogue| {
+        [(10, 19), (16, 24)]
+            .map(|(channels, out)| conv2d([IMAGES, 5, 6, channels].into(), out, SAME, epilogue))
+    });
     // From 8x8 pixels up, the CPU folds the upsampling into four smaller filters.
     let upsampled = [(3, 4, 7, 18), (8, 9, 24, 16), (9, 11, 33, 16)].map(|(h, w, c, o)| {
         let filter = Filter {
@@ -166,7 +171,7 @@ pub(super) fn cases() -> Vec<Case> {
         ..SAME
     };
     let wide = conv2d([IMAGES, 18, 19, 1].into(), 5, wide, Epilogue::default());
-    let joined = [[8, 8], [5, 4], [40, 30]].map(|channels| {
+    let joined = [[8, 8], [24, 40], [5, 4], [40, 30]].map(|channels| {
         let x = [IMAGES, 5, 6, channels[0] + channels[1]].into();
         join(conv2d(x, 12, SAME, Epilogue::default()), channels)
     });

@@ -43,6 +43,16 @@ const fn fault(
 
 /// Rescaled guidance, whose deviations take sums over a block.
 const GUIDANCE: &str = "guidance: scale and rescale [3.0, 0.7], [6, 16, 16, 4]";
+/// One tile of rows, cut short, and several stages along K.
+const ROWS: &str = "linear: [3, 64, 96] to 31";
+/// K split over blocks.
+const SPLIT: &str = "linear: [3, 1, 5000] to 9";
+/// Padding on every side.
+const CONVOLUTION: &str = "conv2d: [3, 7, 9, 64] to 48";
+/// Statistics and result in one launch.
+const SMALL_IMAGE: &str = "group_norm: [3, 2, 3, 160], 32 groups";
+/// In two, over slices of the image.
+const LARGE_IMAGE: &str = "group_norm: [3, 23, 25, 120], 8 groups + silu";
 /// Several tiles of keys, the last cut short.
 pub const LONG: &str = "attention: 40 on 700, 2 heads of 24, deviation 1";
 /// Several blocks of queries, the last cut short.
@@ -82,6 +92,58 @@ pub const FAULTS: &[Fault] = &[
         GUIDANCE, &["BLOCK_RACE"]),
     fault("sampling.cu", "    to[half_features] = from_float<T>(sine);", "    to[1] = from_float<T>(sine);",
         "timestep_embedding: 320 features", &["RACE_WRITE_AFTER_WRITE"]),
+    // ---- products ----
+    fault("product.cuh", "copy_async_wait<T::STAGES - 2>();", "copy_async_wait<T::STAGES - 1>();",
+        ROWS, &["ASYNC_READ_BEFORE_WAIT"]),
+    fault("product.cuh", "copy_async_wait<T::STAGES - 2>();\n        sync_block();\n", "copy_async_wait<T::STAGES - 2>();\n",
+        ROWS, &["ASYNC_READ_BEFORE_WAIT", "RACE_READ_AFTER_WRITE", "SHARED_UNINITIALISED"]),
+    fault("product.cuh", "filled = filled == (T::STAGES - 1) * T::STAGE ? 0", "filled = filled == T::STAGES * T::STAGE ? 0",
+        SPLIT, &["SHARED_OUT_OF_BOUNDS"]),
+    fault("product.cuh", "    copy_async_wait<0>();\n    sync_block();\n}", "    copy_async_wait<0>();\n}",
+        "linear: [3, 1, 320] to 17", &["RACE_WRITE_AFTER_READ"]),
+    fault("product.cuh", "        sync_warp();\n#pragma unroll 1\n        for (int item", "#pragma unroll 1\n        for (int item",
+        ROWS, &["RACE_READ_AFTER_WRITE", "RACE_WRITE_AFTER_READ"]),
+    fault("product.cuh", "(wanted < n ? wanted : n - 1) * stride", "wanted * stride",
+        ROWS, &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("product.cuh", "partial + static_cast<size_t>(part) * e.m * n8", "partial",
+        SPLIT, &["BLOCK_RACE"]),
+    fault("product.cu", "    if (index >= all) return;\n", "",
+        SPLIT, &["GLOBAL_OUT_OF_BOUNDS"]),
+    Fault {
+        expected: Expected::OtherNumbers,
+        ..fault("product.cuh", "lane / 16 * 8 + lane % 8, lane / 8 % 2);", "lane / 8 % 2 * 8 + lane % 8, lane / 16);", ROWS, &[])
+    },
+    fault("linear.cu", "(wanted < a.x.m ? wanted : a.x.m - 1) * columns", "wanted * columns",
+        "linear: [3, 13, 40] to 130", &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("epilogue.cuh", "if (row >= e.m || count <= 0) return;", "if (count <= 0) return;",
+        "linear: [3, 13, 40] to 130", &["GLOBAL_OUT_OF_BOUNDS"]),
+    Fault {
+        precision: Precision::F32,
+        ..fault("product_f32.cuh", "        sync_block();\n    }\n", "    }\n", "linear: [3, 7, 33] to 5", &["RACE_WRITE_AFTER_READ", "RACE_READ_AFTER_WRITE"])
+    },
+    Fault {
+        precision: Precision::F32,
+        ..fault("product_f32.cuh", "SHARED_ARRAY(float, w_columns, STEP * (SIDE + 4));", "SHARED_ARRAY(float, w_columns, STEP * SIDE);",
+            "linear: [3, 7, 33] to 5", &["SHARED_OUT_OF_BOUNDS"])
+    },
+    fault("conv2d.cu", "(static_cast<unsigned>(y) < static_cast<unsigned>(in.h << in.upsample)) &", "",
+        CONVOLUTION, &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("conv2d.cu", "    if (row >= in.pixels) return Pixel{0, -(1 << 24), 0};\n", "",
+        CONVOLUTION, &["GLOBAL_OUT_OF_BOUNDS"]),
+    // ---- normalisations ----
+    fault("group_norm.cu", "const Pixels slice = {0, pixels};\n    sum_column(column, slice, means, squares, width);\n    sync_block();\n",
+        "const Pixels slice = {0, pixels};\n    sum_column(column, slice, means, squares, width);\n",
+        SMALL_IMAGE, &["RACE_READ_AFTER_WRITE", "SHARED_UNINITIALISED"]),
+    fault("group_norm.cu", "    sync_block();\n    normalise_column", "    normalise_column",
+        SMALL_IMAGE, &["RACE_READ_AFTER_WRITE", "SHARED_UNINITIALISED"]),
+    fault("group_norm.cu", "MOST = 512 * Stored", "MOST = 64 * Stored",
+        SMALL_IMAGE, &["SHARED_OUT_OF_BOUNDS"]),
+    fault("group_norm.cu", "((row * slices + blockIdx.x) * tile.parts", "(row * slices * tile.parts",
+        LARGE_IMAGE, &["BLOCK_RACE"]),
+    fault("layer_norm.cu", "return row < rows ? row : -1;", "return row;",
+        "layer_norm: [3, 3, 320]", &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("layer_norm.cu", "if (channel < channels) load(raw[i], x + channel);", "load(raw[i], x + channel);",
+        "layer_norm: [3, 3, 320]", &["GLOBAL_OUT_OF_BOUNDS"]),
     // ---- attention ----
     fault("attention.cu", "        copy_async_wait<0>();\n        sync_block();\n        if (tile", "        sync_block();\n        if (tile",
         LONG, &["ASYNC_READ_BEFORE_WAIT"]),
