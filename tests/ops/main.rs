@@ -7,6 +7,7 @@ mod bound;
 #[path = "../cases/mod.rs"]
 mod cases;
 mod checks;
+mod entries;
 mod random;
 
 use checks::every;
@@ -62,14 +63,18 @@ fn cpu_with(threads: usize) -> Arc<Cpu> {
     Arc::new(Cpu::new(threads, Arc::default()).unwrap())
 }
 
-/// The emulator, watching every access, as if it were an A100.
+/// The emulator as if it were an A100.
 fn emulator(precision: Precision) -> Arc<Cuda> {
+    emulator_of(Target::a100(precision))
+}
+
+/// The emulator, watching every access, as if it were this GPU.
+fn emulator_of(target: Target) -> Arc<Cuda> {
     let emulation = Emulation {
         threads: 1,
         check: true,
         seed: 0,
     };
-    let target = Target::a100(precision);
     Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap())
 }
 
