@@ -135,7 +135,7 @@ pub const FAULTS: &[Fault] = &[
         "const Pixels slice = {0, pixels};\n    sum_column(column, slice, means, squares, width);\n",
         SMALL_IMAGE, &["RACE_READ_AFTER_WRITE", "SHARED_UNINITIALISED"]),
     fault("group_norm.cu", "    sync_block();\n    normalise_column", "    normalise_column",
-        SMALL_IMAGE, &["RACE_READ_AFTER_WRITE", "SHARED_UNINITIALISED"]),
+        LARGE_IMAGE, &["RACE_READ_AFTER_WRITE", "SHARED_UNINITIALISED"]),
     fault("group_norm.cu", "MOST = 512 * Stored", "MOST = 64 * Stored",
         SMALL_IMAGE, &["SHARED_OUT_OF_BOUNDS"]),
     fault("group_norm.cu", "((row * slices + blockIdx.x) * tile.parts", "(row * slices * tile.parts",
