@@ -1,0 +1,239 @@
+//! Every primitive of `kernels/gpu.cuh`: the emulator held to the instruction set's manual, and GPUs to the emulator.
+//!
+//! The emulator is what all other tests of kernels rest on. Here its answers are compared with layouts and numbers written independently of
+//! it, and on a machine with a GPU the instructions themselves are asked: `cargo test --release --test primitives -- --ignored`. Values are
+//! small integers where an order of adding is not defined, so that answers are equal to the bit or wrong.
+
+mod cases;
+mod layout;
+
+use cases::{Case, Expected};
+use half::f16;
+use latent_diffusion::backend::{Backend, Step};
+use latent_diffusion::cuda::{Argument, Cuda, Kernel, Launch, Precision, table};
+use latent_diffusion::ops::{Cost, Reshape};
+use latent_diffusion::plan::Place;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Offsets of values in an arena are multiples of it.
+const ALIGNMENT: usize = 256;
+
+/// Runs a case: the words of its answer.
+fn answer(device: &Cuda, case: &Case) -> Vec<u32> {
+    let words = |count: usize, offset: usize| Place {
+        offset,
+        shape: [count].into(),
+        exact: true,
+    };
+    let x = words(case.x.len(), 0);
+    let y = words(
+        case.expected.len(),
+        (4 * case.x.len()).next_multiple_of(ALIGNMENT),
+    );
+    let mut arena = device.alloc(y.offset + 4 * case.expected.len()).unwrap();
+    let floats = |words: &[u32]| words.iter().map(|&w| f32::from_bits(w)).collect::<Vec<_>>();
+    device.write(&mut arena, x, &floats(&case.x)).unwrap();
+    // A word that the kernel does not write stays one that no case expects.
+    device
+        .write(
+            &mut arena,
+            y,
+            &floats(&vec![0xffff_5a5a; case.expected.len()]),
+        )
+        .unwrap();
+    let entry = table::entry(case.entry).expect("an entry of kernels/primitives.cu");
+    let launch = Launch {
+        entry: case.entry.to_owned(),
+        grid: [case.threads.div_ceil(entry.threads as usize) as u32, 1, 1],
+        shared_bytes: 0,
+        arguments: [Argument::Output, Argument::Input(0)]
+            .into_iter()
+            .chain(case.setting.map(Argument::Int))
+            .collect(),
+    };
+    let step = Step {
+        name: case.entry.to_owned(),
+        op: Reshape { shape: y.shape }.into(),
+        kernel: Kernel::single(launch, vec![]),
+        inputs: vec![x],
+        output: y,
+        workspace: None,
+        weights: vec![],
+        cost: Cost::default(),
+    };
+    device
+        .run(&mut arena, &[step], &mut Default::default())
+        .unwrap_or_else(|error| panic!("{}: {error}", case.entry));
+    let mut found = vec![0.0; case.expected.len()];
+    device.read(&arena, y, &mut found).unwrap();
+    found.iter().map(|x| x.to_bits()).collect()
+}
+
+/// The word with every NaN in it made one and the same: which one an instruction gives is not defined.
+fn canonical(word: u32, expected: &Expected) -> u32 {
+    let half = |bits: u32| {
+        let half = f16::from_bits(bits as u16);
+        u32::from(if half.is_nan() { f16::NAN } else { half }.to_bits())
+    };
+    match expected {
+        Expected::Words(_) => word,
+        Expected::Halves(_) => half(word) | half(word >> 16) << 16,
+        Expected::Floats(_) | Expected::Near(..) if f32::from_bits(word).is_nan() => {
+            f32::NAN.to_bits()
+        }
+        Expected::Floats(_) | Expected::Near(..) => word,
+    }
+}
+
+/// How far `found` is from `expected` in units of its last place; infinite where one is zero, infinite or NaN and the other something else.
+fn units_apart(found: f32, expected: f64) -> f64 {
+    let rounded = expected as f32;
+    if found.to_bits() == rounded.to_bits() || (found.is_nan() && expected.is_nan()) {
+        return 0.0;
+    }
+    if !found.is_normal() || !rounded.is_normal() {
+        return f64::INFINITY;
+    }
+    let unit = (expected.abs().log2().floor() - 23.0).exp2();
+    (f64::from(found) - expected).abs() / unit
+}
+
+/// What of an answer is not as it must be.
+fn wrong(case: &Case, found: &[u32]) -> Option<String> {
+    let name = case.entry;
+    let setting = case.setting.map_or(String::new(), |s| format!("({s:#x})"));
+    if let Expected::Near(numbers, most) = &case.expected {
+        let far = found
+            .iter()
+            .zip(numbers)
+            .zip(&case.x)
+            .find(|((found, number), _)| {
+                // A NaN here is beyond every limit.
+                !matches!(units_apart(f32::from_bits(**found), **number), apart if apart <= *most)
+            });
+        return far.map(|((found, number), x)| {
+            let [found, x] = [*found, *x].map(f32::from_bits);
+            format!("{name}: of {x:e} it makes {found:e}, more than {most} units from {number:e}")
+        });
+    }
+    let expected = match &case.expected {
+        Expected::Words(words) => words.clone(),
+        Expected::Floats(floats) => floats.iter().map(|x| x.to_bits()).collect(),
+        Expected::Halves(halves) => halves
+            .chunks(2)
+            .map(|two| layout::pair(two[0], two[1]))
+            .collect(),
+        Expected::Near(..) => unreachable!("compared above"),
+    };
+    let same = |a: u32, b: u32| canonical(a, &case.expected) == canonical(b, &case.expected);
+    let place = found
+        .iter()
+        .zip(&expected)
+        .position(|(a, b)| !same(*a, *b))?;
+    let count = found
+        .iter()
+        .zip(&expected)
+        .filter(|(a, b)| !same(**a, **b))
+        .count();
+    let [found, expected] = [found[place], expected[place]];
+    Some(format!(
+        "{name}{setting}: {count} words are wrong, the first is word {place}: {found:#010x}, not {expected:#010x}"
+    ))
+}
+
+fn check(device: &Cuda) {
+    let wrong: Vec<String> = cases::all()
+        .iter()
+        .filter_map(|case| wrong(case, &answer(device, case)))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn gpu() -> Cuda {
+    Cuda::gpu(0, Precision::F16, 0, Arc::default()).unwrap()
+}
+
+#[test]
+fn every_entry_is_asked() {
+    let asked: HashSet<&str> = cases::all().iter().map(|case| case.entry).collect();
+    let there = table::ENTRIES
+        .iter()
+        .filter(|entry| entry.file == "primitives.cu");
+    let there: HashSet<&str> = there.map(|entry| entry.name).collect();
+    assert_eq!(asked, there);
+}
+
+#[cfg(emulator)]
+#[test]
+fn the_emulator_does_what_the_manual_says() {
+    for seed in [0, 1, 2] {
+        check(&emulator(seed));
+    }
+}
+
+#[cfg(emulator)]
+#[test]
+fn one_wrong_bit_is_found() {
+    let device = emulator(0);
+    for case in cases::all() {
+        let answer = answer(&device, &case);
+        let last = answer.len() - 1;
+        for word in [0, last / 2, last] {
+            let mut changed = answer.clone();
+            // The lowest bits of an approximation are free.
+            changed[word] ^= if let Expected::Near(..) = case.expected {
+                1 << 8
+            } else {
+                1
+            };
+            let of_nan =
+                f32::from_bits(changed[word]).is_nan() && f32::from_bits(answer[word]).is_nan();
+            assert!(
+                of_nan || wrong(&case, &changed).is_some(),
+                "{}, word {word}",
+                case.entry
+            );
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn a_gpu_does_what_the_manual_says() {
+    check(&gpu());
+}
+
+#[cfg(emulator)]
+#[test]
+#[ignore = "needs a GPU"]
+fn a_gpu_answers_to_the_bit_as_the_emulator_does() {
+    let (gpu, emulator) = (gpu(), emulator(0));
+    for case in cases::all() {
+        let [found, expected] = [&gpu, &emulator].map(|device| answer(device, &case));
+        match &case.expected {
+            // Approximations are defined up to a distance, which the test above measures.
+            Expected::Near(..) => {}
+            kind => {
+                let [found, expected] = [found, expected].map(|words| {
+                    words
+                        .iter()
+                        .map(|&w| canonical(w, kind))
+                        .collect::<Vec<_>>()
+                });
+                assert!(found == expected, "{} {:?}", case.entry, case.setting);
+            }
+        }
+    }
+}
+
+#[cfg(emulator)]
+fn emulator(seed: u64) -> Cuda {
+    use latent_diffusion::cuda::{Emulation, Target};
+    let emulation = Emulation {
+        threads: 1,
+        check: true,
+        seed,
+    };
+    Cuda::emulator(emulation, Target::a100(Precision::F16), Arc::default()).unwrap()
+}
