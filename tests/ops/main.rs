@@ -14,20 +14,22 @@ use checks::every;
 use latent_diffusion::cpu::Cpu;
 use latent_diffusion::cuda::{Cuda, Emulation, Precision, Target};
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-/// Asks everything of one device.
+/// Asks everything of one device; attributes are those of each test.
 macro_rules! device {
-    ($name:ident, $backend:expr) => {
+    ($(#[$attribute:meta])* $name:ident, $backend:expr) => {
         mod $name {
             use super::*;
 
             #[test]
+            $(#[$attribute])*
             fn computes_what_the_definitions_say() {
                 every("the definition", |case| checks::agrees(&$backend, case));
             }
 
             #[test]
+            $(#[$attribute])*
             fn reads_weights_of_every_precision() {
                 every("stored weights", |case| {
                     checks::agrees_stored(&$backend, case)
@@ -35,6 +37,7 @@ macro_rules! device {
             }
 
             #[test]
+            $(#[$attribute])*
             fn gives_each_image_what_it_gets_alone_and_again() {
                 every("one image's bits", |case| {
                     checks::reproducible(&$backend, case)
@@ -42,11 +45,13 @@ macro_rules! device {
             }
 
             #[test]
+            $(#[$attribute])*
             fn passes_nan_on_and_keeps_it_in_its_image() {
                 every("NaN", |case| checks::passes_nan_on(&$backend, case));
             }
 
             #[test]
+            $(#[$attribute])*
             fn computes_random_shapes() {
                 random::linear(&$backend);
                 random::conv2d(&$backend);
@@ -58,6 +63,16 @@ macro_rules! device {
 
 device!(cpu, cpu_with(2));
 device!(emulator, emulator(Precision::F16));
+device!(
+    #[ignore = "needs a GPU"]
+    gpu,
+    gpu(Precision::F16)
+);
+device!(
+    #[ignore = "needs a GPU"]
+    gpu_f32,
+    gpu(Precision::F32)
+);
 
 fn cpu_with(threads: usize) -> Arc<Cpu> {
     Arc::new(Cpu::new(threads, Arc::default()).unwrap())
@@ -76,6 +91,18 @@ fn emulator_of(target: Target) -> Arc<Cuda> {
         seed: 0,
     };
     Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap())
+}
+
+/// The first GPU; kernels are loaded once and not for every case.
+fn gpu(precision: Precision) -> Arc<Cuda> {
+    static GPUS: Mutex<Vec<Arc<Cuda>>> = Mutex::new(vec![]);
+    let mut gpus = GPUS.lock().unwrap();
+    if let Some(gpu) = gpus.iter().find(|gpu| gpu.target().precision == precision) {
+        return gpu.clone();
+    }
+    let gpu = Arc::new(Cuda::gpu(0, precision, 0, Arc::default()).unwrap());
+    gpus.push(gpu.clone());
+    gpu
 }
 
 #[test]
