@@ -12,7 +12,7 @@ mod elementwise;
 mod linear;
 mod movement;
 mod norm;
-mod real;
+pub mod real;
 mod sampling;
 
 pub use attention::attention;

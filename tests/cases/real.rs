@@ -11,30 +11,33 @@ use latent_diffusion::plan::fuse::fuse;
 /// The UNet's at 32x32 and 64x64 latents, and the decoder's at 256x256 pixels, batch 1.
 pub fn real() -> Vec<Case> {
     let model = ModelConfig::stable_diffusion_1();
-    let mut cases = vec![];
+    let mut cases: Vec<Case> = vec![];
     if let (Some(unet), Some(first_stage)) = (&model.unet, &model.autoencoder) {
-        for side in [32, 64] {
+        let unets = [32, 64].map(|side| {
             let graph = unet::build(unet, 1, [side, side], 77).expect("a published network");
-            add(&mut cases, &format!("unet {side}x{side}"), graph);
+            distinct(&format!("unet {side}x{side}"), graph)
+        });
+        let decoder = autoencoder::build_decoder(first_stage, 1, [32, 32]);
+        let decoder = distinct("decoder 256x256", decoder.expect("a published network"));
+        for (case, _) in unets.into_iter().flatten().chain(decoder) {
+            if !cases.iter().any(|known| same(known, &case)) {
+                cases.push(case);
+            }
         }
-        let graph = autoencoder::build_decoder(first_stage, 1, [32, 32]);
-        add(
-            &mut cases,
-            "decoder 256x256",
-            graph.expect("a published network"),
-        );
     }
     cases
 }
 
-/// Adds the operations of `graph` that are not there yet.
-fn add(cases: &mut Vec<Case>, network: &str, graph: Graph) {
+/// The operations of a network, each distinct one once, with how often it occurs.
+pub fn distinct(network: &str, graph: Graph) -> Vec<(Case, usize)> {
     let graph = fuse(graph, |_| true);
+    let mut cases: Vec<(Case, usize)> = vec![];
     for node in graph.nodes() {
         if matches!(node.op, Op::Input(_) | Op::Reshape(_)) {
             continue;
         }
-        let op = anonymous(node.op.clone());
+        let mut op = node.op.clone();
+        rename(&mut op, "");
         let operands: Vec<Operand> = node
             .inputs
             .iter()
@@ -43,23 +46,30 @@ fn add(cases: &mut Vec<Case>, network: &str, graph: Graph) {
                 _ => Operand::normal(graph.shape(value)),
             })
             .collect();
-        let known = |case: &Case| case.op == op && case.operands == operands;
-        if !cases.iter().any(known) {
-            let shapes: Vec<_> = operands.iter().map(|o| o.shape.to_string()).collect();
-            let [kind, shapes] = [op.name(), &shapes.join(" ")];
-            let name = format!(
-                "{kind}: {network}, {}, {shapes} to {}",
-                node.name, node.shape
-            );
-            cases.push(Case { name, op, operands });
+        let shapes: Vec<_> = operands.iter().map(|o| o.shape.to_string()).collect();
+        let [kind, shapes] = [op.name(), &shapes.join(" ")];
+        let name = format!(
+            "{kind}: {network}, {}, {shapes} to {}",
+            node.name, node.shape
+        );
+        let case = Case { name, op, operands };
+        match cases.iter_mut().find(|(known, _)| same(known, &case)) {
+            Some((_, count)) => *count += 1,
+            None => cases.push((case, 1)),
         }
     }
+    cases
 }
 
-/// The operation without the names of its tensors, which would make equal operations differ.
-fn anonymous(mut op: Op) -> Op {
-    let rename = |param: &mut Param, name: &str| param.name = name.to_owned();
-    match &mut op {
+/// Whether two cases differ in name alone.
+fn same(a: &Case, b: &Case) -> bool {
+    a.op == b.op && a.operands == b.operands
+}
+
+/// Names an operation's tensors `weight` and `bias`, after `prefix`: names of their own would make equal operations differ.
+pub fn rename(op: &mut Op, prefix: &str) {
+    let rename = |param: &mut Param, name: &str| param.name = format!("{prefix}{name}");
+    match op {
         Op::Linear(op) => {
             rename(&mut op.weight, "weight");
             op.bias.iter_mut().for_each(|bias| rename(bias, "bias"));
@@ -94,5 +104,4 @@ fn anonymous(mut op: Op) -> Op {
         | Op::Assign(_)
         | Op::CountNotFinite(_) => {}
     }
-    op
 }
