@@ -14,8 +14,8 @@ from torch import nn
 
 def timestep_embedding(timesteps, width: int):
     half = width // 2
-    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32) / half)
-    angles = timesteps.float()[:, None] * frequencies.to(timesteps.device)
+    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=timesteps.device) / half)
+    angles = timesteps.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -190,7 +190,7 @@ class UNetModel(nn.Module):
         nn.init.zeros_(self.out[2].bias)
 
     def forward(self, x, timesteps, context=None):
-        emb = self.time_embed(timestep_embedding(timesteps, self.model_channels))
+        emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(x.dtype))
         skips = []
         for block in self.input_blocks:
             x = block(x, emb, context)
