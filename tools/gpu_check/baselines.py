@@ -1,0 +1,145 @@
+"""What PyTorch has for an operation of ours, ready to be timed: a way per library.
+
+A way runs one operation `copies` times in a row over three sets of operands, recorded as a CUDA graph, as ours does. It leaves out what ours
+has fused in (activations, residuals, sums per channel, joining two sources, doubling), so a ratio is in PyTorch's favour.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+SETS = 3
+
+BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
+
+
+class Operands:
+    """Random tensors of the device, a fresh one for each call."""
+
+    def __init__(self, device: str, dtype: torch.dtype):
+        self.device, self.dtype = device, dtype
+
+    def normal(self, *shape, scale: float = 1.0) -> torch.Tensor:
+        return (torch.randn(*shape, device=self.device) * scale).to(self.dtype)
+
+    def weight(self, *shape) -> torch.Tensor:
+        return self.normal(*shape, scale=torch.Size(shape[1:]).numel() ** -0.5)
+
+
+def joined(case: dict) -> list[int]:
+    """The shape of the first operand, the sources joined along the channels."""
+    shapes = [operand["shape"] for operand in case["operands"][: case["attributes"].get("sources", 1)]]
+    return shapes[0][:-1] + [sum(shape[-1] for shape in shapes)]
+
+
+def linear(case: dict, make: Operands, _):
+    *rows, width = joined(case)
+    out = case["attributes"]["out"]
+    x, w = make.normal(*rows, width), make.weight(out, width)
+    bias = make.normal(out) if case["attributes"]["bias"] else None
+    return lambda: F.linear(x, w, bias)
+
+
+def conv2d(case: dict, make: Operands, _):
+    n, height, width, channels = joined(case)
+    a = case["attributes"]
+    # Ours doubles while it reads; PyTorch's operand is doubled already.
+    height, width = (height * 2, width * 2) if a["upsample"] else (height, width)
+    top, bottom, left, right = a["padding"]
+    x = make.normal(n, channels, height + bottom - top, width + right - left).to(memory_format=torch.channels_last)
+    w = make.weight(a["out"], channels, *a["kernel"]).to(memory_format=torch.channels_last)
+    bias = make.normal(a["out"]) if a["bias"] else None
+    return lambda: F.conv2d(x, w, bias, stride=a["stride"], padding=(top, left))
+
+
+def attention(case: dict, make: Operands, way: str):
+    heads, causal = case["attributes"]["heads"], case["attributes"]["causal"]
+    tensors = [make.normal(*operand["shape"]) for operand in case["operands"]]
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in tensors)
+
+    def run():
+        with sdpa_kernel(BACKENDS[way]):
+            return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    return run
+
+
+def copy(case: dict, make: Operands, _):
+    """Reads and writes as many bytes as the operation must at least, half of them each."""
+    bytes_each_way = max(case["bytes"] // 2, 2)
+    x = make.normal(bytes_each_way // make.dtype.itemsize)
+    y = torch.empty_like(x)
+    return lambda: y.copy_(x)
+
+
+def group_norm(case: dict, make: Operands, way: str):
+    if way == "copy":
+        return copy(case, make, way)
+    n, *sides, channels = joined(case)
+    x = make.normal(n, channels, *sides)
+    x = x.to(memory_format=torch.channels_last) if len(sides) == 2 else x
+    gain, bias, groups = make.normal(channels), make.normal(channels), case["attributes"]["groups"]
+    silu = F.silu if case["attributes"]["silu"] else lambda y: y
+    return lambda: silu(F.group_norm(x, groups, gain, bias))
+
+
+def layer_norm(case: dict, make: Operands, way: str):
+    if way == "copy":
+        return copy(case, make, way)
+    x = make.normal(*joined(case))
+    gain, bias = make.normal(x.shape[-1]), make.normal(x.shape[-1])
+    return lambda: F.layer_norm(x, x.shape[-1:], gain, bias)
+
+
+MAKERS = {"linear": linear, "conv2d": conv2d, "attention": attention, "group_norm": group_norm, "layer_norm": layer_norm}
+
+
+def ready(case: dict, way: str, copies: int, device: str):
+    """A function that runs the operation `copies` times and waits for the end."""
+    make = Operands(device, torch.half if device == "cuda" else torch.float32)
+    runs = [MAKERS.get(case["op"], copy)(case, make, way) for _ in range(SETS)]
+
+    def all_copies():
+        for index in range(copies):
+            runs[index % SETS]()
+
+    return recorded(all_copies, device)
+
+
+def recorded(run, device: str):
+    """`run` as a CUDA graph that is replayed to its end; itself where there is no GPU."""
+    if device != "cuda":
+        return run
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+
+    def replay():
+        graph.replay()
+        torch.cuda.synchronize()
+
+    return replay
+
+
+def ceiling(which: str, device: str):
+    """A function whose time says what this device can do at best, and the bytes or FLOPs that it is of."""
+    make = Operands(device, torch.half if device == "cuda" else torch.float32)
+    small = device != "cuda"
+    if which == "matmul":
+        side = 64 if small else 8192
+        a, b = make.normal(side, side), make.normal(side, side)
+        return recorded(lambda: a @ b, device), {"flops": 2 * side**3}
+    if which == "nothing":
+        x = make.normal(1)
+        return recorded(lambda: x.mul_(1.0), device), {}
+    # Bytes read and written: far more than the cache holds, or a tensor that stays in it, as a network's do.
+    count = 1 << (10 if small else 31 if which == "copy" else 22)
+    x = make.normal(count)
+    y = torch.empty_like(x)
+    return recorded(lambda: y.copy_(x), device), {"bytes": 2 * x.nbytes}

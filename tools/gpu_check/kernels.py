@@ -1,0 +1,132 @@
+"""Phase `kernels`: every distinct operation of Stable Diffusion 1.x at 512 x 512 beside what PyTorch's libraries take for it."""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from sides import Failed, Side, take_turns
+
+# Launches in one recorded graph, so that starting and waiting, some ten microseconds, is shared by as many.
+COPIES = 20
+SECONDS_PER_CASE = 60
+# FLOPs in the time of a byte, roughly, on any GPU of these generations: to order cases by the time they should take.
+RIDGE = 180
+
+# The ways that an operation of ours is compared with. Everything else moves memory, and is compared with a copy of as many bytes.
+WAYS = {
+    "linear": ["cublas"],
+    "conv2d": ["cudnn"],
+    "attention": ["flash", "cudnn", "efficient"],
+    "group_norm": ["copy", "eager"],
+    "layer_norm": ["copy", "eager"],
+}
+
+
+def run(binaries: Path, device: str, out: Path, deadline: float, sampler, brief: bool) -> dict:
+    """The rows, most work first, as far as the time goes; what was left out is counted."""
+    here = Path(__file__).resolve().parent
+    copies, rounds, times = (2, 1, 1) if brief else (COPIES, 5, 10)
+    ours = Side("ldm", [binaries / "turns", device], out / "kernels-ldm.log")
+    torch_device = "cuda" if device == "cuda" else "cpu"
+    theirs = Side("PyTorch", [sys.executable, "-W", "ignore", here / "peer.py", torch_device, out], out / "kernels-torch.log")
+    rows, failed, limits = [], [], {}
+    try:
+        limits = ceilings(theirs) | rate(ours, 2 if brief else 4096)
+        wanted = {"list": "awkward"} if brief else {"list": "sd1", "batch": 2}
+        cases = ours.ask(wanted, 120)["cases"]
+        order = sorted(cases, key=lambda case: -case["count"] * max(case["flops"] / RIDGE, case["bytes"]))
+        order = one_of_each(order) if brief else order
+        for case in order:
+            if time.monotonic() > deadline - SECONDS_PER_CASE / 2:
+                break
+            row = {key: case[key] for key in ("name", "op", "count", "flops", "bytes")}
+            try:
+                ours.clear(), theirs.clear()
+                work = {"work": "op", "set": wanted["list"], "batch": 2, "index": case["index"], "copies": copies}
+                runners = {"ldm": (ours, ours.prepare(work, SECONDS_PER_CASE)["number"])}
+                for way in WAYS.get(case["op"], ["copy"]):
+                    try:
+                        work = {"work": "op", "case": case, "way": way, "copies": copies}
+                        runners[way] = (theirs, theirs.prepare(work, SECONDS_PER_CASE)["number"])
+                    except Failed as problem:
+                        row.setdefault("refused", {})[way] = str(problem)
+                found = take_turns(runners, rounds, times, sampler)
+            except Failed as problem:
+                failed.append({"name": case["name"], "problem": str(problem)})
+                print(f"  FAIL {case['name']}: {problem}", flush=True)
+                continue
+            row["clocks"] = found.pop("clocks")
+            row["seconds"] = {name: {k: v / copies if k != "runs" else v for k, v in times.items()} for name, times in found.items()}
+            rows.append(finish(row))
+            print(line(row), flush=True)
+    finally:
+        ours.stop(), theirs.stop()
+    left_out = len(order) - len(rows) - len(failed)
+    return {"ceilings": limits, "rows": rows, "failed": failed, "left_out": left_out, "copies": copies, "classes": classes(rows), "passed": not failed}
+
+
+def ceilings(theirs: Side) -> dict:
+    """What the device can do at best, through PyTorch: text for each."""
+    found = {}
+    for which, title in [("copy", "copy through memory"), ("cached copy", "copy that stays in the cache"), ("matmul", "8192^3 product of halves"),
+                         ("nothing", "recorded graph of one tiny kernel, call to end")]:
+        answer = theirs.ask({"ceiling": which}, SECONDS_PER_CASE)
+        median = statistics.median(answer["seconds"])
+        text = f"{median * 1e6:.1f} us"
+        text += f", {answer['bytes'] / median / 1e9:.0f} GB/s read and written" if "bytes" in answer else ""
+        text += f", {answer['flops'] / median / 1e12:.1f} TFLOP/s" if "flops" in answer else ""
+        found[title] = text
+        print(f"  {title}: {text}", flush=True)
+    return found
+
+
+def rate(ours: Side, rounds: int) -> dict:
+    """What our kind of instruction (mma.sync) does on registers alone."""
+    ready = ours.prepare({"work": "rate", "rounds": rounds}, SECONDS_PER_CASE)
+    ours.run(ready["number"], 3)
+    median = statistics.median(ours.run(ready["number"], 20 if rounds > 2 else 1))
+    found = {"mma.sync on registers": f"{median * 1e6:.1f} us, {ready['flops'] / median / 1e12:.1f} TFLOP/s"}
+    print(f"  {found}", flush=True)
+    return found
+
+
+def one_of_each(cases: list[dict]) -> list[dict]:
+    """The smallest case of each operation: enough to try the script out."""
+    smallest = {}
+    for case in sorted(cases, key=lambda case: case["bytes"]):
+        smallest.setdefault(case["op"], case)
+    return list(smallest.values())
+
+
+def finish(row: dict) -> dict:
+    """The best of PyTorch's ways, and the ratio to it: below 1 ours is faster."""
+    ours = row["seconds"]["ldm"]["median"]
+    others = {way: times["median"] for way, times in row["seconds"].items() if way != "ldm"}
+    row["tflops"], row["gbs"] = row["flops"] / ours / 1e12, row["bytes"] / ours / 1e9
+    if others:
+        # A copy is a bound for what only moves memory, and never beaten by a library.
+        row["best"] = "copy" if "copy" in others else min(others, key=others.get)
+        row["ratio"] = ours / others[row["best"]]
+    return row
+
+
+def line(row: dict) -> str:
+    ours = row["seconds"]["ldm"]["median"] * 1e6
+    best = row["seconds"][row["best"]]["median"] * 1e6 if "best" in row else float("nan")
+    clock = row["clocks"].get("sm_mhz", 0)
+    return (f"  {row['count']:>3} x {ours:>9.2f} us {row['tflops']:>7.1f} TFLOP/s {row['gbs']:>7.0f} GB/s  {row.get('best', '-'):<9} {best:>9.2f} us "
+            f"{row.get('ratio', float('nan')):>6.2f}  {clock:>5.0f} MHz  {row['name']}")
+
+
+def classes(rows: list[dict]) -> list[dict]:
+    """Per kind of operation: time in a network call, ours and of PyTorch's best."""
+    found = []
+    for op in sorted({row["op"] for row in rows}):
+        members = [row for row in rows if row["op"] == op and "best" in row]
+        ours = sum(row["count"] * row["seconds"]["ldm"]["median"] for row in members)
+        theirs = sum(row["count"] * row["seconds"][row["best"]]["median"] for row in members)
+        if members:
+            found.append({"op": op, "calls": sum(row["count"] for row in members), "ours_ms": ours * 1e3, "theirs_ms": theirs * 1e3,
+                          "ratio": ours / theirs, "median_ratio": statistics.median(row["ratio"] for row in members)})
+    return found

@@ -1,0 +1,134 @@
+"""Phase `networks`: whole UNet calls, steps, decodes and images of Stable Diffusion 1.x at 512 x 512, beside PyTorch eager and compiled.
+
+Both sides open one folder of random weights. Ours is held to PyTorch's f32 on it first: a fast wrong answer is no result.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from sides import Failed, Side, take_turns
+
+# Two roundings of one network to f16 differ by chance; by more than this factor they differ by more.
+AS_GOOD = 1.5
+# Seconds that are kept for running what got ready.
+RESERVE = 90
+
+
+class Networks:
+    def __init__(self, binaries: Path, device: str, out: Path, cache: Path, deadline: float, sampler, brief: bool, modes: list[str]):
+        self.binaries, self.device, self.out, self.deadline, self.sampler, self.brief = binaries, device, out, deadline, sampler, brief
+        self.model = cache / ("tiny" if brief else "sd1")
+        # What was compiled is kept, so that a phase that ran out of time gets further when it is run again.
+        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "TORCHINDUCTOR_FX_GRAPH_CACHE": "1"}
+        peer = Path(__file__).resolve().parent / "peer.py"
+        self.torch_device = "cuda" if device == "cuda" else "cpu"
+        # A process for each mode: one that compiles too long is ended without the other.
+        self.theirs = {mode: Side(f"PyTorch {mode}", [sys.executable, "-W", "ignore", peer, self.torch_device, self.model],
+                                  out / f"networks-{mode}.log", environment) for mode in modes}
+        self.given_up = {}
+        self.ours = Side("ldm", [binaries / "turns", device, self.model], out / "networks-ldm.log")
+        self.rows, self.failed = [], []
+
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def write_model(self) -> dict:
+        """The folder of weights, where it is not there yet, and the census of what PyTorch runs."""
+        twin = Path(__file__).resolve().parent / "twin.py"
+        words = [sys.executable, "-W", "ignore", str(twin), str(self.model), self.torch_device, *(["tiny"] if self.brief else [])]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=max(self.left(), 1))
+        if done.returncode:
+            raise Failed(f"the model cannot be written: {(done.stderr.strip() or 'no output').splitlines()[-1]}")
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def errors(self) -> list[dict]:
+        """How far ours is from PyTorch's f32, and how far PyTorch's own f16 is.
+
+        Twenty steps of a network of random weights may lead further apart than `ldm parity` lets pass: then PyTorch's f16 is the measure."""
+        dumps = self.model / "dumps"
+        theirs = self.theirs["eager"].ask({"dump": str(dumps), "steps": 2 if self.brief else 20}, self.left())
+        files = sorted(str(path) for path in dumps.glob("*.safetensors"))
+        command = [str(self.binaries / "ldm"), "parity", "--device", self.device, "--json", "-m", str(self.model), "--dump", *files]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=max(self.left(), 1))
+        answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        if len(answers) != len(files):
+            raise Failed(f"ldm parity ended with {done.returncode}: {(done.stderr.strip() or 'no output').splitlines()[-1]}")
+        found = []
+        for a in answers:
+            half, ours = theirs.get(a["component"]), a["relative_l2"]
+            as_good = half is not None and ours is not None and ours <= AS_GOOD * half
+            found.append({"component": a["component"], "relative_l2": ours, "max_abs": a["max_abs"], "pass": a["pass"] or as_good,
+                          "torch_f16_relative_l2": half})
+        return found
+
+    def compare(self, name: str, work: dict, units: int, rounds: int, times: int, flops: float = 0) -> None:
+        """Times `work` on both sides, turn by turn; `units` is how many steps, decodes or images one run of it is."""
+        row = {"name": name, "units": units, "flops": flops}
+        runners = {}
+        try:
+            for side in (self.ours, *self.theirs.values()):
+                side.clear()
+            runners["ldm"] = self.ours, self.ours.prepare(work, self.left())["number"]
+            for mode, side in self.theirs.items():
+                if mode in self.given_up:
+                    row.setdefault("refused", {})[mode] = self.given_up[mode]
+                    continue
+                try:
+                    prepared = side.prepare(work | {"mode": mode}, self.left() - RESERVE)
+                    runners[mode] = side, prepared["number"]
+                    row.setdefault("prepared_seconds", {})[mode] = prepared["seconds"]
+                except Failed as problem:
+                    row.setdefault("refused", {})[mode] = str(problem)
+                    print(f"  {name}, {mode}: {problem}", flush=True)
+                    if side.child is None:
+                        self.given_up[mode] = str(problem)
+            found = take_turns(runners, rounds, times, self.sampler)
+        except Failed as problem:
+            self.failed.append({"name": name, "problem": str(problem)})
+            print(f"  FAIL {name}: {problem}", flush=True)
+            return
+        row["clocks"] = found.pop("clocks")
+        row["seconds"] = found
+        self.rows.append(row)
+        print(line(row), flush=True)
+
+
+def line(row: dict) -> str:
+    """Milliseconds and rate of ours, then how many times PyTorch's milliseconds are ours."""
+    ours = row["seconds"]["ldm"]["median"]
+    others = [f"{mode} {times['median'] * 1e3:.2f} ms ({times['median'] / ours:.2f} x)" for mode, times in row["seconds"].items() if mode != "ldm"]
+    tflops = f"{row['flops'] / ours / 1e12:.0f} TFLOP/s, " if row["flops"] else ""
+    clock = row["clocks"].get("sm_mhz", 0)
+    return (f"  {row['name']:<38} {ours * 1e3:>9.2f} ms  {row['units'] / ours:>7.1f}/s  {tflops}{'; '.join(others) or 'PyTorch was not timed'}  "
+            f"{clock:.0f} MHz")
+
+
+def run(binaries: Path, device: str, out: Path, cache: Path, deadline: float, sampler, brief: bool, batches: list[int], compiled: str) -> dict:
+    """`batches`: of which sizes; `compiled`: the mode of torch.compile, or "none"."""
+    modes = ["eager"] + ([] if compiled == "none" else [compiled])
+    networks = Networks(binaries, device, out, cache, deadline, sampler, brief, modes)
+    answer = {"census": networks.write_model(), "batches": batches, "compiled": compiled}
+    rounds, times = (1, 2) if brief else (10, 10)
+    flops = answer["census"]["unet"]["flops"]
+    try:
+        answer["errors"] = networks.errors()
+        for batch in batches:
+            samples = 2 * batch
+            networks.compare(f"UNet, {samples} samples, nothing hoisted", {"work": "unet", "batch": samples}, 1, rounds, times, samples * flops)
+            steps = 2 if brief else 20
+            networks.compare(f"step with guidance, batch {batch}", {"work": "steps", "batch": batch, "steps": steps}, steps,
+                             max(rounds // 2, 1), 1, steps * samples * flops)
+        if 1 in batches:
+            decoder = answer["census"]["decoder"]["flops"]
+            networks.compare("decode", {"work": "decode"}, 1, rounds, times, decoder)
+            for steps in [2] if brief else [20, 50]:
+                networks.compare(f"image, {steps} steps", {"work": "image", "steps": steps}, 1, max(rounds // 2, 1), 1)
+    finally:
+        for side in (networks.ours, *networks.theirs.values()):
+            side.stop()
+    wrong = [error for error in answer["errors"] if not error["pass"]]
+    return answer | {"rows": networks.rows, "failed": networks.failed, "passed": not networks.failed and not wrong}

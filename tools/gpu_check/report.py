@@ -1,0 +1,108 @@
+"""The results as JSON and as a page of tables; phases that ran at different times end up in one file."""
+
+import json
+from pathlib import Path
+
+
+def name(head: dict) -> str:
+    """`2026-11-20-nvidia-h200`."""
+    device = head["device"]["name"].lower().replace(" ", "-")
+    return f"{head['date'][:10]}-{device}"
+
+
+def save(out: Path, head: dict, phase: str, found: dict) -> dict:
+    """Adds a phase to the file of this day and device; phases of another commit are dropped from it."""
+    path = out / f"{name(head)}.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    phases = kept.get("phases", {}) if kept.get("head", {}).get("commit") == head["commit"] else {}
+    phases[phase] = found
+    results = {"head": head, "phases": phases}
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.with_suffix(".md").write_text(page(results))
+    return results
+
+
+def table(columns: list[str], rows: list[list]) -> str:
+    """A Markdown table, padded to be read as it is."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(column), *(len(row[i]) for row in cells), 3) if cells else len(column) for i, column in enumerate(columns)]
+    left = [not all(row[i][:1].isdigit() or row[i] == "-" for row in cells) for i in range(len(columns))]
+    pad = lambda text, i: text.ljust(widths[i]) if left[i] else text.rjust(widths[i])
+    lines = [columns, ["-" * width if is_left else "-" * (width - 1) + ":" for width, is_left in zip(widths, left)], *cells]
+    return "\n".join("| " + " | ".join(pad(text, i) for i, text in enumerate(row)) + " |" for row in lines) + "\n"
+
+
+def clock(row: dict) -> str:
+    clocks = row.get("clocks", {})
+    return f"{clocks['sm_mhz']:.0f}, {clocks['watts']:.0f} W" if clocks else "-"
+
+
+def page(results: dict) -> str:
+    head = results["head"]
+    device = ", ".join(f"{key} {value}" for key, value in head["device"].items())
+    parts = [f"# {head['device']['name']}, {head['date']}\n\nCommit {head['commit']}; torch {head['torch']}, CUDA {head['cuda']}, cuDNN "
+             f"{head['cudnn']}; {head['host']}.\n\nDevice: {device}. Times are medians; the two sides take turns in one run. A clock is the median of "
+             "the SM clock in MHz while a row was timed, sampled every 100 ms, with the power.\n"]
+    for phase, found in results["phases"].items():
+        clocks = found.get("clocks", {})
+        parts.append(f"## {phase}\n\n{found['taken_seconds']:.0f} s" + (f"; SM clock {clocks['sm_mhz']:.0f} MHz ({clocks['sm_mhz_min']:.0f} to "
+                     f"{clocks['sm_mhz_max']:.0f}), {clocks['watts']:.0f} W, {clocks['celsius']:.0f} C" if clocks else "") + ".\n")
+        if "problem" in found:
+            parts.append(f"The phase ended early: {found['problem']}\n")
+        parts += SECTIONS[phase.split()[0]](found)
+    return "\n".join(parts)
+
+
+def correct(found: dict) -> list[str]:
+    return [table(["check", "result", "detail"], [[row["check"], row["result"], row["detail"]] for row in found.get("rows", [])])]
+
+
+def kernels(found: dict) -> list[str]:
+    parts = []
+    if "ceilings" in found:
+        parts.append(table(["ceiling", "found"], [[which, text] for which, text in found["ceilings"].items()]))
+    if "classes" in found:
+        parts.append("Per call of the UNet with 2 samples and of one decode, each operation as often as it occurs there:\n")
+        parts.append(table(["operation", "calls", "ours, ms", "PyTorch, ms", "ours / PyTorch", "median ratio"], [
+            [row["op"], row["calls"], f"{row['ours_ms']:.3f}", f"{row['theirs_ms']:.3f}", f"{row['ratio']:.2f}", f"{row['median_ratio']:.2f}"]
+            for row in found["classes"]]))
+    rows = []
+    for row in found.get("rows", []):
+        ours, best = row["seconds"]["ldm"], row["seconds"].get(row.get("best"))
+        rows.append([row["name"], row["count"], f"{ours['median'] * 1e6:.2f}", f"{ours['p10'] * 1e6:.2f} - {ours['p90'] * 1e6:.2f}",
+                     f"{row['tflops']:.1f}", f"{row['gbs']:.0f}", row.get("best", "-"), f"{best['median'] * 1e6:.2f}" if best else "-",
+                     f"{row['ratio']:.2f}" if best else "-", clock(row)])
+    parts.append(table(["case", "calls", "ours, us", "p10 - p90", "TFLOP/s", "GB/s", "beside", "its us", "ours / its", "clock"], rows))
+    for problem in found.get("failed", []):
+        parts.append(f"Failed: {problem['name']}: {problem['problem']}\n")
+    if found.get("left_out"):
+        parts.append(f"{found['left_out']} cases were left out, as the phase's time was up; they are those with the least work.\n")
+    return parts
+
+
+def networks(found: dict) -> list[str]:
+    parts = []
+    if "errors" in found:
+        parts.append("Against PyTorch in f32, same weights and inputs:\n")
+        parts.append(table(["network", "ours, relative L2", "largest difference", "PyTorch f16, relative L2", "result"], [
+            [e["component"], number(e["relative_l2"]), number(e["max_abs"]), number(e["torch_f16_relative_l2"]), "pass" if e["pass"] else "FAIL"]
+            for e in found["errors"]]))
+    rows = []
+    for row in found.get("rows", []):
+        ours = row["seconds"]["ldm"]["median"]
+        others = {mode: times["median"] for mode, times in row["seconds"].items() if mode != "ldm"}
+        rows.append([row["name"], f"{ours * 1e3:.2f}", f"{row['units'] / ours:.1f}", f"{row['flops'] / ours / 1e12:.0f}" if row["flops"] else "-",
+                     "; ".join(f"{mode} {seconds * 1e3:.2f} ms, {seconds / ours:.2f} x ours" for mode, seconds in others.items()) or "-", clock(row)])
+    parts.append(table(["what", "ours, ms", "per second", "TFLOP/s", "PyTorch", "clock"], rows))
+    for row in found.get("rows", []):
+        parts += [f"PyTorch {mode} was not timed on \"{row['name']}\": {why}\n" for mode, why in row.get("refused", {}).items()]
+    for problem in found.get("failed", []):
+        parts.append(f"Failed: {problem['name']}: {problem['problem']}\n")
+    return parts
+
+
+def number(value) -> str:
+    return "-" if value is None else f"{value:.2e}"
+
+
+SECTIONS = {"correct": correct, "kernels": kernels, "networks": networks}
