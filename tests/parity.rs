@@ -1,6 +1,8 @@
 //! The committed dumps of `tests/data/parity`: PyTorch's answers, and how far ours may be from them.
 
+use latent_diffusion::backend::Backend;
 use latent_diffusion::cpu::Cpu;
+use latent_diffusion::cuda::{Cuda, Emulation, Precision, Target};
 use latent_diffusion::models::OpenOptions;
 use latent_diffusion::parity::{Component, Dump, Report, check};
 use latent_diffusion::pipeline::Model;
@@ -58,15 +60,27 @@ fn figure(component: Component) -> f64 {
 }
 
 fn check_all(wanted: impl Fn(Component) -> bool) -> Vec<(PathBuf, Report)> {
-    let cpu = cpu();
+    check_on(
+        &cpu(),
+        |_, component| wanted(component),
+        |component| Some(figure(component)),
+    )
+}
+
+/// Compares the dumps that `wanted` chooses by path and component, on a device, within `tolerance` or the command's default.
+fn check_on<B: Backend>(
+    device: &Arc<B>,
+    wanted: impl Fn(&Path, Component) -> bool,
+    tolerance: impl Fn(Component) -> Option<f64>,
+) -> Vec<(PathBuf, Report)> {
     let mut reports = vec![];
     for (folder, dumps) in cases() {
         let model = model(&folder);
         for path in dumps {
             let dump = Dump::open(&path).unwrap();
-            if wanted(dump.component()) {
-                let tolerance = figure(dump.component());
-                let report = check(&cpu, &model, &dump, Some(tolerance)).unwrap();
+            if wanted(&path, dump.component()) {
+                let tolerance = tolerance(dump.component());
+                let report = check(device, &model, &dump, tolerance).unwrap();
                 for output in &report.outputs {
                     println!(
                         "{} {} {:.1e}",
@@ -104,6 +118,34 @@ fn networks_answer_as_pytorch_does() {
     ] {
         assert!(reports.iter().any(|(_, r)| r.component == component));
     }
+}
+
+/// Every network through the CUDA kernels in emulation, watched, within the command's tolerance for halves; and a model's trajectories, which
+/// take a hundred times a network's time.
+#[test]
+fn the_emulator_answers_as_pytorch_does() {
+    let emulation = Emulation {
+        threads: 2,
+        check: true,
+        seed: 0,
+    };
+    let target = Target::a100(Precision::F16);
+    let emulator = Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap());
+    let wanted = |path: &Path, component| {
+        component != Component::Sampler || path.parent().is_some_and(|case| case.ends_with("sd2"))
+    };
+    let reports = check_on(&emulator, wanted, |_| None);
+    for (path, report) in &reports {
+        let path = path.display();
+        assert!(report.pass(), "{path}: {report:?}");
+        let largest = match report.component {
+            Component::Sampler => 3e-2,
+            _ => 1e-2,
+        };
+        assert_eq!(report.tolerance, largest, "{path}");
+    }
+    let trajectories = |(_, report): &&(PathBuf, Report)| report.component == Component::Sampler;
+    assert_eq!(reports.iter().filter(trajectories).count(), 2);
 }
 
 /// A copy of a CompVis model folder with the signs of a few values of `tensor` flipped.

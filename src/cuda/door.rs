@@ -141,3 +141,99 @@ impl Call {
         self.values.iter().map(word).collect()
     }
 }
+
+/// A device that has memory and runs nothing.
+#[cfg(test)]
+pub(super) mod fake {
+    use super::{Arc, Call, Door, Memory, Precision, Recording, Result, Span};
+    use crate::error::Error;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Has so many bytes to give.
+    pub struct Fake {
+        free: Arc<AtomicUsize>,
+    }
+
+    /// Gives its bytes back when it is dropped.
+    pub struct Block {
+        pub address: u64,
+        pub bytes: usize,
+        free: Arc<AtomicUsize>,
+    }
+
+    impl Fake {
+        pub fn new(free: usize) -> Self {
+            Self {
+                free: Arc::new(AtomicUsize::new(free)),
+            }
+        }
+    }
+
+    impl Block {
+        pub fn at(address: u64, bytes: usize) -> Arc<dyn Memory> {
+            let free = Arc::default();
+            Arc::new(Self {
+                address,
+                bytes,
+                free,
+            })
+        }
+    }
+
+    impl Memory for Block {
+        fn address(&self) -> u64 {
+            self.address
+        }
+
+        fn bytes(&self) -> usize {
+            self.bytes
+        }
+    }
+
+    impl Drop for Block {
+        fn drop(&mut self) {
+            self.free.fetch_add(self.bytes, Ordering::Relaxed);
+        }
+    }
+
+    impl Door for Fake {
+        fn name(&self) -> String {
+            "a small GPU".to_owned()
+        }
+
+        fn peak(&self, _: Precision) -> Option<[f64; 2]> {
+            None
+        }
+
+        fn alloc(&self, bytes: usize) -> Result<Arc<dyn Memory>> {
+            let left = self.free.load(Ordering::Relaxed).checked_sub(bytes);
+            let left = left.ok_or_else(|| Error::Memory("full".to_owned()))?;
+            self.free.store(left, Ordering::Relaxed);
+            Ok(Arc::new(Block {
+                address: 256,
+                bytes,
+                free: self.free.clone(),
+            }))
+        }
+
+        fn free_bytes(&self) -> Result<Option<usize>> {
+            Ok(Some(self.free.load(Ordering::Relaxed)))
+        }
+
+        fn write(&self, _: &Span, _: &[u8]) -> Result<()> {
+            Ok(())
+        }
+
+        fn read(&self, _: &Span, _: &mut [u8]) -> Result<()> {
+            Ok(())
+        }
+
+        fn launch(&self, _: &Call) -> Result<()> {
+            Ok(())
+        }
+
+        fn record(&self, _: &[Call]) -> Result<Option<Box<dyn Recording>>> {
+            Ok(None)
+        }
+    }
+}

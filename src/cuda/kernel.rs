@@ -21,7 +21,7 @@ pub struct Target {
 
 impl Target {
     /// An A100: the oldest GPU that there is machine code for, and what the emulator is by default.
-    pub fn a100(precision: Precision) -> Self {
+    pub const fn a100(precision: Precision) -> Self {
         Self {
             precision,
             compute_capability: 80,

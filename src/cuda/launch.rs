@@ -183,3 +183,114 @@ fn pointer(span: Span, written: bool) -> Result<Value, String> {
     }
     Ok(Value::Pointer(span, written))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::door::fake::Block;
+    use super::super::table::Parameter;
+    use super::*;
+
+    const fn parameter(name: &'static str, kind: Kind) -> Parameter {
+        Parameter { name, kind }
+    }
+
+    const fn pointer(element: Element, written: bool) -> Kind {
+        Kind::Pointer { element, written }
+    }
+
+    static ENTRY: Entry = Entry {
+        name: "scale_f16",
+        file: "scale.cu",
+        threads: 128,
+        blocks_per_multiprocessor: 1,
+        parameters: &[
+            parameter("y", pointer(Element::Half, true)),
+            parameter("x", pointer(Element::Half, false)),
+            parameter("bias", pointer(Element::Float, false)),
+            parameter("parts", pointer(Element::Float, true)),
+            parameter("count", Kind::Int),
+            parameter("factor", Kind::Float),
+        ],
+    };
+
+    fn operands() -> Operands {
+        let memory = |address, bytes| Span::whole(&Block::at(address, bytes));
+        let operand = |address, precision| Operand {
+            span: memory(address, 64),
+            precision,
+        };
+        Operands {
+            output: operand(256, Precision::F16),
+            inputs: vec![
+                operand(512, Precision::F16),
+                operand(1028, Precision::F16),
+                operand(512, Precision::F32),
+            ],
+            weights: vec![operand(768, Precision::F32)],
+            workspace: Some(memory(2048, 128)),
+        }
+    }
+
+    fn launch() -> Launch {
+        Launch {
+            entry: ENTRY.name.to_owned(),
+            grid: [1, 2, 3],
+            shared_bytes: 0,
+            arguments: vec![
+                Argument::Output,
+                Argument::Input(0),
+                Argument::Weight(0),
+                Argument::Workspace {
+                    offset: 64,
+                    bytes: 64,
+                },
+                Argument::Int(7),
+                Argument::Float(0.5),
+            ],
+        }
+    }
+
+    fn checked(launch: &Launch) -> Result<Call, String> {
+        let target = Target::a100(Precision::F16);
+        super::call("node", launch, &ENTRY, &operands(), &target)
+    }
+
+    #[test]
+    fn a_launch_that_fits_has_every_address_and_value() {
+        let call = checked(&launch()).unwrap_or_else(|problem| panic!("{problem}"));
+        let factor = u64::from(0.5f32.to_bits());
+        assert_eq!(call.words(), [256, 512, 768, 2112, 7, factor]);
+        let written = |value: &Value| matches!(value, Value::Pointer(_, true));
+        let written: Vec<bool> = call.values.iter().map(written).collect();
+        assert_eq!(written, [true, false, false, true, false, false]);
+    }
+
+    /// Changes a launch that fits, and expects a refusal that holds these words.
+    fn refused(change: impl Fn(&mut Launch), words: &[&str]) {
+        let mut launch = launch();
+        change(&mut launch);
+        let problem = checked(&launch).err().unwrap_or_default();
+        let named = [&["scale_f16"], words].concat();
+        assert!(named.iter().all(|word| problem.contains(word)), "{problem}");
+    }
+
+    #[test]
+    fn a_launch_that_does_not_fit_is_refused_by_name() {
+        refused(|l| l.shared_bytes = 1 << 20, &["1048576", "166912"]);
+        refused(|l| l.grid = [1, 0, 1], &["1 x 0 x 1"]);
+        refused(|l| l.grid = [1, 65_536, 1], &["65536", "65535"]);
+        refused(|l| l.arguments.truncate(5), &["6 arguments", "not 5"]);
+        let set = |index: usize, argument| move |l: &mut Launch| l.arguments[index] = argument;
+        refused(set(1, Argument::Input(2)), &["`x`", "Half", "Float"]);
+        refused(set(1, Argument::Input(1)), &["`x`", "0x404", "16"]);
+        refused(set(1, Argument::Input(3)), &["`x`", "none of this number"]);
+        refused(set(0, Argument::Input(0)), &["`y`", "only be read"]);
+        refused(set(2, Argument::Int(1)), &["`bias`", "not memory"]);
+        refused(set(4, Argument::Float(1.0)), &["`count`", "another type"]);
+        let beyond = Argument::Workspace {
+            offset: 96,
+            bytes: 64,
+        };
+        refused(set(3, beyond), &["`parts`", "128 bytes"]);
+    }
+}

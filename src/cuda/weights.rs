@@ -110,3 +110,59 @@ impl Key {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::door::fake::Fake;
+    use super::*;
+    use crate::weights::Weights;
+
+    const LAYOUT: Layout = Layout::Table;
+
+    fn param(name: &str) -> Param {
+        Param {
+            name: name.to_owned(),
+            shape: [8, 16].into(),
+        }
+    }
+
+    #[test]
+    fn a_weight_is_loaded_once_per_checkpoint_layout_and_precision() {
+        let (store, door) = (Store::default(), Fake::new(1 << 20));
+        let weights = Weights::synthetic(1);
+        let load = |weights: &Weights, layout, precision| {
+            let loaded = store.load(&door, &param("w"), weights, layout, precision);
+            loaded.unwrap_or_else(|error| panic!("{error}"))
+        };
+        let first = load(&weights, LAYOUT, Precision::F16);
+        let shared = load(&weights.clone(), LAYOUT, Precision::F16);
+        assert!(Arc::ptr_eq(&first, &shared));
+        let wide = load(&weights, LAYOUT, Precision::F32);
+        let other = load(&Weights::synthetic(1), LAYOUT, Precision::F16);
+        assert!(!Arc::ptr_eq(&first, &wide) && !Arc::ptr_eq(&first, &other));
+        // Vectors are floats whatever the precision.
+        let vector = load(&weights, Layout::Vector, Precision::F16);
+        let same = load(&weights, Layout::Vector, Precision::F32);
+        assert!(Arc::ptr_eq(&vector, &same));
+    }
+
+    #[test]
+    fn unused_weights_give_way_and_used_ones_stay() {
+        let (store, door) = (Store::default(), Fake::new(600));
+        let weights = Weights::synthetic(1);
+        let load = |name| store.load(&door, &param(name), &weights, LAYOUT, Precision::F16);
+        let used = load("used").unwrap_or_else(|error| panic!("{error}"));
+        assert!(load("unused").is_ok());
+        let both = [param("used"), param("unused"), param("new")];
+        let missing = || {
+            let all = both.iter().map(|param| (param, LAYOUT));
+            store.missing_bytes(all, &weights, Precision::F16).unwrap()
+        };
+        assert_eq!(missing(), 256);
+        assert!(load("new").is_ok(), "256 of 600 bytes can be freed");
+        assert_eq!(missing(), 256, "the unused one is gone");
+        assert!(Arc::strong_count(&used) > 1, "the used one is still there");
+        let refused = store.alloc(&door, 400).err();
+        assert!(matches!(refused, Some(Error::Memory(_))));
+    }
+}

@@ -13,6 +13,7 @@ mod random;
 use checks::every;
 use latent_diffusion::cpu::Cpu;
 use latent_diffusion::cuda::{Cuda, Emulation, Precision, Target};
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
@@ -83,12 +84,17 @@ fn emulator(precision: Precision) -> Arc<Cuda> {
     emulator_of(Target::a100(precision))
 }
 
-/// The emulator, watching every access, as if it were this GPU.
+/// The emulator as if it were this GPU.
 fn emulator_of(target: Target) -> Arc<Cuda> {
+    emulated(0, target)
+}
+
+/// The emulator, watching every access, with threads and blocks in the order that `seed` gives.
+fn emulated(seed: u64, target: Target) -> Arc<Cuda> {
     let emulation = Emulation {
         threads: 1,
         check: true,
-        seed: 0,
+        seed,
     };
     Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap())
 }
@@ -103,6 +109,44 @@ fn gpu(precision: Precision) -> Arc<Cuda> {
     let gpu = Arc::new(Cuda::gpu(0, precision, 0, Arc::default()).unwrap());
     gpus.push(gpu.clone());
     gpu
+}
+
+/// Some of the cases: one in `stride`.
+fn some(what: &str, stride: usize, check: impl Fn(&cases::Case) -> checks::Check) {
+    let number = Cell::new(0);
+    every(what, |case| {
+        number.set(number.get() + 1);
+        match number.get() % stride {
+            0 => check(case),
+            _ => Ok(()),
+        }
+    });
+}
+
+/// Kernels are chosen for the GPU: small ones and large ones have others.
+#[test]
+fn the_emulator_computes_as_other_gpus_would() {
+    let [rtx, hopper] = [(86, 84, 99), (90, 132, 227)].map(|(sm, multiprocessors, shared)| {
+        let target = Target {
+            precision: Precision::F16,
+            compute_capability: sm,
+            multiprocessors,
+            shared_bytes_per_block: shared << 10,
+        };
+        emulator_of(target)
+    });
+    some("sm_86", 3, |case| checks::agrees(&rtx, case));
+    some("sm_90", 4, |case| checks::agrees(&hopper, case));
+}
+
+#[test]
+fn the_order_of_threads_and_blocks_changes_nothing() {
+    let [fixed, one, two] = [0, 1, 2].map(|seed| emulated(seed, Target::a100(Precision::F16)));
+    some("one schedule's bits", 5, |case| {
+        let expected = checks::result(&fixed, case)?;
+        checks::same_bits("schedule 1", &expected, &checks::result(&one, case)?)?;
+        checks::same_bits("schedule 2", &expected, &checks::result(&two, case)?)
+    });
 }
 
 #[test]
