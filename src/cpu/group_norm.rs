@@ -167,10 +167,10 @@ impl Loop for Apply<'_> {
             scale,
             bias,
         } = self.channels;
-        let (width, all, own) = (self.own.len(), mean.len(), self.own);
-        let [mean, rest, scale, bias] = [mean, rest, scale, bias].map(|of| &of[own.clone()]);
+        let (first, width, all) = (self.own.start, self.own.len(), mean.len());
+        let [mean, rest, scale, bias] = [mean, rest, scale, bias].map(|of| &of[first..][..width]);
         for (x, y) in self.x.chunks_exact(width).zip(self.y.chunks_exact_mut(all)) {
-            let y = &mut y[own.clone()];
+            let y = &mut y[first..][..width];
             for c in 0..width {
                 y[c] = ((x[c] - mean[c]) - rest[c]) * scale[c] + bias[c];
             }
