@@ -146,7 +146,8 @@ impl<B: Backend + 'static> Server<'_, B> {
                 return rate(&self.backend, number(work, "rounds")?);
             }
             Some("op") => {
-                let (case, _) = set(work)?.swap_remove(number(work, "index")?);
+                let case = set(work)?.into_iter().nth(number(work, "index")?);
+                let (case, _) = case.ok_or_else(|| Error::request("no case has this index"))?;
                 work::operation(&self.backend, &case, number(work, "copies")?)
             }
             Some("unet") => work::unet(pipeline()?, &self.backend, number(work, "batch")?),

@@ -51,8 +51,9 @@ class Checks:
         passed, failed = map(int, counts.groups()) if counts else (0, 0)
         if code == 0 and passed and not failed:
             return self.row(check, PASS, f"{passed} tests")
-        said = [line for line in output.splitlines() if "panicked" in line or "fail" in line or "error" in line]
-        self.row(check, FAIL, f"exit {code}, {passed} passed, {failed} failed: {(said or output.splitlines() or ['no output'])[-1]}")
+        # A test's own words stand below the line that says where it panicked.
+        said = re.findall(r"panicked at .*\n(.*)", output) or output.strip().splitlines() or ["no output"]
+        self.row(check, FAIL, f"exit {code}, {passed} passed, {failed} failed: {said[0]}")
 
     def primitives(self) -> None:
         if self.device == "cuda":

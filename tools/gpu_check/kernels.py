@@ -1,5 +1,6 @@
 """Phase `kernels`: every distinct operation of Stable Diffusion 1.x at 512 x 512 beside what PyTorch's libraries take for it."""
 
+import math
 import statistics
 import sys
 import time
@@ -12,6 +13,7 @@ COPIES = 20
 SECONDS_PER_CASE = 60
 # FLOPs in the time of a byte, roughly, on any GPU of these generations: to order cases by the time they should take.
 RIDGE = 180
+RATE = "mma.sync on registers"
 
 # The ways that an operation of ours is compared with. Everything else moves memory, and is compared with a copy of as many bytes.
 WAYS = {
@@ -40,7 +42,7 @@ def run(binaries: Path, device: str, out: Path, deadline: float, sampler, brief:
         for case in order:
             if time.monotonic() > deadline - SECONDS_PER_CASE / 2:
                 break
-            row = {key: case[key] for key in ("name", "op", "count", "flops", "bytes")}
+            row = {key: case[key] for key in ("name", "op", "count", "flops", "bytes")} | {"rows": pixels(case)}
             try:
                 ours.clear(), theirs.clear()
                 work = {"work": "op", "set": wanted["list"], "batch": 2, "index": case["index"], "copies": copies}
@@ -63,21 +65,17 @@ def run(binaries: Path, device: str, out: Path, deadline: float, sampler, brief:
     finally:
         ours.stop(), theirs.stop()
     left_out = len(order) - len(rows) - len(failed)
-    return {"ceilings": limits, "rows": rows, "failed": failed, "left_out": left_out, "copies": copies, "classes": classes(rows), "passed": not failed}
+    return {"ceilings": limits, "rows": rows, "failed": failed, "left_out": left_out, "copies": copies, "classes": classes(rows),
+            "figures": figures(rows, limits), "passed": not failed}
 
 
 def ceilings(theirs: Side) -> dict:
-    """What the device can do at best, through PyTorch: text for each."""
+    """What the device can do at best, through PyTorch."""
     found = {}
     for which, title in [("copy", "copy through memory"), ("cached copy", "copy that stays in the cache"), ("matmul", "8192^3 product of halves"),
                          ("nothing", "recorded graph of one tiny kernel, call to end")]:
         answer = theirs.ask({"ceiling": which}, SECONDS_PER_CASE)
-        median = statistics.median(answer["seconds"])
-        text = f"{median * 1e6:.1f} us"
-        text += f", {answer['bytes'] / median / 1e9:.0f} GB/s read and written" if "bytes" in answer else ""
-        text += f", {answer['flops'] / median / 1e12:.1f} TFLOP/s" if "flops" in answer else ""
-        found[title] = text
-        print(f"  {title}: {text}", flush=True)
+        found[title] = limit(title, statistics.median(answer["seconds"]), answer)
     return found
 
 
@@ -86,8 +84,17 @@ def rate(ours: Side, rounds: int) -> dict:
     ready = ours.prepare({"work": "rate", "rounds": rounds}, SECONDS_PER_CASE)
     ours.run(ready["number"], 3)
     median = statistics.median(ours.run(ready["number"], 20 if rounds > 2 else 1))
-    found = {"mma.sync on registers": f"{median * 1e6:.1f} us, {ready['flops'] / median / 1e12:.1f} TFLOP/s"}
-    print(f"  {found}", flush=True)
+    return {RATE: limit(RATE, median, ready)}
+
+
+def limit(title: str, median: float, amount: dict) -> dict:
+    """One ceiling: seconds, and GB/s read and written or TFLOP/s."""
+    found = {"seconds": median}
+    if amount.get("bytes"):
+        found["gbs"] = amount["bytes"] / median / 1e9
+    if amount.get("flops"):
+        found["tflops"] = amount["flops"] / median / 1e12
+    print(f"  {title}: " + ", ".join(f"{value:.4g} {key}" for key, value in found.items()), flush=True)
     return found
 
 
@@ -119,6 +126,11 @@ def line(row: dict) -> str:
             f"{row.get('ratio', float('nan')):>6.2f}  {clock:>5.0f} MHz  {row['name']}")
 
 
+def pixels(case: dict) -> int:
+    """Rows of the first operand: images times pixels or tokens."""
+    return math.prod(case["operands"][0]["shape"][:-1]) if case["operands"] else 0
+
+
 def classes(rows: list[dict]) -> list[dict]:
     """Per kind of operation: time in a network call, ours and of PyTorch's best."""
     found = []
@@ -129,4 +141,20 @@ def classes(rows: list[dict]) -> list[dict]:
         if members:
             found.append({"op": op, "calls": sum(row["count"] for row in members), "ours_ms": ours * 1e3, "theirs_ms": theirs * 1e3,
                           "ratio": ours / theirs, "median_ratio": statistics.median(row["ratio"] for row in members)})
+    return found
+
+
+def figures(rows: list[dict], limits: dict) -> list[dict]:
+    """What the project asks of kernels on an H200, and what was reached; each over all calls, by time."""
+    found = []
+    norms = [row for row in rows if row["op"] == "group_norm" and row.get("best") == "copy"]
+    if norms:
+        ours, copies = (sum(row["count"] * row["seconds"][side]["median"] for row in norms) for side in ("ldm", "copy"))
+        found.append({"figure": "GroupNorm and SiLU, of the rate of a copy", "asked": 0.8, "reached": copies / ours})
+    # Pixels of the 64 x 64 level for two samples.
+    products = [row for row in rows if row["op"] == "linear" and row["rows"] == 2 * 64 * 64]
+    if products and "tflops" in limits.get(RATE, {}):
+        seconds = sum(row["count"] * row["seconds"]["ldm"]["median"] for row in products)
+        reached = sum(row["count"] * row["flops"] for row in products) / seconds / 1e12 / limits[RATE]["tflops"]
+        found.append({"figure": "linear maps at 64 x 64, of mma.sync on registers", "asked": 0.9, "reached": reached})
     return found

@@ -16,6 +16,8 @@ from sides import Failed, Side, take_turns
 AS_GOOD = 1.5
 # Seconds that are kept for running what got ready.
 RESERVE = 90
+# The names of rows: a call does all its work every time, a step what a sampler's step does.
+CALL, STEP = "UNet, {} samples, nothing hoisted", "step with guidance, batch {}"
 
 
 class Networks:
@@ -118,9 +120,9 @@ def run(binaries: Path, device: str, out: Path, cache: Path, deadline: float, sa
         answer["errors"] = networks.errors()
         for batch in batches:
             samples = 2 * batch
-            networks.compare(f"UNet, {samples} samples, nothing hoisted", {"work": "unet", "batch": samples}, 1, rounds, times, samples * flops)
+            networks.compare(CALL.format(samples), {"work": "unet", "batch": samples}, 1, rounds, times, samples * flops)
             steps = 2 if brief else 20
-            networks.compare(f"step with guidance, batch {batch}", {"work": "steps", "batch": batch, "steps": steps}, steps,
+            networks.compare(STEP.format(batch), {"work": "steps", "batch": batch, "steps": steps}, steps,
                              max(rounds // 2, 1), 1, steps * samples * flops)
         if 1 in batches:
             decoder = answer["census"]["decoder"]["flops"]
@@ -131,4 +133,17 @@ def run(binaries: Path, device: str, out: Path, cache: Path, deadline: float, sa
         for side in (networks.ours, *networks.theirs.values()):
             side.stop()
     wrong = [error for error in answer["errors"] if not error["pass"]]
-    return answer | {"rows": networks.rows, "failed": networks.failed, "passed": not networks.failed and not wrong}
+    return answer | {"rows": networks.rows, "failed": networks.failed, "figures": figures(networks.rows, compiled),
+                     "passed": not networks.failed and not wrong}
+
+
+def figures(rows: list[dict], compiled: str) -> list[dict]:
+    """What the project asks of networks on an H200, and what was reached."""
+    found = []
+    for row in rows:
+        ours, theirs = row["seconds"]["ldm"]["median"], row["seconds"].get(compiled, {}).get("median")
+        if row["name"] == STEP.format(1):
+            found.append({"figure": "steps with guidance per second, batch 1", "asked": 180, "reached": row["units"] / ours})
+        if row["name"] in (STEP.format(1), CALL.format(2)) and theirs:
+            found.append({"figure": f"{row['name']}: torch.compile's time over ours", "asked": 1, "reached": theirs / ours})
+    return found

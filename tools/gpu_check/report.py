@@ -41,14 +41,16 @@ def page(results: dict) -> str:
     head = results["head"]
     device = ", ".join(f"{key} {value}" for key, value in head["device"].items())
     parts = [f"# {head['device']['name']}, {head['date']}\n\nCommit {head['commit']}; torch {head['torch']}, CUDA {head['cuda']}, cuDNN "
-             f"{head['cudnn']}; {head['host']}.\n\nDevice: {device}. Times are medians; the two sides take turns in one run. A clock is the median of "
-             "the SM clock in MHz while a row was timed, sampled every 100 ms, with the power.\n"]
+             f"{head['cudnn']}; {head['host']}.\n\nDevice: {device}. Times are medians; the two sides take turns in one run. A clock is the median "
+             "of the SM clock in MHz while a row was timed, sampled every 100 ms, with the power.\n"]
     for phase, found in results["phases"].items():
         clocks = found.get("clocks", {})
         parts.append(f"## {phase}\n\n{found['taken_seconds']:.0f} s" + (f"; SM clock {clocks['sm_mhz']:.0f} MHz ({clocks['sm_mhz_min']:.0f} to "
                      f"{clocks['sm_mhz_max']:.0f}), {clocks['watts']:.0f} W, {clocks['celsius']:.0f} C" if clocks else "") + ".\n")
         if "problem" in found:
             parts.append(f"The phase ended early: {found['problem']}\n")
+        if found.get("figures"):
+            parts.append(table(["figure", "asked", "reached"], [[f["figure"], f["asked"], f"{f['reached']:.2f}"] for f in found["figures"]]))
         parts += SECTIONS[phase.split()[0]](found)
     return "\n".join(parts)
 
@@ -59,8 +61,10 @@ def correct(found: dict) -> list[str]:
 
 def kernels(found: dict) -> list[str]:
     parts = []
-    if "ceilings" in found:
-        parts.append(table(["ceiling", "found"], [[which, text] for which, text in found["ceilings"].items()]))
+    if found.get("ceilings"):
+        rate = lambda limit: f"{limit['tflops']:.1f} TFLOP/s" if "tflops" in limit else f"{limit['gbs']:.0f} GB/s" if "gbs" in limit else "-"
+        parts.append(table(["what the device can do", "us", "rate"], [
+            [title, f"{limit['seconds'] * 1e6:.1f}", rate(limit)] for title, limit in found["ceilings"].items()]))
     if "classes" in found:
         parts.append("Per call of the UNet with 2 samples and of one decode, each operation as often as it occurs there:\n")
         parts.append(table(["operation", "calls", "ours, ms", "PyTorch, ms", "ours / PyTorch", "median ratio"], [
