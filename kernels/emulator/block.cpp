@@ -166,10 +166,10 @@ void Block::report_deadlock() {
 
 using namespace emulator;
 
-uint32_t ldm_thread_index(int axis) { return axis == 0 ? current.thread->index : 0; }
-uint32_t ldm_block_index(int axis) { return current.block->index[axis]; }
-uint32_t ldm_block_size(int axis) { return axis == 0 ? current.block->thread_count : 1; }
-uint32_t ldm_grid_size(int axis) { return current.block->launch->request->grid[axis]; }
+uint32_t ldm_thread_index(int axis) noexcept { return axis == 0 ? current.thread->index : 0; }
+uint32_t ldm_block_index(int axis) noexcept { return current.block->index[axis]; }
+uint32_t ldm_block_size(int axis) noexcept { return axis == 0 ? current.block->thread_count : 1; }
+uint32_t ldm_grid_size(int axis) noexcept { return current.block->launch->request->grid[axis]; }
 
 void ldm_sync_block(ldm_site site) {
     Block& block = *current.block;

@@ -41,6 +41,11 @@ void* __tsan_memcpy(void* to, const void* from, size_t bytes) {
     look(to, static_cast<uint32_t>(bytes), true, false, __builtin_return_address(0));
     return __builtin_memcpy(to, from, bytes);
 }
+void* __tsan_memmove(void* to, const void* from, size_t bytes) {
+    look(from, static_cast<uint32_t>(bytes), false, false, __builtin_return_address(0));
+    look(to, static_cast<uint32_t>(bytes), true, false, __builtin_return_address(0));
+    return __builtin_memmove(to, from, bytes);
+}
 void* __tsan_memset(void* to, int value, size_t bytes) {
     look(to, static_cast<uint32_t>(bytes), true, false, __builtin_return_address(0));
     return __builtin_memset(to, value, bytes);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include <memory>
+#include <new>
 #include <system_error>
 #include <thread>
 
@@ -50,7 +51,12 @@ void give_back(std::unique_ptr<Block> block) {
 }
 
 void work(Launch& launch) {
-    std::unique_ptr<Block> block = take();
+    std::unique_ptr<Block> block;
+    try {
+        block = take();
+    } catch (const std::bad_alloc&) {
+        return launch.fail(std::string(name_of(Fault::bad_launch)) + ": there is no memory for a block's threads");
+    }
     const uint32_t* const grid = launch.request->grid;
     while (!launch.failed.load(std::memory_order_relaxed)) {
         const uint64_t turn = launch.next.fetch_add(1);

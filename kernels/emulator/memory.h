@@ -14,8 +14,8 @@ namespace emulator {
 struct Touched {
     uint32_t writer;      // a block
     Stamp write;          // its thread
-    uint32_t reader;      // a block, or SEVERAL of the launch's numbers
-    Stamp read;
+    uint32_t reader;      // a block, or the launch's number for several
+    Readers readers;      // its threads
 };
 
 // The record of the two bytes at `address`, or null if they are not from ldm_emulator_alloc. Those of following bytes follow it.

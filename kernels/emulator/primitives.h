@@ -12,13 +12,13 @@ struct ldm_site {
 extern "C" {
 
 // Component 0, 1 or 2 of an index or a size. They never change during a thread's life, so the compiler may ask once.
-__attribute__((const, nothrow)) uint32_t ldm_thread_index(int axis);
-__attribute__((const, nothrow)) uint32_t ldm_block_index(int axis);
-__attribute__((const, nothrow)) uint32_t ldm_block_size(int axis);
-__attribute__((const, nothrow)) uint32_t ldm_grid_size(int axis);
+__attribute__((const)) uint32_t ldm_thread_index(int axis) noexcept;
+__attribute__((const)) uint32_t ldm_block_index(int axis) noexcept;
+__attribute__((const)) uint32_t ldm_block_size(int axis) noexcept;
+__attribute__((const)) uint32_t ldm_grid_size(int axis) noexcept;
 
 // The block's dynamic shared memory, and its array of this key.
-__attribute__((const, nothrow)) void* ldm_shared_dynamic();
+__attribute__((const)) void* ldm_shared_dynamic() noexcept;
 void* ldm_shared_array(const void* key, const char* name, uint32_t bytes);
 
 void ldm_sync_block(ldm_site site);

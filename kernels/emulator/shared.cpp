@@ -7,7 +7,7 @@
 
 using namespace emulator;
 
-void* ldm_shared_dynamic() { return current.block->arena; }
+void* ldm_shared_dynamic() noexcept { return current.block->arena; }
 
 void* ldm_shared_array(const void* key, const char* name, uint32_t bytes) {
     Block& block = *current.block;

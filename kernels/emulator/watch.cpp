@@ -91,15 +91,22 @@ bool Watch::read_global(Thread& self, Touched& at, Verdict& verdict) {
             return false;
         }
     }
-    const uint32_t several = first + static_cast<uint32_t>(block_->launch->blocks);
-    at.reader = at.reader < first || at.reader == number_ ? number_ : several;
-    at.read = clock_.stamp(self.index);
+    const Stamp mine = clock_.stamp(self.index);
+    if (at.reader == number_) {
+        at.readers = with_reader(at.readers, mine, clock_.block_floor());
+    } else {
+        at.reader = at.reader < first ? number_ : first + static_cast<uint32_t>(block_->launch->blocks);
+        at.readers = {mine, 0};
+    }
     return true;
 }
 
 bool Watch::write_global(Thread& self, Touched& at, Verdict& verdict) {
     const uint32_t first = block_->launch->first_number;
-    for (const auto& [block, stamp, finding] : {std::tuple{at.writer, at.write, Finding::after_write}, {at.reader, at.read, Finding::after_read}}) {
+    const std::tuple<uint32_t, Stamp, Finding> earlier[] = {{at.writer, at.write, Finding::after_write},
+                                                            {at.reader, at.readers.latest, Finding::after_read},
+                                                            {at.reader, at.readers.other, Finding::after_read}};
+    for (const auto& [block, stamp, finding] : earlier) {
         if (block < first || (block == number_ && clock_.ordered(stamp, self.index))) continue;
         verdict = Verdict{finding, block == number_ ? stamp : -1};
         return false;
