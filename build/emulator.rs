@@ -78,6 +78,8 @@ fn compilers(folders: &Folders) -> Result<(cc::Tool, cc::Tool), String> {
         .include(&folders.kernels)
         // Faults name files and lines, from the repository's root.
         .flag("-g1")
+        // In the fifth version of the format, the first file is at times taken for the second.
+        .flag("-gdwarf-4")
         .flag(format!("-ffile-prefix-map={}/=", folders.root.display()));
     let plain = build
         .try_get_compiler()

@@ -13,7 +13,7 @@
 //
 //      The namespace keeps types and templates of one name in two kernel files apart. Flags:
 //
-//          -std=c++17 -O2 -g1 -DLDM_EMULATOR -Ikernels -Wno-unknown-pragmas -fsanitize=thread
+//          -std=c++17 -O2 -g1 -gdwarf-4 -DLDM_EMULATOR -Ikernels -Wno-unknown-pragmas -fsanitize=thread
 //          g++:     --param tsan-instrument-func-entry-exit=0 -fno-tree-loop-distribute-patterns
 //          clang++: -mllvm -tsan-instrument-func-entry-exit=0
 //
