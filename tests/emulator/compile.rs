@@ -138,6 +138,7 @@ fn stub(folder: &Path, file: &str, entries: &[String]) -> PathBuf {
             "-std=c++17",
             "-O2",
             "-g1",
+            "-gdwarf-4",
             "-DLDM_EMULATOR",
             "-Wno-unknown-pragmas",
             "-fsanitize=thread",
