@@ -75,6 +75,7 @@ fn compilers(folders: &Folders) -> Result<(cc::Tool, cc::Tool), String> {
         .opt_level(2)
         .debug(false)
         .warnings(false)
+        .cargo_warnings(false)
         .include(&folders.kernels)
         // Faults name files and lines, from the repository's root.
         .flag("-g1")
