@@ -11,10 +11,10 @@ Reads the machine code and ptxas's report that the build keeps (it runs `cargo b
   - a main loop without the instructions that its kernel stands for (MAIN_LOOPS), or tensor cores where none are declared,
   - copies to shared memory of less than 16 bytes in a main loop that is not declared to have them.
 
-Columns: threads per block; registers of a thread; bytes of fixed arrays in shared memory; blocks that fit on a multiprocessor with these (what a
-launch asks for in dynamic shared memory is chosen in src/cuda, and may leave room for fewer); instructions of the main loop, and among them
-tensor core products, matrix loads, asynchronous copies, barriers, and accesses to global memory of less than 16 bytes. Figures that differ
-between architectures are listed as 80/86/89/90.
+Columns: threads per block; registers of a thread; bytes of shared memory in fixed arrays, and asked for by launches (the most in tests/data/choices,
+Stable Diffusion 1.5 at 512x512); blocks that fit on a multiprocessor with all of these; instructions of the main loop, and among them tensor core
+products, matrix loads, asynchronous copies, barriers, and accesses to global memory of less than 16 bytes. Figures that differ between
+architectures are listed as 80/86/89/90.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).with_suffix(".txt")
+CHOICES = ROOT / "tests" / "data" / "choices"
 
 # Per multiprocessor: threads, blocks, bytes of shared memory (CUDA C++ programming guide, "Technical specifications per compute capability").
 LIMITS = {"sm_80": (2048, 32, 164 << 10), "sm_86": (1536, 16, 100 << 10), "sm_89": (1536, 24, 100 << 10), "sm_90": (2048, 32, 228 << 10)}
@@ -75,13 +76,13 @@ class Kernel:
         whole = [operation for _, operation, _ in self.instructions]
         return max(inner or [whole], key=lambda body: (tensor_instructions(body), len(body)))
 
-    def blocks(self, threads):
-        """How many blocks fit on a multiprocessor, as far as threads, registers and arrays in shared memory go."""
+    def blocks(self, threads, dynamic=0):
+        """How many blocks fit on a multiprocessor, each with so many bytes of dynamic shared memory."""
         most_threads, most_blocks, shared = LIMITS[self.architecture]
         per_warp = -(-self.registers * 32 // REGISTER_UNIT) * REGISTER_UNIT
         # Four schedulers share the registers evenly.
         warps = REGISTERS // per_warp // 4 * 4
-        return min(most_blocks, most_threads // threads, warps // (threads // 32), shared // (self.shared + SHARED_OF_BLOCK))
+        return min(most_blocks, most_threads // threads, warps // (threads // 32), shared // (self.shared + dynamic + SHARED_OF_BLOCK))
 
 
 def out_folder():
@@ -111,6 +112,15 @@ def read_table(folder):
     """Entry -> (threads, blocks declared), in the order of the sources; without primitives.cu, whose entries are one instruction each."""
     rows = re.findall(r'Entry \{ name: "(\w+)", file: "(?!primitives)[^"]*", threads: (\d+), blocks_per_multiprocessor: (\d+)', (folder / "kernels.rs").read_text())
     return {name: (int(threads), int(blocks)) for name, threads, blocks in rows}
+
+
+def read_choices():
+    """Entry -> the most bytes of dynamic shared memory that a launch asks for."""
+    most = {}
+    for path in CHOICES.glob("*.txt"):
+        for entry, shared in re.findall(r": (\w+) grid \w+ shared (\d+)", path.read_text()):
+            most[entry] = max(most.get(entry, 0), int(shared))
+    return most
 
 
 def read_log(path, kernels, problems):
@@ -165,13 +175,14 @@ def check(kernel, declared, loop):
         yield f"copies less than 16 bytes at a time in its main loop ({', '.join(sorted(copies))})"
 
 
-def row(entry, threads, kernels, loops):
+def row(entry, threads, dynamic, kernels, loops):
     """A line of the table."""
     counts = [Counter(operation.split(".")[0] for operation in loop) for loop in loops]
     figures = [
         [kernel.registers for kernel in kernels],
         [kernel.shared for kernel in kernels],
-        [kernel.blocks(threads) for kernel in kernels],
+        [dynamic],
+        [kernel.blocks(threads, dynamic) for kernel in kernels],
         [len(loop) for loop in loops],
         *([count[operation] for count in counts] for operation in ("HMMA", "LDSM", "LDGSTS", "BAR")),
         [sum(bool(NARROW.match(operation)) for operation in loop) for loop in loops],
@@ -182,7 +193,7 @@ def row(entry, threads, kernels, loops):
 
 def table(rows):
     """Rows as aligned text."""
-    head = ["kernel", "threads", "registers", "shared", "blocks/SM", "loop", "HMMA", "LDSM", "LDGSTS", "BAR", "narrow"]
+    head = ["kernel", "threads", "registers", "fixed", "asked", "blocks/SM", "loop", "HMMA", "LDSM", "LDGSTS", "BAR", "narrow"]
     widths = [max(map(len, column)) for column in zip(head, *rows)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in [head, *rows]]
     return "\n".join(lines) + "\n"
@@ -193,7 +204,7 @@ def main():
     parser.add_argument("--write", action="store_true", help="write tools/kernel_report.txt instead of comparing with it")
     write = parser.parse_args().write
     folder = out_folder()
-    declared = read_table(folder)
+    declared, dynamic = read_table(folder), read_choices()
     fatbins = sorted(folder.glob("*.fatbin"))
     if not fatbins:
         sys.exit("kernel_report: the build holds no CUDA kernels; run tools/install-nvcc first")
@@ -205,7 +216,7 @@ def main():
     for entry, (threads, blocks) in declared.items():
         compiled = [kernels[entry, architecture] for architecture in LIMITS]
         loops = [kernel.main_loop() for kernel in compiled]
-        rows.append(row(entry, threads, compiled, loops))
+        rows.append(row(entry, threads, dynamic.get(entry, 0), compiled, loops))
         found = {}
         for kernel, loop in zip(compiled, loops):
             for problem in check(kernel, (threads, blocks), loop):

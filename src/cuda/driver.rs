@@ -295,7 +295,7 @@ impl Door for Driver {
         let address = bound.and_then(|()| address());
         Ok(Arc::new(Block {
             context: self.context.clone(),
-            address: address.map_err(self.failed(|| format!("{} MiB", bytes >> 20)))?,
+            address: address.map_err(self.failed(|| format!("{} MiB", bytes.div_ceil(1 << 20))))?,
             bytes,
         }))
     }
