@@ -175,17 +175,18 @@ void ldm_sync_block(ldm_site site) {
     Block& block = *current.block;
     Thread& self = *current.thread;
     Warp& warp = block.warps[self.warp()];
+    const void* const pc = __builtin_return_address(0);
     if (block.exited > 0) {
-        raise(Fault::barrier_after_exit, text("%u threads of the block have ended and will never come to sync_block", block.exited), site);
+        raise(Fault::barrier_after_exit, text("%u threads of the block have ended and will never come to sync_block", block.exited), site, pc);
     }
     if (warp.arrived > 0) {
         raise(Fault::divergent_barrier,
-              text("the thread is at sync_block while %u lanes of its warp wait in %s", warp.arrived, name_of(warp.collective)), site);
+              text("the thread is at sync_block while %u lanes of its warp wait in %s", warp.arrived, name_of(warp.collective)), site, pc);
     }
     if (block.at_barrier == 0) {
         block.barrier_site = site;
     } else if (site.line != block.barrier_site.line || strcmp(site.file, block.barrier_site.file) != 0) {
-        raise(Fault::divergent_barrier, "other threads wait in another sync_block, at " + place_of(block.barrier_site), site);
+        raise(Fault::divergent_barrier, "other threads wait in another sync_block, at " + place_of(block.barrier_site), site, pc);
     }
     warp.at_barrier++;
     if (++block.at_barrier < block.thread_count) return block.wait(self, Waiting::block, site);

@@ -57,7 +57,8 @@ public:
     }
 
 private:
-    // Half a million barriers in one block are far more than any kernel has. Beyond, warps' barriers order nothing: too much is reported, not too little.
+    // Half a million barriers in one block are far more than any kernel has. Beyond, warps' barriers order nothing: too much is then reported,
+    // not too little.
     void advance() { now_ += now_ < END_OF_TIME; }
 
     int32_t now_ = 0;

@@ -23,15 +23,15 @@ const char* name_of(Collective collective) {
 }
 
 // Counts `self` in, or faults. True for the last lane: it must compute what all came for, and then call `part`.
-static bool meet(Block& block, Thread& self, Collective collective, uint32_t shape, ldm_site site) {
+static bool meet(Block& block, Thread& self, Collective collective, uint32_t shape, ldm_site site, const void* pc) {
     Warp& warp = block.warps[self.warp()];
     if (warp.exited > 0) {
         raise(Fault::collective_after_exit, text("%u lanes of the warp have ended and will never come to %s", warp.exited, name_of(collective)),
-              site, __builtin_return_address(0));
+              site, pc);
     }
     if (warp.at_barrier > 0) {
         raise(Fault::divergent_collective,
-              text("the lane is in %s while %u lanes of its warp wait in sync_block", name_of(collective), warp.at_barrier), site);
+              text("the lane is in %s while %u lanes of its warp wait in sync_block", name_of(collective), warp.at_barrier), site, pc);
     }
     if (warp.arrived == 0) {
         warp.collective = collective;
@@ -41,7 +41,7 @@ static bool meet(Block& block, Thread& self, Collective collective, uint32_t sha
         raise(Fault::divergent_collective,
               text("the lane is in %s while %u lanes of its warp wait in %s%s at %s", name_of(collective), warp.arrived,
                    name_of(warp.collective), warp.collective == collective ? " of another shape" : "", place_of(warp.site).c_str()),
-              site);
+              site, pc);
     }
     return ++warp.arrived == WARP;
 }
@@ -62,7 +62,7 @@ using namespace emulator;
 void ldm_sync_warp(ldm_site site) {
     Block& block = *current.block;
     Thread& self = *current.thread;
-    if (!meet(block, self, Collective::sync, 0, site)) return block.wait(self, Waiting::warp, site);
+    if (!meet(block, self, Collective::sync, 0, site, __builtin_return_address(0))) return block.wait(self, Waiting::warp, site);
     if (block.watch) block.watch->warp_met(self.warp());
     part(block, self);
 }
@@ -75,7 +75,7 @@ uint32_t ldm_shuffle_xor(uint32_t value, int mask, ldm_site site) {
     uint32_t received = 0;
     mine.word = value;
     mine.result = &received;
-    if (!meet(block, self, Collective::shuffle, static_cast<uint32_t>(mask), site)) {
+    if (!meet(block, self, Collective::shuffle, static_cast<uint32_t>(mask), site, __builtin_return_address(0))) {
         block.wait(self, Waiting::warp, site);
         return received;
     }
@@ -99,7 +99,7 @@ void ldm_load_matrix(uint32_t* fragment, const void* row, bool transposed, ldm_s
     warp.deposit[self.lane()].a = address;
     warp.deposit[self.lane()].result = fragment;
     const Collective collective = transposed ? Collective::load_matrix_transposed : Collective::load_matrix;
-    if (!meet(block, self, collective, 0, site)) return block.wait(self, Waiting::warp, site);
+    if (!meet(block, self, collective, 0, site, __builtin_return_address(0))) return block.wait(self, Waiting::warp, site);
     load_matrix(warp.deposit, transposed);
     part(block, self);
 }
@@ -109,7 +109,7 @@ void ldm_multiply(float* d, const uint32_t* a, const uint32_t* b, int rows, int 
     Thread& self = *current.thread;
     Warp& warp = block.warps[self.warp()];
     warp.deposit[self.lane()] = Deposit{a, b, d, 0};
-    if (!meet(block, self, Collective::multiply, static_cast<uint32_t>(rows << 16 | columns), site)) {
+    if (!meet(block, self, Collective::multiply, static_cast<uint32_t>(rows << 16 | columns), site, __builtin_return_address(0))) {
         return block.wait(self, Waiting::warp, site);
     }
     multiply(*block.operands, warp.deposit, rows, columns);
@@ -121,7 +121,7 @@ void ldm_multiply_half(uint32_t* d, const uint32_t* a, const uint32_t* b, ldm_si
     Thread& self = *current.thread;
     Warp& warp = block.warps[self.warp()];
     warp.deposit[self.lane()] = Deposit{a, b, d, 0};
-    if (!meet(block, self, Collective::multiply_half, 0, site)) return block.wait(self, Waiting::warp, site);
+    if (!meet(block, self, Collective::multiply_half, 0, site, __builtin_return_address(0))) return block.wait(self, Waiting::warp, site);
     multiply_half(*block.operands, warp.deposit);
     part(block, self);
 }

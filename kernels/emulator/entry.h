@@ -24,6 +24,8 @@
 //          extern const ldm_entry ldm_entries_X[];
 //          extern "C" const ldm_entry* const ldm_entry_tables[] = {ldm_entries_X, nullptr};
 //
+// clang++ copies whole structures without telling how they are aligned: that is then not checked.
+//
 // Faults name file and line if the linked program keeps the debug sections of (2), and the function otherwise.
 #pragma once
 

@@ -3,6 +3,7 @@
 #include <link.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fault.h"
 
@@ -21,7 +22,9 @@ std::string place_of(const void* pc) {
     if (!dladdr(pc, &module) || !module.dli_fname || strchr(module.dli_fname, '\'')) return "";
     // The instruction that called is before the one to return to.
     const size_t offset = static_cast<size_t>(static_cast<const char*>(pc) - static_cast<const char*>(module.dli_fbase)) - 1;
-    FILE* const answer = popen(text("addr2line -i -e '%s' 0x%zx 2>/dev/null", module.dli_fname, offset).c_str(), "r");
+    // A program that was found along PATH is known by its bare name.
+    const std::string file = strchr(module.dli_fname, '/') ? module.dli_fname : text("/proc/%d/exe", static_cast<int>(getpid()));
+    FILE* const answer = popen(text("addr2line -i -e '%s' 0x%zx 2>/dev/null", file.c_str(), offset).c_str(), "r");
     if (!answer) return "";
     // Innermost first: a helper, perhaps, and who called it.
     std::string places;
@@ -31,8 +34,8 @@ std::string place_of(const void* pc) {
         line[strcspn(line, " \n")] = 0;
         const char* const slash = strrchr(line, '/');
         const std::string place = slash ? slash + 1 : line;
-        const std::string file = place.substr(0, place.find(':'));
-        if (file == "??" || is_primitive(file)) continue;
+        const std::string name = place.substr(0, place.find(':'));
+        if (name == "??" || place.empty() || place.back() == '?' || is_primitive(name)) continue;
         if (found++ > 0) places += " from ";
         places += place;
     }

@@ -169,9 +169,13 @@ void Watch::unknown_address(const Access& access) {
     }
     const char* const what = access.write ? "a write of" : "a read of";
     std::string detail = text("%s %u bytes", what, access.bytes);
-    detail += access.address == nullptr ? std::string(" at a null pointer")
-              : nearest                 ? text(" at byte %td of a tensor of %td bytes", access.address - nearest->start, nearest->end - nearest->start)
-                                        : text(" where the launch names no tensor");
+    if (access.address == nullptr) {
+        detail += " at a null pointer";
+    } else if (nearest) {
+        detail += text(" at byte %td of a tensor of %td bytes", access.address - nearest->start, nearest->end - nearest->start);
+    } else {
+        detail += " where the launch names no tensor";
+    }
     raise(Fault::global_out_of_bounds, detail, {}, access.pc);
 }
 
