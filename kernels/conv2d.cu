@@ -170,9 +170,6 @@ template <typename T>
 DEVICE int columns(const Image<T>& in) { return in.filter_h * in.filter_w * (in.channels_first + in.channels_second); }
 
 template <class T>
-DEVICE int first_row(int n) { return static_cast<int>(blockIdx.x) / ((n + T::BN - 1) / T::BN) * T::BM; }
-
-template <class T>
 DEVICE void conv2d(float* partial, const Image<half>& in, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
     AlignedPixels<T> a = aligned_pixels<T>(in, first_row<T>(e.n), static_cast<int>(blockIdx.y) * k_part);
     product<T>(a, w, pitch, columns(in), k_part, partial, e);

@@ -103,9 +103,6 @@ struct RowElements {
 // ---- kernel template --------------------------------------------------------------------------------------------------------------
 
 template <class T>
-DEVICE int first_row(int n) { return static_cast<int>(blockIdx.x) / ((n + T::BN - 1) / T::BN) * T::BM; }
-
-template <class T>
 DEVICE void linear(float* partial, const Rows<half>& x, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
     AlignedRows<T> a = aligned_rows<T>(x, first_row<T>(e.n), static_cast<int>(blockIdx.y) * k_part);
     product<T>(a, w, pitch, x.columns_first + x.columns_second, k_part, partial, e);

@@ -34,6 +34,12 @@ struct Tile {
     static_assert(THREADS / WARP * 16 * PITCH * 4 <= STAGES * STAGE * 2, "the epilogue's rows fit in the ring");
 };
 
+// Where the block's tile begins in D, which has `n` columns: tiles go along them first.
+template <class T>
+DEVICE int first_row(int n) { return static_cast<int>(blockIdx.x) / ((n + T::BN - 1) / T::BN) * T::BM; }
+template <class T>
+DEVICE int first_column(int n) { return static_cast<int>(blockIdx.x) % ((n + T::BN - 1) / T::BN) * T::BN; }
+
 // Where chunk `chunk` of row `row` of a stage lies, in halves.
 template <int BK>
 DEVICE int place(int row, int chunk) {
@@ -217,15 +223,13 @@ template <class T, class A>
 DEVICE void product(A& a, const half* w, int pitch, int k, int k_part, float* partial, const Epilogue<half>& e) {
     SHARED_DYNAMIC(shared);
     half* ring = reinterpret_cast<half*>(shared);
-    const int tiles = (e.n + T::BN - 1) / T::BN, part = static_cast<int>(blockIdx.y);
-    const int first_row = static_cast<int>(blockIdx.x) / tiles * T::BM, first_column = static_cast<int>(blockIdx.x) % tiles * T::BN;
-    const int left = k - part * k_part, columns = left < k_part ? left : k_part;
+    const int part = static_cast<int>(blockIdx.y), left = k - part * k_part, columns = left < k_part ? left : k_part;
     float sum[T::ROWS][T::COLUMNS][4];
-    Weights<T> loader = weights<T>(w, pitch, e.n, first_column, part * k_part);
+    Weights<T> loader = weights<T>(w, pitch, e.n, first_column<T>(e.n), part * k_part);
     multiply<T>(sum, a, loader, (columns + T::BK - 1) / T::BK, ring);
     const int n8 = (e.n + COLUMNS_TOGETHER - 1) / COLUMNS_TOGETHER * COLUMNS_TOGETHER;
     float* sums = partial == nullptr ? nullptr : partial + static_cast<size_t>(part) * e.m * n8;
-    each_eight_columns<T>(sum, first_row, first_column, ring, [&](int row, int column, float(&v)[COLUMNS_TOGETHER]) {
+    each_eight_columns<T>(sum, first_row<T>(e.n), first_column<T>(e.n), ring, [&](int row, int column, float(&v)[COLUMNS_TOGETHER]) {
         if (sums == nullptr) {
             finish(e, row, column, v);
         } else if (row < e.m && column < n8) {
