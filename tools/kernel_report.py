@@ -12,7 +12,7 @@ Reads the machine code and ptxas's report that the build keeps (it runs `cargo b
   - copies to shared memory of less than 16 bytes in a main loop that is not declared to have them.
 
 Columns: threads per block; registers of a thread; bytes of shared memory in fixed arrays, and asked for by launches (the most in tests/data/choices,
-Stable Diffusion 1.5 at 512x512); blocks that fit on a multiprocessor with all of these; instructions of the main loop, and among them tensor core
+Stable Diffusion 1.5 at 512x512; `-` if none is there); blocks that fit on a multiprocessor with all of these; instructions of the main loop, and among them tensor core
 products, matrix loads, asynchronous copies, barriers, and accesses to global memory of less than 16 bytes. Figures that differ between
 architectures are listed as 80/86/89/90.
 """
@@ -118,8 +118,8 @@ def read_choices():
     """Entry -> the most bytes of dynamic shared memory that a launch asks for."""
     most = {}
     for path in CHOICES.glob("*.txt"):
-        for entry, shared in re.findall(r": (\w+) grid \w+ shared (\d+)", path.read_text()):
-            most[entry] = max(most.get(entry, 0), int(shared))
+        for entry, shared in re.findall(r": (\w+) grid \w+(?: shared (\d+))?", path.read_text()):
+            most[entry] = max(most.get(entry, 0), int(shared or 0))
     return most
 
 
@@ -181,8 +181,8 @@ def row(entry, threads, dynamic, kernels, loops):
     figures = [
         [kernel.registers for kernel in kernels],
         [kernel.shared for kernel in kernels],
-        [dynamic],
-        [kernel.blocks(threads, dynamic) for kernel in kernels],
+        ["-" if dynamic is None else dynamic],
+        [kernel.blocks(threads, dynamic or 0) for kernel in kernels],
         [len(loop) for loop in loops],
         *([count[operation] for count in counts] for operation in ("HMMA", "LDSM", "LDGSTS", "BAR")),
         [sum(bool(NARROW.match(operation)) for operation in loop) for loop in loops],
@@ -216,7 +216,7 @@ def main():
     for entry, (threads, blocks) in declared.items():
         compiled = [kernels[entry, architecture] for architecture in LIMITS]
         loops = [kernel.main_loop() for kernel in compiled]
-        rows.append(row(entry, threads, dynamic.get(entry, 0), compiled, loops))
+        rows.append(row(entry, threads, dynamic.get(entry), compiled, loops))
         found = {}
         for kernel, loop in zip(compiled, loops):
             for problem in check(kernel, (threads, blocks), loop):
