@@ -130,11 +130,10 @@ pub fn open(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device>
         }
         Choice::Auto => match gpu(0, args, stop) {
             Ok(gpu) => gpu,
-            Err(Error::Device(reason)) => {
+            Err(reason) => {
                 console.detail(&format!("computing on the CPU: {reason}"));
                 cpu(args, console, stop)?
             }
-            Err(error) => return Err(error),
         },
     };
     console.detail(&format!("device: {}", device.name()));
