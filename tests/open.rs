@@ -341,9 +341,9 @@ fn folders_that_are_no_model_are_refused() {
     let root = folder.path();
     assert!(refusal(open_plain(root)).contains("is not a model"));
     fs::write(root.join("model.ckpt"), b"PK\x03\x04").unwrap();
-    assert!(refusal(open_plain(root.join("model.ckpt"))).contains("is a pickle"));
+    assert!(refusal(open_plain(root.join("model.ckpt"))).contains("is truncated"));
     put(root.join("config.yaml"), CONFIG);
-    assert!(refusal(open_plain(root)).contains("only as a pickle"));
+    assert!(refusal(open_plain(root)).contains("model.ckpt: is truncated"));
     write(&root.join("model.safetensors"), &text_names(), |ours, _| {
         format!("conditioner.embedders.0.{ours}")
     });

@@ -50,13 +50,14 @@ fn files_that_are_no_model_are_named_for_what_they_are() {
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n".to_vec(),
         ),
         (
-            "is a pickle",
+            "a zip archive ends with",
             b"PK\x03\x04\x00\x00\x08\x08archive/data.pkl".to_vec(),
         ),
         (
-            "is a pickle",
+            "in the middle of a pickle",
             b"\x80\x02}q\x00X\x0a\x00\x00\x00state_dict".to_vec(),
         ),
+        ("not one that `torch.save` wrote", b"\x80\x02}.".to_vec()),
         ("is a GGUF file", b"GGUF\x03\x00\x00\x00".to_vec()),
         (
             "no JSON header",
@@ -124,8 +125,11 @@ fn paths_that_are_no_file_are_refused() {
     assert!(refusal(Weights::open(folder.path())).contains("is a folder"));
     assert!(refusal(Weights::open(folder.path().join("none"))).contains("does not exist"));
     let (folder, path) = folder_with("pytorch_model.bin", b"PK\x03\x04");
-    assert!(refusal(Checkpoint::open_folder(folder.path(), None)).contains("only as a pickle"));
-    assert!(refusal(Weights::open(path)).contains("is a pickle"));
+    assert!(
+        refusal(Checkpoint::open_folder(folder.path(), None))
+            .contains("pytorch_model.bin: is truncated")
+    );
+    assert!(refusal(Weights::open(path)).contains("is truncated"));
 }
 
 #[cfg(unix)]

@@ -84,8 +84,8 @@ pub struct ConsoleArgs {
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Model: a folder (diffusers, CompVis), a .safetensors file, org/name in the Hugging Face cache, or synthetic:sd1,
-    /// synthetic:sd2, synthetic:PATH for random weights; the built-in demo where none is given
+    /// Model: a folder (diffusers, CompVis), a .safetensors or .ckpt file, org/name in the Hugging Face cache, or
+    /// synthetic:sd1, synthetic:sd2, synthetic:PATH for random weights; the built-in demo where none is given
     #[arg(short, long, aliases = ["ckpt", "checkpoint"], value_name = "MODEL")]
     pub model: Option<PathBuf>,
     /// Variant of the weights in a diffusers folder, such as fp16

@@ -1,7 +1,8 @@
 //! Opens a model wherever it is: what its configuration says and where its weights are, in one value.
 //!
 //! Three layouts are known by a file each has: a diffusers folder by `model_index.json`, a single component as diffusers or
-//! transformers save it by `config.json`, a CompVis release by `config.yaml` beside one safetensors file.
+//! transformers save it by `config.json`, a CompVis release by `config.yaml` beside one
+//! safetensors or PyTorch file.
 
 use super::config::{self, ModelConfig};
 use super::{hub, original};

@@ -9,27 +9,28 @@ use std::sync::Arc;
 
 /// The configuration in a folder: `config.yaml`, or else the only yaml file.
 pub(super) fn configuration(folder: &Path) -> Result<Option<PathBuf>> {
-    only_file(folder, "config.yaml", "yaml")
+    only_file(folder, &["config.yaml"], "yaml")
 }
 
-/// The checkpoint in a folder: `model.safetensors`, or else the only safetensors file.
+/// The checkpoint in a folder: `model.safetensors`, or else the only safetensors file; without one `model.ckpt`,
+/// `last.ckpt`, or else the only .ckpt file.
 pub(super) fn weights(folder: &Path) -> Result<PathBuf> {
-    if let Some(file) = only_file(folder, "model.safetensors", "safetensors")? {
-        return Ok(file);
-    }
-    let problem = match only_file(folder, "model.ckpt", "ckpt")? {
-        Some(_) => "holds its weights only as a pickle (.ckpt), which can run code when it is read, so it is not: convert \
-                    it to `model.safetensors`"
-            .to_owned(),
-        None => "holds no weights: `model.safetensors` is expected beside the configuration".to_owned(),
+    let found = match only_file(folder, &["model.safetensors"], "safetensors")? {
+        None => only_file(folder, &["model.ckpt", "last.ckpt"], "ckpt")?,
+        found => found,
     };
-    Err(Error::file(folder, problem))
+    found.ok_or_else(|| {
+        Error::file(
+            folder,
+            "holds no weights: `model.safetensors` or `model.ckpt` is expected beside the configuration",
+        )
+    })
 }
 
-/// The file of this name, or else the only one with this extension.
-fn only_file(folder: &Path, name: &str, extension: &str) -> Result<Option<PathBuf>> {
-    let usual = folder.join(name);
-    if usual.is_file() {
+/// The first of these names that is there, or else the only file with this extension.
+fn only_file(folder: &Path, names: &[&str], extension: &str) -> Result<Option<PathBuf>> {
+    let mut usual = names.iter().map(|name| folder.join(name));
+    if let Some(usual) = usual.find(|file| file.is_file()) {
         return Ok(Some(usual));
     }
     let shown = if folder.as_os_str().is_empty() {
@@ -49,7 +50,8 @@ fn only_file(folder: &Path, name: &str, extension: &str) -> Result<Option<PathBu
         several => Err(Error::file(
             folder,
             format!(
-                "holds {several} .{extension} files, and none is `{name}`: give the path of the model's file"
+                "holds {several} .{extension} files, and none is `{}`: give the path of the model's file",
+                names.join("` or `")
             ),
         )),
     }

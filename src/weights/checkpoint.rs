@@ -2,7 +2,7 @@
 
 use super::header::{self, Entry};
 use super::map::{Bytes, open_problem};
-use super::{Naming, Weights, printable};
+use super::{Naming, Weights, archive, printable};
 use crate::error::{Error, Result, nearest};
 use safetensors::Dtype;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -10,9 +10,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// One or several safetensors files whose tensors together are a checkpoint.
+/// One or several files, safetensors or PyTorch's own, whose tensors together are a checkpoint.
 ///
-/// Opening maps the files and reads their headers alone; a tensor's bytes are read when they are used.
+/// Opening maps the files and reads alone what says where tensors are; a tensor's bytes are read when they are used.
 pub struct Checkpoint {
     path: PathBuf,
     files: Vec<(PathBuf, Bytes)>,
@@ -23,7 +23,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a safetensors file, or the files that a `.index.json` lists.
+    /// Opens a safetensors file, a PyTorch checkpoint (of which nothing is run), or the files that a `.index.json` lists.
     ///
     /// # Errors
     /// If a file is missing or damaged, or is something else.
@@ -40,22 +40,26 @@ impl Checkpoint {
 
     /// Opens the weights of a component's folder: `diffusion_pytorch_model` or `model`, in one file or in shards.
     ///
-    /// With a `variant` (`fp16`) only that one is taken; without, the full one comes first and then `fp16`.
+    /// With a `variant` (`fp16`) only that one is taken; without, the full one comes first and then `fp16`. PyTorch's own
+    /// files, `diffusion_pytorch_model.bin` or `pytorch_model.bin`, are taken where there is no safetensors file.
     ///
     /// # Errors
     /// If the folder holds no such file, or one that cannot be used.
     pub fn open_folder(folder: &Path, variant: Option<&str>) -> Result<Self> {
-        let variants = variant.map_or(vec!["", ".fp16"], |_| vec![]);
-        let chosen: Vec<String> = variant.iter().map(|name| format!(".{name}")).collect();
-        for variant in variants
-            .into_iter()
-            .chain(chosen.iter().map(String::as_str))
-        {
-            for stem in ["diffusion_pytorch_model", "model"] {
+        let chosen = variant.map(|name| format!(".{name}"));
+        let variants = match &chosen {
+            Some(variant) => vec![variant.as_str()],
+            None => vec!["", ".fp16"],
+        };
+        for (first, second, extension) in [
+            ("diffusion_pytorch_model", "model", "safetensors"),
+            ("diffusion_pytorch_model", "pytorch_model", "bin"),
+        ] {
+            for (variant, stem) in variants.iter().flat_map(|v| [(v, first), (v, second)]) {
                 for name in [
-                    format!("{stem}{variant}.safetensors"),
-                    format!("{stem}.safetensors.index{variant}.json"),
-                    format!("{stem}{variant}.safetensors.index.json"),
+                    format!("{stem}{variant}.{extension}"),
+                    format!("{stem}.{extension}.index{variant}.json"),
+                    format!("{stem}{variant}.{extension}.index.json"),
                 ] {
                     let path = folder.join(name);
                     // A dangling link is taken too, so that the error is about the incomplete download.
@@ -90,7 +94,12 @@ impl Checkpoint {
     fn assemble(path: &Path, files: Vec<(PathBuf, Bytes)>) -> Result<Self> {
         let mut tensors = HashMap::new();
         for (index, (file, bytes)) in files.iter().enumerate() {
-            for (name, entry) in header::read(file, bytes)? {
+            let found = if archive::is_one(bytes) {
+                archive::read(file, bytes)?
+            } else {
+                header::read(file, bytes)?
+            };
+            for (name, entry) in found {
                 if tensors.contains_key(&name) {
                     let name = printable(&name);
                     return Err(Error::file(
@@ -253,16 +262,10 @@ fn no_weights(folder: &Path, variant: Option<&str>) -> String {
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
     let ends = |ending: &str| names.iter().find(|name| name.ends_with(ending));
-    if let (Some(variant), Some(other)) = (variant, ends(".safetensors")) {
+    if let (Some(variant), Some(other)) = (variant, ends(".safetensors").or(ends(".bin"))) {
         return format!(
             "holds no `{variant}` variant of its weights, but `{}`",
             printable(other)
-        );
-    }
-    if let Some(pickle) = ends(".bin").or(ends(".ckpt")).or(ends(".pt")) {
-        return format!(
-            "holds its weights only as a pickle, `{}`: convert it to safetensors, or download the .safetensors file",
-            printable(pickle)
         );
     }
     "holds no weights: `diffusion_pytorch_model.safetensors` or `model.safetensors` is expected"

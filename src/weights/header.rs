@@ -1,7 +1,7 @@
 //! Reads the header of a safetensors file, and says in words what is wrong with a file that is not one.
 //!
 //! The `safetensors` crate checks that the tensors fill the file without overlap or hole. It takes some files that a
-//! loader of models should not, and refuses what people really have on disk (a web page, a pickle) in terms of header
+//! loader of models should not, and refuses what people really have on disk (a web page, a GGUF file) in terms of header
 //! lengths; both are seen to here, first.
 
 use super::map::Bytes;
@@ -17,12 +17,14 @@ use std::path::Path;
 /// The longest header in bytes; Stable Diffusion's has 0.2 MB.
 const MAX_HEADER: u64 = 8 << 20;
 /// The most tensors in one file; Stable Diffusion with its moving average has 1,900.
-const MAX_TENSORS: usize = 20_000;
+pub(super) const MAX_TENSORS: usize = 20_000;
 
 /// Where a tensor lies in its file.
 pub(super) struct Entry {
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
+    /// In elements, where they do not lie row after row; only PyTorch's own files have such tensors.
+    pub(super) strides: Option<Vec<usize>>,
     /// In bytes from the start of the file.
     pub(super) range: Range<usize>,
 }
@@ -40,6 +42,7 @@ pub(super) fn read(path: &Path, bytes: &Bytes) -> Result<HashMap<String, Entry>>
     let entry = |info: &safetensors::tensor::TensorInfo| Entry {
         dtype: info.dtype,
         shape: info.shape.clone(),
+        strides: None,
         range: data + info.data_offsets.0..data + info.data_offsets.1,
     };
     let tensors: HashMap<_, _> = metadata
@@ -96,11 +99,6 @@ fn something_else(bytes: &[u8]) -> Option<String> {
         "is a web page, not a model: the download returned an error page; download the file itself"
     } else if text.starts_with("version https://git-lfs") {
         "is a git-lfs pointer, not the model: run `git lfs pull` where it was cloned, or download the file itself"
-    } else if start.starts_with(b"PK\x03\x04")
-        || (start.starts_with(b"\x80") && start.get(8) != Some(&b'{'))
-    {
-        "is a pickle (a PyTorch .ckpt or .bin), which can run code when it is read, so it is not: \
-         convert it to safetensors, or download the model's .safetensors file"
     } else if start.starts_with(b"GGUF") {
         "is a GGUF file: download the model's .safetensors file"
     } else {

@@ -49,6 +49,9 @@ impl Weights {
             .into_par_iter()
             .filter_map(|name| {
                 let (_, bytes, entry) = checkpoint.entry(name)?;
+                if entry.strides.is_some() {
+                    return None;
+                }
                 let dtype = Dtype::from_safetensors(entry.dtype)?;
                 let shape = Shape::new(&[entry.shape.iter().product()]);
                 let view = TensorView::new(dtype, shape, bytes.slice(entry.range.clone())?);

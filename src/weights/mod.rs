@@ -1,17 +1,20 @@
-//! The weights of networks: mapped from safetensors files, or made up from a seed.
+//! The weights of networks: mapped from safetensors files and PyTorch checkpoints, or made up from a seed.
 //!
 //! A network asks for its weights by the names and shapes its graph has; what they are called on disk is settled by a
 //! [`Naming`]. Files stay as they are: mapped, shared by everyone who opened the model, in the precision they were saved
 //! in, and converted where they are used. So opening a model costs no memory and a few milliseconds.
 
+mod archive;
 mod checkpoint;
 mod header;
 mod inventory;
 mod map;
 mod names;
+mod pickle;
 mod save;
 mod synthetic;
 mod view;
+mod zip;
 
 pub use checkpoint::Checkpoint;
 pub use inventory::Inventory;
@@ -226,6 +229,13 @@ fn part(checkpoint: &Checkpoint, source: &Source, name: &str, shape: Shape) -> R
             entry.dtype
         ))
     })?;
+    if let Some(strides) = &entry.strides {
+        return Err(refuse(format!(
+            "is stored with strides {strides:?} for shape {:?}, and weights are read row after row: save it again as \
+             `tensor.contiguous()`",
+            entry.shape
+        )));
+    }
     let mut expected = shape.dims().to_vec();
     let mut range = entry.range.clone();
     if let (Some(third), Some(rows)) = (source.third, expected.first_mut()) {

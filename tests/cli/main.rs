@@ -8,3 +8,5 @@ mod output;
 mod stop;
 mod support;
 mod users;
+#[path = "../ckpt/writer.rs"]
+mod writer;

@@ -1,6 +1,7 @@
 //! The first line that a user of each other program types, and the spellings that they all expect to work.
 
 use super::support::{Place, model};
+use super::writer::{dictionary, file, tensor};
 use latent_diffusion::image::{Infotext, read_text_chunks};
 use std::fs;
 
@@ -92,7 +93,45 @@ fn compvis() {
     );
     assert_eq!((read.width, read.height), (20, 16));
     place.file("m.ckpt", b"PK\x03\x04archive/data.pkl");
-    line("m.ckpt").refused(3, &["m.ckpt", "safetensors"]);
+    line("m.ckpt").refused(3, &["m.ckpt", "is truncated"]);
+}
+
+#[test]
+fn compvis_with_a_checkpoint_of_pytorch() {
+    let place = Place::new();
+    for name in ["config.yaml", "vocab.json", "merges.txt"] {
+        fs::copy(model().join(name), place.path().join(name)).unwrap();
+    }
+    let bytes = fs::read(model().join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let (mut entries, mut storages) = (vec![], vec![]);
+    for (name, view) in tensors.iter() {
+        assert_eq!(view.dtype(), safetensors::Dtype::F16);
+        let shape: Vec<i32> = view.shape().iter().map(|&size| size as i32).collect();
+        let strides: Vec<i32> = (1..=shape.len())
+            .map(|i| shape[i..].iter().product())
+            .collect();
+        let count = shape.iter().product();
+        let made = tensor("HalfStorage", name, count, (0, &shape, &strides));
+        entries.push((name, made));
+        storages.push((name, count as u64, view.data().to_vec()));
+    }
+    let whole = dictionary([("state_dict", dictionary(entries))]);
+    place.file("last.ckpt", file(&whole, &storages));
+    let pixels = |model| {
+        let run = place.ldm(&["-m", model, "-p", "x", "--seed", "3"]);
+        latent_diffusion::image::read_image(&place.path().join(run.lines()[0])).unwrap()
+    };
+    let expected = pixels(text());
+    for model in [".", "last.ckpt"] {
+        assert_eq!(pixels(model).data(), expected.data());
+        let run = place.ldm(&["inspect", model]);
+        assert!(
+            run.lines().iter().any(|line| line.contains("F16")),
+            "{}",
+            run.stdout
+        );
+    }
 }
 
 #[test]
