@@ -41,6 +41,7 @@ fn psnr(a: &Tensor, b: &Tensor) -> f64 {
 }
 
 #[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn the_demo_draws_what_the_cpu_draws() {
     let model = Model::demo().unwrap();
     let request = request(&model, 3);
@@ -55,6 +56,7 @@ fn the_demo_draws_what_the_cpu_draws() {
 }
 
 #[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn an_image_of_a_batch_has_the_bytes_it_has_alone() {
     let model = Model::demo().unwrap();
     let mut request = request(&model, 2);
@@ -95,6 +97,7 @@ fn loud_decoder(folder: &Path, factor: f32) -> Model {
 }
 
 #[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn what_overflows_halves_is_decoded_again_in_floats_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let model = loud_decoder(folder.path(), 50_000.0);
@@ -120,6 +123,7 @@ fn what_overflows_halves_is_decoded_again_in_floats_and_named() {
 }
 
 #[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn a_latent_that_is_not_finite_is_refused_in_floats_too() {
     let pipeline = Pipeline::new(emulator(Precision::F16, false), Model::demo().unwrap());
     let mut latent = Tensor::zeros([1, 4, 4, 4]);
@@ -131,6 +135,7 @@ fn a_latent_that_is_not_finite_is_refused_in_floats_too() {
 }
 
 #[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn stopping_ends_a_run_within_a_kernel() {
     let stop = Arc::new(AtomicBool::new(false));
     let emulation = Emulation {

@@ -118,6 +118,7 @@ fn networks_answer_as_pytorch_does() {
 
 /// Every network and trajectory through the CUDA kernels in emulation, watched, within the command's tolerance for halves.
 #[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn the_emulator_answers_as_pytorch_does() {
     let emulation = Emulation {
         threads: 2,

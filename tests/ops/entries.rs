@@ -24,6 +24,7 @@ fn is_product(case: &Case) -> bool {
 }
 
 #[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn products_are_right_and_reproducible_in_every_tile() {
     for target in few_multiprocessors() {
         let backend = emulator_of(target);
@@ -38,6 +39,7 @@ fn products_are_right_and_reproducible_in_every_tile() {
 }
 
 #[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn floats_agree_with_the_definitions() {
     let backend = emulator_of(Target::a100(Precision::F32));
     every("the definition", |case| checks::agrees(&backend, case));

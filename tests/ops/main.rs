@@ -63,7 +63,11 @@ macro_rules! device {
 }
 
 device!(cpu, cpu_with(2));
-device!(emulator, emulator(Precision::F16));
+device!(
+    #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+    emulator,
+    emulator(Precision::F16)
+);
 device!(
     #[ignore = "needs a GPU"]
     gpu,
@@ -125,6 +129,7 @@ fn some(what: &str, stride: usize, check: impl Fn(&cases::Case) -> checks::Check
 
 /// Kernels are chosen for the GPU: small ones and large ones have others.
 #[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn the_emulator_computes_as_other_gpus_would() {
     let [rtx, hopper] = [(86, 84, 99), (90, 132, 227)].map(|(sm, multiprocessors, shared)| {
         let target = Target {
@@ -140,6 +145,7 @@ fn the_emulator_computes_as_other_gpus_would() {
 }
 
 #[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn the_order_of_threads_and_blocks_changes_nothing() {
     let [fixed, one, two] = [0, 1, 2].map(|seed| emulated(seed, Target::a100(Precision::F16)));
     some("one schedule's bits", 5, |case| {
