@@ -205,10 +205,14 @@ pub fn list(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<()> {
     })?;
     console.note(&match table::NVCC {
         Ok(version) => format!(
-            "CUDA kernels: {} of {} files, compiled by nvcc {version} for sm_{:?}",
+            "CUDA kernels: {} of {} files, compiled by nvcc {version} for {}",
             table::ENTRIES.len(),
             table::MODULES.len(),
             table::ARCHITECTURES
+                .iter()
+                .map(|architecture| format!("sm_{architecture}"))
+                .collect::<Vec<_>>()
+                .join(", ")
         ),
         Err(reason) => reason.to_owned(),
     });
