@@ -1,8 +1,9 @@
-"""KL autoencoder with the state-dict names of CompVis (ldm/models/autoencoder.py).
+"""First stages with the state-dict names of CompVis (ldm/models/autoencoder.py): regularised by KL, or vector-quantised.
 
 Facts that the numbers depend on: GroupNorm eps 1e-6, downsampling pads right and bottom only, the middle
 attention has one head, the decoder has one residual block per level more than the encoder, and attention
-per level is chosen by the nominal `resolution`, never by the size of the input.
+per level is chosen by the nominal `resolution`, never by the size of the input. Inside a diffusion model, a
+vector-quantised first stage encodes without quantising, and its decoder quantises first.
 """
 
 import torch
@@ -65,10 +66,10 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def middle(channels: int, groups: int) -> nn.Module:
+def middle(channels: int, groups: int, attention: bool) -> nn.Module:
     mid = nn.Module()
     mid.block_1 = ResnetBlock(channels, channels, groups)
-    mid.attn_1 = AttnBlock(channels, groups)
+    mid.attn_1 = AttnBlock(channels, groups) if attention else nn.Identity()
     mid.block_2 = ResnetBlock(channels, channels, groups)
     return mid
 
@@ -79,7 +80,7 @@ def run_middle(mid: nn.Module, h):
 
 class Encoder(nn.Module):
     def __init__(self, ch, ch_mult, num_res_blocks, attn_resolutions, in_channels, resolution, z_channels,
-                 double_z, groups):
+                 double_z, groups, attention):
         super().__init__()
         self.conv_in = nn.Conv2d(in_channels, ch, 3, padding=1)
         self.down = nn.ModuleList()
@@ -90,13 +91,13 @@ class Encoder(nn.Module):
             for _ in range(num_res_blocks):
                 level.block.append(ResnetBlock(width, ch * mult, groups))
                 width = ch * mult
-                if resolution in attn_resolutions:
+                if attention and resolution in attn_resolutions:
                     level.attn.append(AttnBlock(width, groups))
             if i != len(ch_mult) - 1:
                 level.downsample = Downsample(width)
                 resolution //= 2
             self.down.append(level)
-        self.mid = middle(width, groups)
+        self.mid = middle(width, groups, attention)
         self.norm_out = normalize(width, groups)
         self.conv_out = nn.Conv2d(width, 2 * z_channels if double_z else z_channels, 3, padding=1)
 
@@ -114,12 +115,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self, ch, ch_mult, num_res_blocks, attn_resolutions, out_ch, resolution, z_channels, groups):
+    def __init__(self, ch, ch_mult, num_res_blocks, attn_resolutions, out_ch, resolution, z_channels, groups,
+                 attention):
         super().__init__()
         width = ch * ch_mult[-1]
         resolution //= 2 ** (len(ch_mult) - 1)
         self.conv_in = nn.Conv2d(z_channels, width, 3, padding=1)
-        self.mid = middle(width, groups)
+        self.mid = middle(width, groups, attention)
         levels = []
         for i in reversed(range(len(ch_mult))):
             level = nn.Module()
@@ -127,7 +129,7 @@ class Decoder(nn.Module):
             for _ in range(num_res_blocks + 1):
                 level.block.append(ResnetBlock(width, ch * ch_mult[i], groups))
                 width = ch * ch_mult[i]
-                if resolution in attn_resolutions:
+                if attention and resolution in attn_resolutions:
                     level.attn.append(AttnBlock(width, groups))
             if i != 0:
                 level.upsample = Upsample(width)
@@ -149,20 +151,23 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(h)))
 
 
+def halves(ddconfig: dict) -> tuple[Encoder, Decoder]:
+    """Encoder and decoder of a `ddconfig`; `num_groups` is a key of ours."""
+    d = ddconfig
+    shared = dict(ch=d["ch"], ch_mult=d["ch_mult"], num_res_blocks=d["num_res_blocks"],
+                  attn_resolutions=d["attn_resolutions"], resolution=d["resolution"], z_channels=d["z_channels"],
+                  groups=d.get("num_groups", 32), attention=d.get("attn_type", "vanilla") != "none")
+    return Encoder(in_channels=d["in_channels"], double_z=d["double_z"], **shared), Decoder(out_ch=d["out_ch"], **shared)
+
+
 class AutoencoderKL(nn.Module):
     """Image in -1..1 <-> latent. `encode` gives the mean and the clamped log variance; `decode` is not clamped."""
 
     def __init__(self, ddconfig: dict, embed_dim: int):
         super().__init__()
-        d = dict(ddconfig)
-        groups = d.get("num_groups", 32)
-        shared = dict(ch=d["ch"], ch_mult=d["ch_mult"], num_res_blocks=d["num_res_blocks"],
-                      attn_resolutions=d["attn_resolutions"], resolution=d["resolution"],
-                      z_channels=d["z_channels"], groups=groups)
-        self.encoder = Encoder(in_channels=d["in_channels"], double_z=d["double_z"], **shared)
-        self.decoder = Decoder(out_ch=d["out_ch"], **shared)
-        self.quant_conv = nn.Conv2d(2 * d["z_channels"], 2 * embed_dim, 1)
-        self.post_quant_conv = nn.Conv2d(embed_dim, d["z_channels"], 1)
+        self.encoder, self.decoder = halves(ddconfig)
+        self.quant_conv = nn.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
 
     def encode(self, image):
         mean, logvar = self.quant_conv(self.encoder(image)).chunk(2, dim=1)
@@ -170,3 +175,46 @@ class AutoencoderKL(nn.Module):
 
     def decode(self, latent):
         return self.decoder(self.post_quant_conv(latent))
+
+
+class VectorQuantizer(nn.Module):
+    """Puts the nearest code, by Euclidean distance, in the place of every pixel's vector; the first of equally near ones."""
+
+    def __init__(self, n_embed: int, embed_dim: int):
+        super().__init__()
+        self.embedding = nn.Embedding(n_embed, embed_dim)
+
+    def forward(self, latent):
+        """The quantised latent and the indices `[N, h, w]`."""
+        codes = self.embedding.weight
+        vectors = latent.movedim(1, -1)
+        distances = (vectors**2).sum(-1, keepdim=True) + (codes**2).sum(-1) - 2 * vectors @ codes.T
+        indices = distances.argmin(-1)
+        return codes[indices].movedim(-1, 1), indices
+
+
+class VQModel(nn.Module):
+    """A vector-quantised first stage alone: `encode` gives the quantised latent and its indices, which `decode` is given."""
+
+    def __init__(self, ddconfig: dict, n_embed: int, embed_dim: int):
+        super().__init__()
+        self.encoder, self.decoder = halves(ddconfig)
+        self.quantize = VectorQuantizer(n_embed, embed_dim)
+        self.quant_conv = nn.Conv2d(ddconfig["z_channels"], embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
+
+    def encode(self, image):
+        return self.quantize(self.quant_conv(self.encoder(image)))
+
+    def decode(self, quantised):
+        return self.decoder(self.post_quant_conv(quantised))
+
+
+class VQModelInterface(VQModel):
+    """The same inside a diffusion model: latents stay as they are until the decoder quantises them."""
+
+    def encode(self, image):
+        return self.quant_conv(self.encoder(image))
+
+    def decode(self, latent):
+        return super().decode(self.quantize(latent)[0])

@@ -8,6 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 
+VIT_L_14 = dict(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+                max_position_embeddings=77, hidden_act="quick_gelu", layer_norm_eps=1e-5, bos_token_id=49406, eos_token_id=49407,
+                pad_token_id=49407)
+
+
 def activation(name: str):
     return {"quick_gelu": lambda x: x * torch.sigmoid(1.702 * x), "gelu": F.gelu}[name]
 
@@ -78,7 +83,7 @@ class TextModel(nn.Module):
 class FrozenCLIPEmbedder(nn.Module):
     """Token ids to context vectors: the last hidden state."""
 
-    def __init__(self, text_config: dict):
+    def __init__(self, text_config: dict = VIT_L_14):
         super().__init__()
         self.transformer = nn.Module()
         self.transformer.text_model = TextModel(text_config)

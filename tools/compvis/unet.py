@@ -1,8 +1,10 @@
-"""UNet with spatial transformers and the state-dict names of CompVis (ldm/modules/diffusionmodules/openaimodel.py).
+"""The UNet with the state-dict names of CompVis (ldm/modules/diffusionmodules/openaimodel.py).
 
-Facts that the numbers depend on: GroupNorm eps 1e-5 in residual blocks and the output, 1e-6 in the spatial
-transformer; LayerNorm eps 1e-5; the timestep embedding has cosines first; downsampling pads 1 on every side;
-skips are concatenated after the stream; GEGLU's value comes first and its gate (exact GELU) second.
+Facts that the numbers depend on: GroupNorm eps 1e-5 in residual blocks, attention blocks and the output, 1e-6 in the
+spatial transformer; LayerNorm eps 1e-5; the timestep embedding has cosines first; downsampling pads 1 on every side;
+skips are concatenated after the stream; GEGLU's value comes first and its gate (exact GELU) second; an attention
+block's projection is (query, key, value) head by head, unless the new order is asked for; of a block's projected
+embedding the scale comes first and the shift second; a block that resamples does so after its first normalisation.
 """
 
 import math
@@ -19,11 +21,22 @@ def timestep_embedding(timesteps, width: int):
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+def halve(x):
+    return F.avg_pool2d(x, 2)
+
+
+def double(x):
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
 class ResBlock(nn.Module):
-    def __init__(self, channels: int, emb_channels: int, out_channels: int, groups: int):
+    """`scale_shift` applies the embedding to the second normalisation; `resample` is `halve` or `double`, or None."""
+
+    def __init__(self, channels: int, emb_channels: int, out_channels: int, groups: int, scale_shift: bool = False, resample=None):
         super().__init__()
+        self.scale_shift, self.resample = scale_shift, resample
         self.in_layers = nn.Sequential(nn.GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, out_channels))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, out_channels * (2 if scale_shift else 1)))
         self.out_layers = nn.Sequential(nn.GroupNorm(groups, out_channels), nn.SiLU(), nn.Identity(),
                                         nn.Conv2d(out_channels, out_channels, 3, padding=1))
         nn.init.zeros_(self.out_layers[3].weight)
@@ -31,8 +44,42 @@ class ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x, emb):
-        h = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
-        return self.skip_connection(x) + self.out_layers(h)
+        h = self.in_layers[:2](x)
+        if self.resample:
+            h, x = self.resample(h), self.resample(x)
+        h = self.in_layers[2](h)
+        embedded = self.emb_layers(emb)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = embedded.chunk(2, dim=1)
+            h = self.out_layers[1:](self.out_layers[0](h) * (1 + scale) + shift)
+        else:
+            h = self.out_layers(h + embedded)
+        return self.skip_connection(x) + h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over pixels, of the UNets without spatial transformers."""
+
+    def __init__(self, channels: int, heads: int, groups: int, new_order: bool):
+        super().__init__()
+        self.heads, self.new_order = heads, new_order
+        self.norm = nn.GroupNorm(groups, channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = nn.Conv1d(channels, channels, 1)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def forward(self, x):
+        pixels = x.flatten(2)
+        h = self.qkv(self.norm(pixels))
+        # Rows are (part, head, feature) in the new order, (head, part, feature) in the old.
+        if self.new_order:
+            parts = h.unflatten(1, (3, self.heads, -1)).unbind(1)
+        else:
+            parts = h.unflatten(1, (self.heads, 3, -1)).unbind(2)
+        q, k, v = (part.transpose(2, 3) for part in parts)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(1, 2)
+        return (pixels + self.proj_out(h)).view_as(x)
 
 
 class CrossAttention(nn.Module):
@@ -123,7 +170,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x):
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(double(x))
 
 
 class TimestepSequential(nn.Sequential):
@@ -141,56 +188,63 @@ class TimestepSequential(nn.Sequential):
 
 
 class UNetModel(nn.Module):
-    """Predicts noise or velocity from a noisy latent, its timesteps and the text's context."""
+    """Predicts noise or velocity from a noisy latent, its timesteps, and what conditions it: a context or class labels `y`."""
 
     def __init__(self, in_channels: int, out_channels: int, model_channels: int, attention_resolutions, num_res_blocks: int,
-                 channel_mult, use_spatial_transformer: bool, context_dim: int | None = None, num_heads: int = -1,
+                 channel_mult, use_spatial_transformer: bool = False, context_dim: int | None = None, num_heads: int = -1,
                  num_head_channels: int = -1, transformer_depth: int = 1, use_linear_in_transformer: bool = False,
-                 num_groups: int = 32, image_size: int = 0, legacy: bool = False):
+                 use_scale_shift_norm: bool = False, resblock_updown: bool = False, use_new_attention_order: bool = False,
+                 num_classes: int | None = None, num_groups: int = 32, image_size: int = 0, legacy: bool = True):
         super().__init__()
-        if not use_spatial_transformer:
-            raise ValueError("only UNets with spatial transformers are written here")
         self.model_channels = model_channels
         emb = 4 * model_channels
         self.time_embed = nn.Sequential(nn.Linear(model_channels, emb), nn.SiLU(), nn.Linear(emb, emb))
+        if num_classes is not None:
+            self.label_emb = nn.Embedding(num_classes, emb)
 
         def attention(width):
             heads = num_heads if num_head_channels == -1 else width // num_head_channels
-            return SpatialTransformer(width, heads, transformer_depth, context_dim, num_groups, use_linear_in_transformer)
+            if use_spatial_transformer:
+                return SpatialTransformer(width, heads, transformer_depth, context_dim, num_groups, use_linear_in_transformer)
+            return AttentionBlock(width, heads, num_groups, use_new_attention_order)
+
+        def block(width, out, resample=None):
+            return ResBlock(width, emb, out, num_groups, use_scale_shift_norm, resample)
 
         width, scale, skips = model_channels, 1, [model_channels]
         self.input_blocks = nn.ModuleList([TimestepSequential(nn.Conv2d(in_channels, width, 3, padding=1))])
         for level, mult in enumerate(channel_mult):
             for _ in range(num_res_blocks):
-                layers = [ResBlock(width, emb, mult * model_channels, num_groups)]
+                layers = [block(width, mult * model_channels)]
                 width = mult * model_channels
                 if scale in attention_resolutions:
                     layers.append(attention(width))
                 self.input_blocks.append(TimestepSequential(*layers))
                 skips.append(width)
             if level != len(channel_mult) - 1:
-                self.input_blocks.append(TimestepSequential(Downsample(width)))
+                self.input_blocks.append(TimestepSequential(block(width, width, halve) if resblock_updown else Downsample(width)))
                 skips.append(width)
                 scale *= 2
-        self.middle_block = TimestepSequential(
-            ResBlock(width, emb, width, num_groups), attention(width), ResBlock(width, emb, width, num_groups))
+        self.middle_block = TimestepSequential(block(width, width), attention(width), block(width, width))
         self.output_blocks = nn.ModuleList()
         for level, mult in reversed(list(enumerate(channel_mult))):
             for i in range(num_res_blocks + 1):
-                layers = [ResBlock(width + skips.pop(), emb, mult * model_channels, num_groups)]
+                layers = [block(width + skips.pop(), mult * model_channels)]
                 width = mult * model_channels
                 if scale in attention_resolutions:
                     layers.append(attention(width))
                 if level and i == num_res_blocks:
-                    layers.append(Upsample(width))
+                    layers.append(block(width, width, double) if resblock_updown else Upsample(width))
                     scale //= 2
                 self.output_blocks.append(TimestepSequential(*layers))
         self.out = nn.Sequential(nn.GroupNorm(num_groups, width), nn.SiLU(), nn.Conv2d(width, out_channels, 3, padding=1))
         nn.init.zeros_(self.out[2].weight)
         nn.init.zeros_(self.out[2].bias)
 
-    def forward(self, x, timesteps, context=None):
+    def forward(self, x, timesteps, context=None, y=None):
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(x.dtype))
+        if y is not None:
+            emb = emb + self.label_emb(y)
         skips = []
         for block in self.input_blocks:
             x = block(x, emb, context)
