@@ -10,7 +10,7 @@ use latent_diffusion::cpu::Cpu;
 use latent_diffusion::models::config::{
     Attention, AutoencoderConfig, AutoencoderLevel, ModelConfig, UNetConfig, UNetLevel,
 };
-use latent_diffusion::models::{autoencoder, clip, unet};
+use latent_diffusion::models::{autoencoder, text, unet};
 use latent_diffusion::ops::Cost;
 use latent_diffusion::plan::{Plan, fuse::fuse};
 use latent_diffusion::{Graph, Session, Tensor, Weights};
@@ -302,7 +302,7 @@ fn text_encoders_of_both_stable_diffusions_plan() {
         ModelConfig::stable_diffusion_2(),
     ] {
         let config = model.text.unwrap();
-        plans("text", clip::build(&config, 2, config.positions).unwrap());
+        plans("text", text::build(&config, 2, config.positions()).unwrap());
     }
 }
 

@@ -170,9 +170,9 @@ fn a_step_that_fails_is_run_again_from_the_state_before_it() {
     let trajectory = sampler.plan(&schedule, &Options::new(4)).unwrap();
     let unet = networks::parts(model).0;
     let guided = Guided {
-        batch: 1,
         context: Some(Tensor::full([2, 9, 20], 0.5)),
         settings: Some([3.0, 0.7]),
+        ..Guided::unconditional(1)
     };
     let cpu = Arc::new(Cpu::new(2, Arc::default()).unwrap());
     let network = (&unet, &Weights::synthetic(3));
@@ -209,6 +209,8 @@ fn a_step_of_stable_diffusion_leaves_out_what_is_done_once() {
         batch: 1,
         latent: [64, 64, 4],
         context: Some([2, 77, 768].into()),
+        concat: 0,
+        class_labels: false,
         guided: true,
         rows: 20,
         memory: 0,

@@ -115,9 +115,9 @@ pub fn steps<B: Backend + 'static>(
         Tensor::new(shape, Noise::cpu(seed).normal(shape.len()))
     };
     let guided = Guided {
-        batch,
         context: context.map(|shape| normal(shape.into(), 1)).transpose()?,
         settings: Some(GUIDANCE),
+        ..Guided::unconditional(batch)
     };
     let size = [height, width, channels];
     let mut denoiser = Denoiser::new(backend, network, &guided, size, &trajectory)?;
@@ -164,5 +164,5 @@ fn latent<B: Backend>(pipeline: &Pipeline<B>) -> Result<[usize; 3]> {
 }
 
 fn tokens<B: Backend>(pipeline: &Pipeline<B>) -> Result<usize> {
-    Ok(pipeline.model().text()?.0.positions)
+    Ok(pipeline.model().text()?.0.positions())
 }

@@ -12,7 +12,7 @@ use super::model;
 use super::stop::Stop;
 use latent_diffusion::backend::Backend;
 use latent_diffusion::cpu::Peak;
-use latent_diffusion::models::{autoencoder, clip, unet};
+use latent_diffusion::models::{autoencoder, text, unet};
 use latent_diffusion::ops::Cost;
 use latent_diffusion::pipeline::{self, Model, StepSizes};
 use latent_diffusion::rng::Noise;
@@ -175,9 +175,9 @@ fn networks<'a>(model: &'a Model, args: &BenchArgs) -> Result<Vec<Network<'a>>> 
     let mut found = vec![];
     if wanted(Part::Text, model.text().is_ok()) {
         let (config, weights) = model.text()?;
-        let graph = clip::build(config, batch, config.positions)?;
+        let graph = text::build(config, batch, config.positions())?;
         found.push((
-            format!("text, {batch} prompts of {} tokens", config.positions),
+            format!("text, {batch} prompts of {} tokens", config.positions()),
             graph,
             weights,
         ));
@@ -194,7 +194,7 @@ fn networks<'a>(model: &'a Model, args: &BenchArgs) -> Result<Vec<Network<'a>>> 
     );
     if wanted(Part::Unet, model.unet().is_ok()) {
         let (config, weights) = model.unet()?;
-        let tokens = model.config.text.as_ref().map_or(1, |text| text.positions);
+        let tokens = model.config.context_tokens();
         found.push((
             format!("unet, {at}"),
             unet::build(config, batch, latent, tokens)?,
@@ -203,13 +203,15 @@ fn networks<'a>(model: &'a Model, args: &BenchArgs) -> Result<Vec<Network<'a>>> 
     }
     if args.what == Part::Step {
         let (config, weights) = model.unet()?;
-        let tokens = model.config.text.as_ref().map_or(1, |text| text.positions);
+        let tokens = model.config.context_tokens();
         let sizes = StepSizes {
             batch,
-            latent: [latent[0], latent[1], config.in_channels],
+            latent: [latent[0], latent[1], config.out_channels],
             context: config
                 .context_dim
                 .map(|features| [2 * batch, tokens, features].into()),
+            concat: config.concat_channels(),
+            class_labels: config.num_classes.is_some(),
             guided: true,
             rows: STEPS,
             memory: 0,

@@ -5,7 +5,7 @@ use super::console::Console;
 use super::model;
 use latent_diffusion::graph::Graph;
 use latent_diffusion::image::{Infotext, TextChunk, read_image, read_text_chunks};
-use latent_diffusion::models::{autoencoder, clip, unet};
+use latent_diffusion::models::{autoencoder, text, unet};
 use latent_diffusion::pipeline::Model;
 use latent_diffusion::{Error, Result, Shape, Weights};
 use serde_json::{Map, Value, json};
@@ -117,7 +117,7 @@ fn networks(model: &Model) -> Result<Vec<Network<'_>>> {
     if let Ok((config, weights)) = model.text() {
         found.push((
             "text encoder",
-            clip::build(config, 1, config.positions)?,
+            text::build(config, 1, config.positions())?,
             weights,
         ));
     }

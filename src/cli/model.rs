@@ -2,10 +2,10 @@
 
 use super::args::ModelArgs;
 use super::console::Console;
-use latent_diffusion::models::config::{ModelConfig, TimestepSpacing};
+use latent_diffusion::models::config::{ModelConfig, TextConfig, TimestepSpacing};
 use latent_diffusion::models::{ModelFiles, OpenOptions};
 use latent_diffusion::pipeline::Model;
-use latent_diffusion::{Error, Result, Weights};
+use latent_diffusion::{Error, Result};
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -66,15 +66,7 @@ fn named(path: &Path, args: &ModelArgs) -> Result<Model> {
 
 /// A model of random weights. Prompts are read with the demo's tokenizer: any of its ids will do.
 fn synthetic(name: &Path, config: ModelConfig) -> Result<Model> {
-    let weights = Weights::synthetic(SYNTHETIC_SEED);
-    let files = ModelFiles {
-        name: name.display().to_string(),
-        unet: config.unet.is_some().then(|| weights.clone()),
-        autoencoder: config.autoencoder.is_some().then(|| weights.clone()),
-        text: config.text.is_some().then_some(weights),
-        tokenizer: None,
-        config,
-    };
+    let files = ModelFiles::synthetic(&name.display().to_string(), config, SYNTHETIC_SEED);
     Model::new(files, Some(Model::demo()?.tokenizer()?.clone()))
 }
 
@@ -94,7 +86,7 @@ fn hub_cache() -> Option<PathBuf> {
 
 /// Counts as AUTOMATIC1111 does: 1 is the last layer, 2 the one before.
 fn set_clip_skip(config: &mut ModelConfig, skip: usize) -> Result<()> {
-    let Some(text) = &mut config.text else {
+    let Some(TextConfig::Clip(text)) = &mut config.text else {
         return Err(Error::request(
             "--clip-skip: this model has no CLIP text encoder",
         ));

@@ -82,6 +82,7 @@ pub fn build_encoder(
 pub fn encode(g: &mut Graph, config: &AutoencoderConfig, image: Value) -> Result<Value> {
     expect_channels(g, image, "image", config.in_channels)?;
     coarsest(config)?;
+    refuse_codebook(config)?;
     check_sides(g, config, image)?;
     let moments = g.scope("encoder", |g| encoder(g, config, image))?;
     if !config.quant_conv {
@@ -104,6 +105,7 @@ pub fn encode(g: &mut Graph, config: &AutoencoderConfig, image: Value) -> Result
 /// Section 3.1 and appendix G of the paper; `Decoder` in CompVis's `model.py`.
 pub fn decode(g: &mut Graph, config: &AutoencoderConfig, latent: Value) -> Result<Value> {
     expect_channels(g, latent, "latent", config.embed_dim)?;
+    refuse_codebook(config)?;
     let z = if config.post_quant_conv {
         g.scope("post_quant_conv", |g| {
             g.linear(latent, config.z_channels, true)
@@ -214,6 +216,16 @@ fn norm(config: &AutoencoderConfig) -> Norm {
     }
 }
 
+/// Refuses a vector-quantised autoencoder.
+fn refuse_codebook(config: &AutoencoderConfig) -> Result<()> {
+    match config.codebook {
+        None => Ok(()),
+        Some(_) => Err(Error::request(
+            "the model's autoencoder is vector-quantised, which is not supported yet",
+        )),
+    }
+}
+
 /// The level next to the latent.
 fn coarsest(config: &AutoencoderConfig) -> Result<&AutoencoderLevel> {
     config
@@ -253,6 +265,7 @@ mod tests {
             middle_attention: true,
             z_channels: latent,
             embed_dim: latent,
+            codebook: None,
             quant_conv: true,
             post_quant_conv: true,
             norm_groups: 32,

@@ -8,6 +8,7 @@ mod hub;
 mod open;
 mod original;
 mod spatial_transformer;
+pub mod text;
 pub mod unet;
 
 pub use open::{ModelFiles, OpenOptions, from_embedded, open};

@@ -23,8 +23,10 @@ pub struct ModelFiles {
     pub unet: Option<Weights>,
     /// The first stage's weights.
     pub autoencoder: Option<Weights>,
-    /// The prompt encoder's weights.
+    /// The weights of the encoder of prompts or layouts.
     pub text: Option<Weights>,
+    /// The weights of what else makes a condition: a table of classes, a rescaler of label maps.
+    pub condition: Option<Weights>,
     /// The folder that holds the tokenizer's files.
     pub tokenizer: Option<PathBuf>,
 }
@@ -44,6 +46,7 @@ impl ModelFiles {
             unet: None,
             autoencoder: None,
             text: None,
+            condition: None,
             tokenizer: None,
         }
     }
@@ -54,7 +57,8 @@ impl ModelFiles {
         let config = &self.config;
         self.unet = config.unet.as_ref().map(|_| made.clone());
         self.autoencoder = config.autoencoder.as_ref().map(|_| made.clone());
-        self.text = config.text.as_ref().map(|_| made);
+        self.text = config.text.as_ref().map(|_| made.clone());
+        self.condition = config.condition.has_weights().then_some(made);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where CompVis's releases keep things: a yaml file, one checkpoint, and every network behind a prefix in it.
 
+use super::config::TextConfig;
 use super::open::ModelFiles;
 use crate::error::{Error, Result};
 use crate::weights::{Checkpoint, Naming};
@@ -74,7 +75,14 @@ pub(super) fn assign(model: &mut ModelFiles, checkpoint: &Arc<Checkpoint>) -> Re
             .or_else(|| find(&prefixes, "encoder.conv_in.weight"));
         model.autoencoder = prefix.map(original);
     }
-    if let Some(text) = &model.config.text {
+    if model.config.condition.has_weights() {
+        let markers = ["embedding.weight", "channel_mapper.weight"];
+        let mut found = markers
+            .iter()
+            .map(|marker| find(&["cond_stage_model."], marker));
+        model.condition = found.find_map(|prefix| prefix.map(original));
+    }
+    if let Some(TextConfig::Clip(text)) = &model.config.text {
         let prefixes = [
             "cond_stage_model.transformer.text_model.",
             "cond_stage_model.transformer.",

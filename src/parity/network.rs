@@ -4,7 +4,8 @@ use super::dump::{Component, Dump};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-use crate::models::{autoencoder, clip, unet};
+use crate::models::config::TextConfig;
+use crate::models::{autoencoder, clip, text, unet};
 use crate::pipeline::Model;
 use crate::session::Session;
 use crate::tensor::Tensor;
@@ -82,15 +83,16 @@ impl<'a> Network<'a> {
 
     fn text_encoder(model: &'a Model, dump: &Dump) -> Result<Self> {
         let (config, weights) = model.text()?;
-        let input_ids = ids(dump, "input_ids", 2, config.vocab)?;
+        let input_ids = ids(dump, "input_ids", 2, config.vocab())?;
         let (batch, tokens) = (input_ids.shape().batch(), input_ids.shape().channels());
+        let TextConfig::Clip(clip) = config;
         let pooled = input_ids.data().chunks_exact(tokens).map(|row| {
             let row: Vec<u32> = row.iter().map(|&id| id as u32).collect();
-            clip::pooled_token(config, &row) as f32
+            clip::pooled_token(clip, &row) as f32
         });
         let pooled_token = Tensor::new([batch], pooled.collect())?;
         Ok(Self {
-            graph: clip::build(config, batch, tokens)?,
+            graph: text::build(config, batch, tokens)?,
             weights,
             inputs: vec![("input_ids", input_ids), ("pooled_token", pooled_token)],
         })
@@ -123,7 +125,7 @@ pub(super) fn output<B: Backend>(
 }
 
 /// An input of whole numbers below `count`.
-fn ids(dump: &Dump, name: &str, rank: usize, count: usize) -> Result<Tensor> {
+pub(super) fn ids(dump: &Dump, name: &str, rank: usize, count: usize) -> Result<Tensor> {
     let ids = dump.required(name, rank)?;
     let known = 0.0..count as f32;
     match ids.data().iter().find(|id| !known.contains(id)) {

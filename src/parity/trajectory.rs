@@ -1,7 +1,7 @@
 //! A sampler's whole trajectory, from the dump's noise to its latent, through the loop that samples for users.
 
 use super::dump::Dump;
-use super::network::sizes;
+use super::network::{ids, sizes};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::models::config::{
@@ -132,27 +132,29 @@ fn diffusers_settings(schedule: &ScheduleConfig) -> Json {
     })
 }
 
-/// What the network attends to, and guidance between the two where the scale is not 1.
+/// What the network is told, and guidance between two contexts where the scale is not 1.
 fn guided(config: &UNetConfig, dump: &Dump, batch: usize) -> Result<Guided> {
     let scale = number(dump, "guidance_scale", 1.0)?;
     let rescale = number(dump, "guidance_rescale", 0.0)?;
+    let mut guided = Guided::unconditional(batch);
+    if dump.input("concat").is_some() {
+        let concat = dump.required("concat", 4)?.nchw_to_nhwc();
+        guided.concat = Some(per_image(&concat, batch)?);
+    }
+    if let Some(classes) = config.num_classes {
+        guided.class_labels = Some(ids(dump, "class_labels", 1, classes)?);
+    }
     if config.context_dim.is_none() {
-        return Ok(Guided::unconditional(batch));
+        return Ok(guided);
     }
     let context = per_image(dump.required("context", 3)?, batch)?;
-    if scale == 1.0 {
-        return Ok(Guided {
-            batch,
-            context: Some(context),
-            settings: None,
-        });
+    guided.context = Some(context.clone());
+    if scale != 1.0 {
+        let unconditional = per_image(dump.required("uncond_context", 3)?, batch)?;
+        guided.context = Some(Tensor::stack(&[unconditional, context])?);
+        guided.settings = Some([scale as f32, rescale as f32]);
     }
-    let unconditional = per_image(dump.required("uncond_context", 3)?, batch)?;
-    Ok(Guided {
-        batch,
-        context: Some(Tensor::stack(&[unconditional, context])?),
-        settings: Some([scale as f32, rescale as f32]),
-    })
+    Ok(guided)
 }
 
 /// A context for each image: a dump may hold one that all of them share.

@@ -4,7 +4,7 @@
 //! that the next step begins with. Timesteps and coefficients are tables, set once, of which a step reads its row. So a step is: set its
 //! number (and fresh noise, where its row uses some), run, and look at one count. All else stays on the device.
 
-use super::{Event, not_finite};
+use super::{Event, Guided, not_finite};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
@@ -17,28 +17,6 @@ use crate::tensor::{Shape, Tensor};
 use crate::weights::Weights;
 use std::sync::Arc;
 
-/// What the network is told besides the noisy latent.
-#[derive(Clone, Debug)]
-pub struct Guided {
-    /// Images.
-    pub batch: usize,
-    /// `[N, L, D]`, or with guidance `[2N, L, D]`, the unconditional half first.
-    pub context: Option<Tensor>,
-    /// Scale and rescaling of guidance, if the network is asked twice.
-    pub settings: Option<[f32; 2]>,
-}
-
-impl Guided {
-    /// No condition at all.
-    pub fn unconditional(batch: usize) -> Self {
-        Self {
-            batch,
-            context: None,
-            settings: None,
-        }
-    }
-}
-
 /// The sizes of a sampling step.
 #[derive(Clone, Copy, Debug)]
 pub struct StepSizes {
@@ -48,6 +26,10 @@ pub struct StepSizes {
     pub latent: [usize; 3],
     /// What the network attends to: `[calls, tokens, features]`.
     pub context: Option<Shape>,
+    /// Channels that are concatenated to the latent's.
+    pub concat: usize,
+    /// Whether the network is told classes.
+    pub class_labels: bool,
     /// Whether the network is asked twice, without and with the condition.
     pub guided: bool,
     /// Rows of the sampler's tables: network calls of a run.
@@ -60,7 +42,7 @@ pub struct StepSizes {
 ///
 /// # Shapes
 /// The state, `state` and `memory.1` on, and `noise` are `[N, h, w, C]`. Constants are the `context`, the settings of `guidance [2]`, the
-/// `timesteps [S]`, and for each vector of the state its `coefficients [S, 3 + memory]`; `step [1]` is the row. Results are the
+/// `timesteps [S]`, `concat [N, h, w, K]`, `class_labels [calls]`, and for each vector of the state its `coefficients [S, 3 + memory]`; `step [1]` is the row. Results are the
 /// count `not_finite [N]` and the next state; what each vector was before the step is kept as `state.before` and so on.
 ///
 /// # Errors
@@ -75,17 +57,23 @@ pub fn step(config: &UNetConfig, sizes: &StepSizes) -> Result<Graph> {
         .map(|index| g.input(&vector(index), shape))
         .collect();
     let x = vectors[0];
+    let calls = if sizes.guided { 2 } else { 1 } * sizes.batch;
+    let mut sample = twice(&mut g, x, sizes.guided)?;
+    if sizes.concat > 0 {
+        let concat = g.constant("concat", [sizes.batch, height, width, sizes.concat]);
+        let concat = twice(&mut g, concat, sizes.guided)?;
+        sample = g.concat(&[sample, concat], Axis::Channels)?;
+    }
     let inputs = UNetInputs {
-        sample: match sizes.guided {
-            true => g.concat(&[x, x], Axis::Batch)?,
-            false => x,
-        },
+        sample,
         timestep: Timestep::Row {
             timesteps: g.constant_exact("timesteps", [sizes.rows]),
             row,
         },
         context: sizes.context.map(|shape| g.constant("context", shape)),
-        class_labels: None,
+        class_labels: sizes
+            .class_labels
+            .then(|| g.constant_exact("class_labels", [calls])),
     };
     let mut output = unet::forward(&mut g, config, inputs)?;
     if sizes.guided {
@@ -115,6 +103,14 @@ pub fn step(config: &UNetConfig, sizes: &StepSizes) -> Result<Graph> {
     Ok(g)
 }
 
+/// One after the other, for the two calls of guidance.
+fn twice(g: &mut Graph, x: Value, guided: bool) -> Result<Value> {
+    match guided {
+        true => g.concat(&[x, x], Axis::Batch),
+        false => Ok(x),
+    }
+}
+
 /// A network with a sampler's update behind it, ready to run.
 pub struct Denoiser<B: Backend> {
     session: Session<B>,
@@ -140,13 +136,22 @@ impl<B: Backend> Denoiser<B> {
             batch: guided.batch,
             latent,
             context: guided.context.as_ref().map(Tensor::shape),
+            concat: guided.concat.as_ref().map_or(0, |c| c.shape().channels()),
+            class_labels: guided.class_labels.is_some(),
             guided: guided.settings.is_some(),
             rows: rows.len(),
             memory,
         };
         let mut session = Session::new(backend, step(config, &sizes)?, weights)?;
-        if let Some(context) = &guided.context {
-            session.set("context", context)?;
+        let given = [
+            ("context", &guided.context),
+            ("concat", &guided.concat),
+            ("class_labels", &guided.class_labels),
+        ];
+        for (name, value) in given {
+            if let Some(value) = value {
+                session.set(name, value)?;
+            }
         }
         if let Some(settings) = guided.settings {
             session.set("guidance", &Tensor::new([2], settings.to_vec())?)?;

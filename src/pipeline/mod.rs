@@ -9,6 +9,7 @@
 //! sum. Images are decoded one at a time for the same reason. The pipeline neither reads arguments nor writes files: it takes
 //! tensors and gives tensors, and reports through one callback.
 
+mod condition;
 mod demo;
 mod denoise;
 mod latent;
@@ -16,7 +17,8 @@ mod model;
 mod request;
 mod text;
 
-pub use denoise::{Denoiser, Guided, StepSizes, step};
+pub use condition::Guided;
+pub use denoise::{Denoiser, StepSizes, step};
 pub use model::Model;
 pub use request::{InitImage, Request};
 
@@ -100,7 +102,7 @@ impl<B: Backend> Pipeline<B> {
         request.check(&self.model)?;
         let schedule = Schedule::new(&self.model.config.schedule)?;
         let trajectory = request.sampler.plan(&schedule, &request.options)?;
-        let context = self.guided_context(request, report)?;
+        let guided = self.guided(request, report)?;
         let mut streams: Vec<Noise> = (0..request.batch)
             .map(|index| Noise::new(request.rng, request.seed_of(index)))
             .collect();
@@ -117,7 +119,7 @@ impl<B: Backend> Pipeline<B> {
         });
         let first = Tensor::new(noise.shape(), mixed.collect())?;
         let unet = self.model.unet()?;
-        let mut denoiser = Denoiser::new(&self.backend, unet, &context, shape, &trajectory)?;
+        let mut denoiser = Denoiser::new(&self.backend, unet, &guided, shape, &trajectory)?;
         let draw = &mut || draw(&mut streams, shape);
         let last = denoiser.run(&first, draw, report)?;
         (0..request.batch).map(|index| last.item(index)).collect()

@@ -2,7 +2,7 @@
 
 use super::Request;
 use crate::error::{Error, Result};
-use crate::models::config::{AutoencoderConfig, ClipConfig, ModelConfig, UNetConfig};
+use crate::models::config::{AutoencoderConfig, Condition, ModelConfig, TextConfig, UNetConfig};
 use crate::models::{ModelFiles, OpenOptions, open};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
@@ -18,6 +18,7 @@ pub struct Model {
     unet: Option<Weights>,
     autoencoder: Option<Weights>,
     text: Option<Weights>,
+    condition: Option<Weights>,
     tokenizer: Option<Tokenizer>,
 }
 
@@ -41,7 +42,7 @@ impl Model {
     /// If the text encoder has fewer than two positions.
     pub fn new(files: ModelFiles, tokenizer: Option<Tokenizer>) -> Result<Self> {
         let tokenizer = match (tokenizer, &files.config.text) {
-            (Some(tokenizer), Some(text)) => Some(tokenizer.with_max_length(text.positions)?),
+            (Some(tokenizer), Some(text)) => Some(tokenizer.with_max_length(text.positions())?),
             (tokenizer, _) => tokenizer,
         };
         Ok(Self {
@@ -50,6 +51,7 @@ impl Model {
             unet: files.unet,
             autoencoder: files.autoencoder,
             text: files.text,
+            condition: files.condition,
             tokenizer,
         })
     }
@@ -74,8 +76,13 @@ impl Model {
     ///
     /// # Errors
     /// If it has none.
-    pub fn text(&self) -> Result<(&ClipConfig, &Weights)> {
+    pub fn text(&self) -> Result<(&TextConfig, &Weights)> {
         self.part("text encoder", &self.config.text, &self.text)
+    }
+
+    /// What the model is told, and the weights of the network that makes it, where it is not the text encoder.
+    pub fn condition(&self) -> (&Condition, Option<&Weights>) {
+        (&self.config.condition, self.condition.as_ref())
     }
 
     /// The tokenizer, if the model has one.
@@ -112,7 +119,7 @@ impl Model {
     }
 
     /// A refusal of this model, with what of it is not supported.
-    fn refused(&self, problem: &str) -> Error {
+    pub(super) fn refused(&self, problem: &str) -> Error {
         let reasons = self.config.unsupported.iter();
         let problem = reasons.fold(problem.to_owned(), |all, reason| format!("{all}; {reason}"));
         Error::file(&self.name, problem)

@@ -2,6 +2,7 @@
 
 use super::Model;
 use crate::error::{Error, Result};
+use crate::models::config::Condition;
 use crate::rng::NoiseSource;
 use crate::sampler::{Options, Sampler};
 use crate::tensor::Tensor;
@@ -49,10 +50,14 @@ pub struct InitImage {
 }
 
 impl Request {
-    /// A prompt, and everything else as the model's authors recommend or, where they say nothing, DDIM with 50 steps and scale 7.5.
+    /// A prompt, and everything else as the model's authors recommend or, where they say nothing, DDIM with 50 steps and, for prompts, scale 7.5.
     pub fn new(model: &Model, prompt: impl Into<String>) -> Result<Self> {
         let defaults = &model.config.sampling;
         let [width, height] = model.native_size().unwrap_or([512, 512]);
+        let usual_scale = match model.config.condition {
+            Condition::Text | Condition::TextAndMaskedImage => 7.5,
+            _ => 1.0,
+        };
         let sampler = match &defaults.sampler {
             Some(name) => Sampler::parse(name)?,
             None => Sampler::Ddim,
@@ -63,8 +68,11 @@ impl Request {
             width,
             height,
             sampler,
-            options: Options::new(defaults.steps.unwrap_or(50)),
-            guidance_scale: defaults.guidance_scale.unwrap_or(7.5) as f32,
+            options: Options {
+                eta: defaults.eta,
+                ..Options::new(defaults.steps.unwrap_or(50))
+            },
+            guidance_scale: defaults.guidance_scale.unwrap_or(usual_scale) as f32,
             guidance_rescale: 0.0,
             seed: 0,
             rng: NoiseSource::Cpu,
@@ -78,9 +86,9 @@ impl Request {
         self.seed.wrapping_add(index as u64)
     }
 
-    /// Whether the network is asked twice per step, with and without the prompt.
-    pub fn guided(&self) -> bool {
-        self.guidance_scale != 1.0
+    /// Scale and rescaling of guidance, if the network is asked twice per step, with the condition and without.
+    pub fn guidance(&self) -> Option<[f32; 2]> {
+        (self.guidance_scale != 1.0).then_some([self.guidance_scale, self.guidance_rescale])
     }
 
     /// Refuses what the model cannot do, before any weight is read.

@@ -1,8 +1,8 @@
 //! Whole networks of several sizes, and inputs for them: what the tests of plans and models run, and the benchmarks time.
 
 use latent_diffusion::models::config::{
-    Attention, AutoencoderConfig, AutoencoderLevel, ClipActivation, ClipConfig, ModelConfig,
-    UNetConfig, UNetLevel,
+    Attention, AutoencoderConfig, AutoencoderLevel, ClipActivation, ClipConfig, Condition,
+    ModelConfig, TextConfig, UNetConfig, UNetLevel,
 };
 use latent_diffusion::models::{autoencoder, clip, unet};
 use latent_diffusion::pipeline::{self, StepSizes};
@@ -137,6 +137,8 @@ pub fn step(model: &ModelConfig, batch: usize, [height, width]: [usize; 2]) -> N
         context: unet
             .context_dim
             .map(|features| [2 * batch, text.positions, features].into()),
+        concat: 0,
+        class_labels: false,
         guided: true,
         rows: 3,
         memory: 2,
@@ -179,7 +181,8 @@ fn model(unet: UNetConfig, autoencoder: AutoencoderConfig, text: ClipConfig) -> 
     ModelConfig {
         unet: Some(unet),
         autoencoder: Some(autoencoder),
-        text: Some(text),
+        text: Some(TextConfig::Clip(text)),
+        condition: Condition::Text,
         ..ModelConfig::default()
     }
 }
@@ -187,7 +190,7 @@ fn model(unet: UNetConfig, autoencoder: AutoencoderConfig, text: ClipConfig) -> 
 /// The networks of a model that has all three.
 pub fn parts(model: ModelConfig) -> (UNetConfig, AutoencoderConfig, ClipConfig) {
     match (model.unet, model.autoencoder, model.text) {
-        (Some(unet), Some(autoencoder), Some(text)) => (unet, autoencoder, text),
+        (Some(unet), Some(autoencoder), Some(TextConfig::Clip(text))) => (unet, autoencoder, text),
         _ => panic!("the model has a network missing"),
     }
 }

@@ -2,7 +2,7 @@
 
 use latent_diffusion::Weights;
 use latent_diffusion::models::config::from_yaml;
-use latent_diffusion::models::{autoencoder, clip, unet};
+use latent_diffusion::models::{autoencoder, text, unet};
 use latent_diffusion::weights::save;
 use std::collections::BTreeMap;
 use std::fs;
@@ -76,7 +76,7 @@ pub fn write_model(folder: &Path) {
         ),
         (
             "cond_stage_model.transformer.",
-            clip::build(&text, 1, 16).unwrap(),
+            text::build(&text, 1, 16).unwrap(),
         ),
     ];
     let weights = Weights::synthetic(1);

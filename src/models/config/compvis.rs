@@ -3,13 +3,12 @@
 //! The demo model's own keys are read too: `num_groups` beside a network's sizes, `text_config` under
 //! `cond_stage_config.params`, `rescale_betas_zero_snr` under `model.params`, and `sampling` at the root.
 
+use super::conditioning;
 use super::limits::checked;
-use super::presets::{CLIP_VIT_L_14, OPEN_CLIP_VIT_H_14};
 use super::section::Section;
 use super::{
-    Attention, AutoencoderConfig, AutoencoderLevel, BetaSchedule, ClipConfig, ModelConfig,
-    Prediction, SamplingDefaults, ScheduleConfig, TimestepSpacing, UNetConfig, UNetLevel,
-    transformers::clip_text,
+    Attention, AutoencoderConfig, AutoencoderLevel, BetaSchedule, ModelConfig, Prediction,
+    SamplingDefaults, ScheduleConfig, TimestepSpacing, UNetConfig, UNetLevel,
 };
 use crate::error::{Error, Result};
 use serde_json::{Value, json};
@@ -32,12 +31,13 @@ pub fn from_yaml(file: &Path, yaml: &str) -> Result<ModelConfig> {
     let params = model.need_section("params")?;
     let mut config = match class(&model)? {
         "AutoencoderKL" => ModelConfig {
-            autoencoder: Some(autoencoder(&params)?),
+            autoencoder: Some(autoencoder(&params, false)?),
             ..ModelConfig::default()
         },
-        class @ ("VQModel" | "VQModelInterface") => {
-            return Err(model.refuse("target", format!("names {}", unsupported(class))));
-        }
+        "VQModel" | "VQModelInterface" => ModelConfig {
+            autoencoder: Some(autoencoder(&params, true)?),
+            ..ModelConfig::default()
+        },
         _ => latent_diffusion(&params)?,
     };
     if let Some(sampling) = root.section("sampling")? {
@@ -68,34 +68,22 @@ fn latent_diffusion(params: &Section) -> Result<ModelConfig> {
     if let Some(stage) = params.section("first_stage_config")? {
         match class(&stage)? {
             "AutoencoderKL" => {
-                config.autoencoder = Some(autoencoder(&stage.need_section("params")?)?);
+                config.autoencoder = Some(autoencoder(&stage.need_section("params")?, false)?);
+            }
+            "VQModel" | "VQModelInterface" => {
+                config.autoencoder = Some(autoencoder(&stage.need_section("params")?, true)?);
             }
             other => config
                 .unsupported
                 .push(format!("it has {}", unsupported(other))),
         }
     }
-    match params.get("cond_stage_config") {
-        // `__is_unconditional__` and `__is_first_stage__` stand where a class would.
-        Some(Value::String(_)) | None => {}
-        Some(_) => {
-            let stage = params.need_section("cond_stage_config")?;
-            match class(&stage)? {
-                "FrozenCLIPEmbedder" => config.text = Some(clip(&stage)?),
-                "FrozenOpenCLIPEmbedder" => config.text = Some(open_clip(&stage)?),
-                // The condition is given as it is.
-                "Identity" => {}
-                other => config
-                    .unsupported
-                    .push(format!("it has {}", unsupported(other))),
-            }
-        }
-    }
+    conditioning::read(params, &mut config)?;
     Ok(config)
 }
 
 /// The last word of a section's `target`.
-fn class<'a>(section: &Section<'a>) -> Result<&'a str> {
+pub(super) fn class<'a>(section: &Section<'a>) -> Result<&'a str> {
     let target = section
         .text("target")?
         .ok_or_else(|| section.refuse("target", "is missing"))?;
@@ -103,12 +91,9 @@ fn class<'a>(section: &Section<'a>) -> Result<&'a str> {
 }
 
 /// What is said of a class that this crate does not implement.
-fn unsupported(class: &str) -> String {
+pub(super) fn unsupported(class: &str) -> String {
     let what = match class {
-        "VQModel" | "VQModelInterface" => "a vector-quantised autoencoder",
         "BERTEmbedder" => "a BERT text encoder",
-        "ClassEmbedder" => "conditioning on class labels",
-        "SpatialRescaler" => "conditioning on segmentation maps",
         _ => "a part",
     };
     format!("{what} (`{class}`), which is not supported")
@@ -144,6 +129,7 @@ fn read_sampling(sampling: &Section, config: &mut ModelConfig) -> Result<()> {
     config.sampling = SamplingDefaults {
         sampler: sampling.text("sampler")?.map(str::to_owned),
         steps: sampling.size("steps")?,
+        eta: sampling.real("eta")?,
         guidance_scale: sampling.real("cfg_scale")?,
     };
     if let Some(spacing) = sampling.text("timestep_spacing")? {
@@ -249,11 +235,11 @@ fn heads(params: &Section, channels: usize) -> Result<usize> {
     }
 }
 
-/// `AutoencoderKL` of `autoencoder.py`.
-fn autoencoder(params: &Section) -> Result<AutoencoderConfig> {
+/// `AutoencoderKL`, or `VQModel` and `VQModelInterface`, of `autoencoder.py`.
+fn autoencoder(params: &Section, vector_quantised: bool) -> Result<AutoencoderConfig> {
     let sizes = params.need_section("ddconfig")?;
     sizes.only(&[
-        ("double_z", json!(true)),
+        ("double_z", json!(!vector_quantised)),
         ("tanh_out", json!(false)),
         ("resamp_with_conv", json!(true)),
         ("use_linear_attn", json!(false)),
@@ -285,35 +271,13 @@ fn autoencoder(params: &Section) -> Result<AutoencoderConfig> {
         middle_attention: attention,
         z_channels: sizes.need_size("z_channels")?,
         embed_dim: params.need_size("embed_dim")?,
+        codebook: match vector_quantised {
+            true => Some(params.need_size("n_embed")?),
+            false => None,
+        },
         quant_conv: true,
         post_quant_conv: true,
         norm_groups: sizes.size("num_groups")?.unwrap_or(32),
     };
     checked(&sizes, config)
-}
-
-/// `FrozenCLIPEmbedder`: CLIP ViT-L/14's text encoder, unless `text_config` gives its sizes.
-fn clip(stage: &Section) -> Result<ClipConfig> {
-    let Some(params) = stage.section("params")? else {
-        return Ok(CLIP_VIT_L_14);
-    };
-    params.only(&[("layer", json!("last"))])?;
-    match params.section("text_config")? {
-        Some(sizes) => clip_text(&sizes),
-        None => Ok(CLIP_VIT_L_14),
-    }
-}
-
-/// `FrozenOpenCLIPEmbedder`: OpenCLIP ViT-H/14's text encoder.
-fn open_clip(stage: &Section) -> Result<ClipConfig> {
-    let mut config = OPEN_CLIP_VIT_H_14;
-    if let Some(params) = stage.section("params")? {
-        params.only(&[("arch", json!("ViT-H-14"))])?;
-        config.skip_layers = match params.text("layer")? {
-            None | Some("last") => 0,
-            Some("penultimate") => 1,
-            Some(_) => return Err(params.unfit("layer", "last or penultimate")),
-        };
-    }
-    Ok(config)
 }

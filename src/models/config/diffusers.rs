@@ -153,6 +153,7 @@ pub(super) fn autoencoder(root: &Section) -> Result<AutoencoderConfig> {
         middle_attention: root.flag("mid_block_add_attention", true)?,
         z_channels: latent_channels,
         embed_dim: latent_channels,
+        codebook: None,
         quant_conv: root.flag("use_quant_conv", true)?,
         post_quant_conv: root.flag("use_post_quant_conv", true)?,
         norm_groups: root.size("norm_num_groups")?.unwrap_or(32),

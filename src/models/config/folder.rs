@@ -1,7 +1,7 @@
 //! Which description each file of a diffusers folder fills in.
 
 use super::section::Section;
-use super::{ModelConfig, diffusers, transformers};
+use super::{Condition, ModelConfig, TextConfig, diffusers, transformers};
 use crate::error::Result;
 use serde_json::Value;
 use std::path::Path;
@@ -30,7 +30,8 @@ impl ModelConfig {
                 }
             }
             "CLIPTextModel" | "CLIPTextModelWithProjection" | "CLIPModel" => {
-                self.text = Some(transformers::clip_text(&root)?);
+                self.text = Some(TextConfig::Clip(transformers::clip_text(&root)?));
+                self.condition = Condition::Text;
             }
             other => {
                 return Err(root.error(&format!("describes a {other}, which is not supported")));

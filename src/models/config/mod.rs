@@ -6,6 +6,7 @@
 //! file is read, with the key's name; it has no field here.
 
 mod compvis;
+mod conditioning;
 mod diffusers;
 mod folder;
 mod limits;
@@ -27,8 +28,10 @@ pub struct ModelConfig {
     pub unet: Option<UNetConfig>,
     /// The first stage, between pixels and latents.
     pub autoencoder: Option<AutoencoderConfig>,
-    /// The prompt's encoder; `None` also for an unconditional model.
-    pub text: Option<ClipConfig>,
+    /// The encoder of prompts, or of layouts, where there is one.
+    pub text: Option<TextConfig>,
+    /// What the model is told besides the noisy latent.
+    pub condition: Condition,
     /// The forward process, and how its steps are chosen.
     pub schedule: ScheduleConfig,
     /// Latents are multiplied by this after encoding and divided by it before decoding.
@@ -42,6 +45,19 @@ pub struct ModelConfig {
     pub unsupported: Vec<String>,
 }
 
+impl ModelConfig {
+    /// The most tokens that the transformers attend to.
+    pub fn context_tokens(&self) -> usize {
+        // The authors of the retrieval model go up to twenty neighbours beside the prompt.
+        const VECTORS: usize = 1 + 20;
+        match (&self.condition, &self.text) {
+            (Condition::Vectors, _) => VECTORS,
+            (_, Some(text)) => text.positions(),
+            (_, None) => 1,
+        }
+    }
+}
+
 impl Default for ModelConfig {
     /// A model without any component.
     fn default() -> Self {
@@ -49,11 +65,91 @@ impl Default for ModelConfig {
             unet: None,
             autoencoder: None,
             text: None,
+            condition: Condition::None,
             schedule: ScheduleConfig::default(),
             scale_factor: 1.0,
             latent_size: None,
             sampling: SamplingDefaults::default(),
             unsupported: vec![],
+        }
+    }
+}
+
+/// What a model is told besides the noisy latent, and the way it takes it: by cross-attention, or as further channels of the latent.
+///
+/// # Source
+/// Section 3.3 of the paper; `cond_stage_config` and `conditioning_key` in CompVis's configurations.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Condition {
+    /// Nothing.
+    None,
+    /// A prompt, read by the text encoder and attended to.
+    Text,
+    /// A class, attended to as one token: a learnt vector.
+    Class {
+        /// Number of classes.
+        classes: usize,
+        /// Width of a vector.
+        width: usize,
+    },
+    /// A class, whose embedding is added to the timestep's: CompVis's `adm`. [`UNetConfig::num_classes`] counts them.
+    Label,
+    /// Objects and their boxes as tokens, read by the text encoder and attended to.
+    Layout,
+    /// Vectors as they are, attended to: the CLIP embeddings of a prompt and of its neighbours in a database.
+    Vectors,
+    /// An image at low resolution, as channels.
+    LowResolution,
+    /// The encoded image without what is to be filled in, then the mask, as channels.
+    MaskedImage,
+    /// A map of labels, rescaled, as channels.
+    Segmentation(RescalerConfig),
+    /// A prompt, attended to; and the mask, then the encoded image without what is to be filled in, as channels.
+    TextAndMaskedImage,
+}
+
+impl Condition {
+    /// Whether it is made by a network of its own, besides a text encoder.
+    pub fn has_weights(&self) -> bool {
+        matches!(self, Self::Class { .. } | Self::Segmentation(_))
+    }
+}
+
+/// The network that brings a map of labels, a channel each, to the latent's size and to few channels.
+///
+/// # Source
+/// `SpatialRescaler` in CompVis's `encoders/modules.py`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RescalerConfig {
+    /// Labels: channels of the map.
+    pub in_channels: usize,
+    /// Channels that the UNet is given.
+    pub out_channels: usize,
+    /// How often the map's sides are halved.
+    pub halvings: usize,
+    /// Whether the 1x1 convolution has a bias.
+    pub bias: bool,
+}
+
+/// A text encoder.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TextConfig {
+    /// CLIP's.
+    Clip(ClipConfig),
+}
+
+impl TextConfig {
+    /// The length that every text is padded to.
+    pub fn positions(&self) -> usize {
+        match self {
+            Self::Clip(config) => config.positions,
+        }
+    }
+
+    /// Number of tokens that are known.
+    pub fn vocab(&self) -> usize {
+        match self {
+            Self::Clip(config) => config.vocab,
         }
     }
 }
@@ -92,6 +188,11 @@ pub struct UNetConfig {
 }
 
 impl UNetConfig {
+    /// Channels of the input that are not the latent's.
+    pub fn concat_channels(&self) -> usize {
+        self.in_channels.saturating_sub(self.out_channels)
+    }
+
     /// What both sides of a latent must be a multiple of, so that each level halves the one before without a remainder.
     pub fn factor(&self) -> usize {
         1 << self.levels.len().saturating_sub(1)
@@ -128,7 +229,7 @@ pub enum Attention {
     },
 }
 
-/// The autoencoder of section 3.1, with a KL penalty.
+/// The autoencoder of section 3.1, with a KL penalty or a codebook.
 ///
 /// # Source
 /// `ldm/modules/diffusionmodules/model.py` (`Encoder`, `Decoder`) of CompVis/latent-diffusion.
@@ -146,11 +247,13 @@ pub struct AutoencoderConfig {
     pub res_blocks: usize,
     /// Whether there is attention between the two middle res blocks (one head).
     pub middle_attention: bool,
-    /// Channels between the encoder and `quant_conv`, and between `post_quant_conv` and the decoder; the encoder makes
-    /// twice as many, a mean and a log variance.
+    /// Channels between the encoder and `quant_conv`, and between `post_quant_conv` and the decoder; with a KL penalty the
+    /// encoder makes twice as many, a mean and a log variance.
     pub z_channels: usize,
     /// Channels of the latent.
     pub embed_dim: usize,
+    /// Entries of the codebook, where there is one rather than a KL penalty.
+    pub codebook: Option<usize>,
     /// Whether `quant_conv` follows the encoder.
     pub quant_conv: bool,
     /// Whether `post_quant_conv` precedes the decoder.

@@ -2,8 +2,8 @@
 //! encoders that a configuration names without sizes.
 
 use super::{
-    Attention, AutoencoderConfig, AutoencoderLevel, ClipActivation, ClipConfig, ModelConfig,
-    Prediction, UNetConfig, UNetLevel,
+    Attention, AutoencoderConfig, AutoencoderLevel, ClipActivation, ClipConfig, Condition,
+    ModelConfig, Prediction, TextConfig, UNetConfig, UNetLevel,
 };
 
 impl ModelConfig {
@@ -15,7 +15,8 @@ impl ModelConfig {
         Self {
             unet: Some(unet(|_| 8, 768)),
             autoencoder: Some(kl_f8()),
-            text: Some(CLIP_VIT_L_14),
+            text: Some(TextConfig::Clip(CLIP_VIT_L_14)),
+            condition: Condition::Text,
             scale_factor: 0.18215,
             latent_size: Some(64),
             ..Self::default()
@@ -32,10 +33,10 @@ impl ModelConfig {
             linear_projections: true,
             ..unet(|channels| channels / 64, 1024)
         });
-        config.text = Some(ClipConfig {
+        config.text = Some(TextConfig::Clip(ClipConfig {
             skip_layers: 1,
             ..OPEN_CLIP_VIT_H_14
-        });
+        }));
         config.schedule.prediction = Prediction::V;
         config.latent_size = Some(96);
         config
@@ -90,6 +91,7 @@ fn kl_f8() -> AutoencoderConfig {
         middle_attention: true,
         z_channels: 4,
         embed_dim: 4,
+        codebook: None,
         quant_conv: true,
         post_quant_conv: true,
         norm_groups: 32,

@@ -95,6 +95,8 @@ pub struct SamplingDefaults {
     pub sampler: Option<String>,
     /// Number of steps.
     pub steps: Option<usize>,
+    /// Share of fresh noise per step.
+    pub eta: Option<f64>,
     /// Scale of classifier-free guidance.
     pub guidance_scale: Option<f64>,
 }
