@@ -56,7 +56,9 @@ def fill(model: nn.Module, state: dict, use_ema: bool) -> None:
     wanted = {}
     for name in model.state_dict():
         average = averaged(name) if use_ema else None
-        wanted[name] = state[average if average in state else name].float()
+        # A first stage that encodes the condition too has two names, of which a file may hold one.
+        source = name if name in state else name.replace("cond_stage_model.", "first_stage_model.", 1)
+        wanted[name] = state[average if average in state else source].float()
     model.load_state_dict(wanted)
 
 

@@ -14,15 +14,23 @@ def trailing(steps: int, total: int = 1000) -> list[int]:
     return [round(total - i * total / steps) - 1 for i in range(steps)]
 
 
+def guided(model, context, empty, scale: float):
+    """A velocity from the latent and its timestep, by classifier-free guidance away from the context `empty`."""
+    both = torch.cat([empty.expand_as(context), context])
+
+    def velocity(x, t):
+        v_empty, v_given = model.apply_model(torch.cat([x, x]), torch.cat([t, t]), context=both).float().chunk(2)
+        return v_empty + scale * (v_given - v_empty)
+
+    return velocity
+
+
 @torch.no_grad()
-def ddim(unet, alphas, context, empty, noise, steps: int = 20, scale: float = 3.0):
-    """Deterministic DDIM with classifier-free guidance on a velocity network; returns the latent."""
+def ddim(velocity, alphas, noise, steps: int = 20):
+    """Deterministic DDIM on a velocity as a function of latent and timesteps; returns the latent."""
     x, times = noise, trailing(steps)
     for i, t in enumerate(times):
-        both = torch.cat([empty.expand_as(context), context])
-        v = unet(torch.cat([x, x]), torch.full((2 * len(x),), t), both)
-        v_empty, v_text = v.float().chunk(2)
-        v = v_empty + scale * (v_text - v_empty)
+        v = velocity(x, torch.full((len(x),), t))
         a = alphas[t].float()
         before = alphas[times[i + 1]].float() if i + 1 < steps else torch.ones(())
         start = a.sqrt() * x - (1 - a).sqrt() * v

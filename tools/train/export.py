@@ -1,6 +1,7 @@
-"""Writes a trained run as a model folder: model.safetensors (f16, CompVis names), config.yaml, vocab.json, merges.txt.
+"""Writes a trained run as a model folder: model.safetensors (f16, CompVis names), config.yaml, a tokenizer's files.
 
     python tools/train/export.py --run runs/demo --out assets/demo
+    python tools/train/export.py --run runs/inpaint --config tools/train/inpaint.yaml --out assets/inpaint
 """
 
 import argparse
@@ -16,17 +17,22 @@ import common  # noqa: F401  puts tools/ on the path
 from compvis import LatentDiffusion
 
 
-def export(model: LatentDiffusion, config_text: str, tokenizer: Path, out: Path) -> int:
+def export(model: LatentDiffusion, scale_factor: float, config_text: str, run: Path, out: Path) -> int:
     """Writes the folder and returns the size of the weights in bytes."""
     out.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    state = model.state_dict()
+    if model.cond_stage_model is model.first_stage_model:
+        # One network under two names: once is enough.
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("cond_stage_model.")}
+    state = {name: tensor.half().contiguous() for name, tensor in state.items()}
     bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise SystemExit(f"not finite in f16: {bad}")
     save_file(state, out / "model.safetensors")
-    (out / "config.yaml").write_text(re.sub(r"scale_factor: \S+", f"scale_factor: {model.scale_factor:.6f}", config_text))
+    (out / "config.yaml").write_text(re.sub(r"scale_factor: \S+", f"scale_factor: {scale_factor:.6f}", config_text))
     for name in ("vocab.json", "merges.txt"):
-        shutil.copyfile(tokenizer / name, out / name)
+        if (run / name).exists():
+            shutil.copyfile(run / name, out / name)
     return (out / "model.safetensors").stat().st_size
 
 
@@ -43,10 +49,10 @@ def main():
     model.first_stage_model.load_state_dict(first_stage["model"])
     if (args.run / "decoder.pt").exists():
         model.first_stage_model.load_state_dict(torch.load(args.run / "decoder.pt", weights_only=True)["average"])
-    model.scale_factor = first_stage["scale_factor"]
-    model.model.diffusion_model.load_state_dict(stage2["unet"])
-    model.cond_stage_model.load_state_dict(stage2["text"])
-    size = export(model, text, args.run, args.out)
+    # The UNet, and what was trained beside it.
+    for part, state in zip((model.unet, model.cond_stage_model), stage2["average"]):
+        part.load_state_dict(state)
+    size = export(model, first_stage["scale_factor"], text, args.run, args.out)
     print(f"{args.out}: {size / 1e6:.2f} MB of weights, {stage2['step']} steps")
 
 

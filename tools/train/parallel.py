@@ -38,6 +38,7 @@ def average_gradients(parameters: list[torch.nn.Parameter]):
     """Replaces each gradient by its mean over the workers, in one exchange."""
     if not dist.is_initialized():
         return
+    parameters = [p for p in parameters if p.grad is not None]
     flat = torch.cat([p.grad.flatten() for p in parameters])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
@@ -45,11 +46,13 @@ def average_gradients(parameters: list[torch.nn.Parameter]):
         p.grad.copy_(part.view_as(p.grad))
 
 
-def agreed(value: float) -> float:
-    """The first worker's value, in all of them: the clock that ends the loop must be one clock."""
-    if not dist.is_initialized():
-        return value
-    box = torch.tensor([value], dtype=torch.float64)
-    dist.broadcast(box, 0)
-    return box.item()
+def from_leader(tensor: torch.Tensor) -> torch.Tensor:
+    """The first worker's values, in all of them."""
+    if dist.is_initialized():
+        dist.broadcast(tensor, 0)
+    return tensor
 
+
+def agreed(value: float) -> float:
+    """The first worker's value: the clock that ends the loop must be one clock."""
+    return from_leader(torch.tensor([value], dtype=torch.float64)).item()

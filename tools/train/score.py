@@ -26,7 +26,7 @@ import common
 from captions import caption
 from common import psnr, render_range, to_tensor, to_uint8
 from compvis import load
-from diffusion import ddim
+from diffusion import ddim, guided
 from painter import scene_for
 from tokenizer import Tokenizer
 
@@ -63,7 +63,8 @@ def sample_torch(folder: Path, texts: list[str], scale: float | None) -> torch.T
     for i in range(0, len(texts), 32):
         context = model.cond_stage_model(torch.tensor([tokenise(t) for t in texts[i : i + 32]]))
         noise = torch.randn(len(context), params["channels"], side, side, generator=torch.Generator().manual_seed(i))
-        latent = ddim(model.unet, model.alphas_cumprod(), context, empty, noise, settings["steps"], scale or settings["cfg_scale"])
+        velocity = guided(model, context, empty, scale or settings["cfg_scale"])
+        latent = ddim(velocity, model.alphas_cumprod(), noise, settings["steps"])
         images.append(model.first_stage_model.decode(latent / model.scale_factor))
     return to_tensor(to_uint8(torch.cat(images)))
 
