@@ -1,8 +1,9 @@
 //! What the network is told besides the noisy latent: from a request, by what the model takes.
 
-use super::{Event, Pipeline, Request};
+use super::{Event, Given, Model, Pipeline, Request, Task, compute};
 use crate::backend::Backend;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::graph::Graph;
 use crate::models::config::Condition;
 use crate::tensor::Tensor;
 
@@ -37,20 +38,123 @@ impl Guided {
     }
 }
 
+impl Request {
+    /// Refuses what the model is not told, and the lack of what it is.
+    pub(super) fn check_given(&self, model: &Model) -> Result<()> {
+        let condition = &model.config.condition;
+        let reads_prompts = matches!(condition, Condition::Text | Condition::TextAndMaskedImage);
+        let prompted = !self.prompt.is_empty() || !self.negative_prompt.is_empty();
+        if prompted && !reads_prompts {
+            return Err(model.cannot(Task::Prompt));
+        }
+        let guidable = match (condition, &self.given) {
+            (Condition::None, Given::Nothing) => false,
+            (Condition::Text, Given::Nothing) => true,
+            (Condition::Class { .. } | Condition::Label, Given::Class(class)) => {
+                let classes = model.classes();
+                if *class >= classes {
+                    return Err(Error::request(format!(
+                        "class {class}: {} knows {classes}, numbered from 0",
+                        model.name
+                    )));
+                }
+                model.unconditional_class().is_some()
+            }
+            (_, Given::Class(_)) => return Err(model.cannot(Task::Class)),
+            (_, Given::Nothing) if reads_prompts => return Err(model.cannot(Task::Prompt)),
+            (_, Given::Nothing) => return Err(model.cannot(Task::Unconditional)),
+        };
+        match self.guidance() {
+            Some([scale, _]) if !guidable => Err(Error::request(format!(
+                "guidance scale {scale}: {} was not trained without its condition, so there is nothing to guide away from; the scale must be 1",
+                model.name
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Model {
+    /// How many classes the model knows: none, if it is told something else.
+    pub fn classes(&self) -> usize {
+        match (&self.config.condition, &self.config.unet) {
+            (Condition::Class { classes, .. }, _) => *classes,
+            (Condition::Label, Some(unet)) => unet.num_classes.unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    /// The class that stands for none of them, where there is one: to ImageNet's 1000 CompVis adds it as the last.
+    pub fn unconditional_class(&self) -> Option<usize> {
+        (self.classes() == 1001).then_some(1000)
+    }
+}
+
 impl<B: Backend> Pipeline<B> {
-    /// What the network is told to carry out a request.
+    /// What the network is told to carry out a request that has been checked.
     pub(super) fn guided(
         &self,
         request: &Request,
         report: &mut dyn FnMut(Event),
     ) -> Result<Guided> {
-        match &self.model.config.condition {
-            Condition::None => Ok(Guided::unconditional(request.batch)),
-            Condition::Text => self.prompted(request, report),
-            other => Err(self.model.refused(&format!(
+        match (&self.model.config.condition, &request.given) {
+            (Condition::None, Given::Nothing) => Ok(Guided::unconditional(request.batch)),
+            (Condition::Text, Given::Nothing) => self.prompted(request, report),
+            (Condition::Class { classes, width }, Given::Class(class)) => {
+                let labels = self.labels(*class, request);
+                let context = self.classes((*classes, *width), &labels)?;
+                Ok(Guided {
+                    context: Some(repeated(&context, request.batch)?),
+                    settings: request.guidance(),
+                    ..Guided::unconditional(request.batch)
+                })
+            }
+            (Condition::Label, Given::Class(class)) => {
+                let labels = self.labels(*class, request);
+                let labels = labels.iter().flat_map(|&label| vec![label; request.batch]);
+                let labels: Vec<f32> = labels.collect();
+                Ok(Guided {
+                    class_labels: Some(Tensor::new([labels.len()], labels)?),
+                    settings: request.guidance(),
+                    ..Guided::unconditional(request.batch)
+                })
+            }
+            (other, _) => Err(self.model.refused(&format!(
                 "is conditioned on more than a prompt ({other:?}), which is not supported yet"
             ))),
         }
+    }
+
+    /// The class, and before it the one that stands for none where the request is guided.
+    fn labels(&self, class: usize, request: &Request) -> Vec<f32> {
+        let none = request
+            .guidance()
+            .and_then(|_| self.model.unconditional_class());
+        none.into_iter()
+            .chain([class])
+            .map(|label| label as f32)
+            .collect()
+    }
+
+    /// The learnt vector of each class: `[classes, 1, width]`.
+    fn classes(&self, (classes, width): (usize, usize), labels: &[f32]) -> Result<Tensor> {
+        let (_, Some(weights)) = self.model.condition() else {
+            return Err(self.model.refused("has no vectors of its classes"));
+        };
+        let shape = [labels.len(), 1];
+        let mut graph = Graph::new();
+        let input = graph.input_exact("class_labels", shape);
+        let context = graph.scope("embedding", |g| g.embedding(input, classes, width))?;
+        graph.output("context", context);
+        let input = ("class_labels", &Tensor::new(shape, labels.to_vec())?);
+        let network = (graph, weights);
+        compute(
+            &self.backend,
+            network,
+            input,
+            "context",
+            "the class embedder",
+        )
     }
 
     /// Context from a prompt, and from the negative one where the request is guided.

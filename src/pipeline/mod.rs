@@ -15,12 +15,14 @@ mod denoise;
 mod latent;
 mod model;
 mod request;
+mod task;
 mod text;
 
 pub use condition::Guided;
 pub use denoise::{Denoiser, StepSizes, step};
 pub use model::Model;
-pub use request::{InitImage, Request};
+pub use request::{Given, InitImage, Request};
+pub use task::Task;
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};

@@ -40,6 +40,18 @@ pub struct Request {
     pub batch: usize,
     /// Where to start from, if not from noise alone. How far from it, [`Options::strength`] says.
     pub init: Option<InitImage>,
+    /// What to draw, for models that are told by something other than a prompt.
+    pub given: Given,
+}
+
+/// What a model is told besides a prompt, the same for every image of a batch. [`Condition`] says what a model takes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Given {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// A class, by its number.
+    Class(usize),
 }
 
 /// The image that image-to-image starts from.
@@ -78,6 +90,7 @@ impl Request {
             rng: NoiseSource::Cpu,
             batch: 1,
             init: None,
+            given: Given::Nothing,
         })
     }
 
@@ -97,6 +110,7 @@ impl Request {
     /// [`Error::Request`], with what would be possible; [`Error::File`] if the model has a part that is not supported.
     pub fn check(&self, model: &Model) -> Result<()> {
         model.check_supported()?;
+        self.check_given(model)?;
         let multiple = model.pixel_multiple()?;
         check_side("width", self.width, multiple)?;
         check_side("height", self.height, multiple)?;
