@@ -1,4 +1,4 @@
-//! The CLIP tokenizer against `transformers.CLIPTokenizer`, and against damaged files.
+//! The tokenizers against transformers' `CLIPTokenizer` and `BertTokenizer`, and against damaged files.
 //!
 //! `tools/tokens.py` writes the folders under `tests/data/tokenizer`: `sample` is committed, `full` (20,000 strings and more) is
 //! not, and is compared too where the script has been run.
@@ -64,7 +64,7 @@ fn compare(folder: &Path) -> usize {
 
 #[test]
 fn ids_equal_the_reference() {
-    for layout in ["sd1", "sd2", "json"] {
+    for layout in ["sd1", "sd2", "json", "bert", "bert_json"] {
         assert!(compare(&data().join("sample").join(layout)) >= 30);
         let full = data().join("full").join(layout);
         if full.exists() {
@@ -90,6 +90,15 @@ fn what_does_not_fit_is_named() {
         .unwrap();
     assert_eq!(short.encode("🎈").unwrap().dropped.as_deref(), Some("🎈"));
     assert!(short.with_max_length(1).is_err());
+}
+
+#[test]
+fn what_does_not_fit_in_bert_is_named_too() {
+    let tokenizer = Tokenizer::open(data().join("sample/bert")).unwrap();
+    let short = tokenizer.with_max_length(4).unwrap();
+    let encoding = short.encode("1 2 Über\nwater").unwrap();
+    assert_eq!(encoding.dropped.as_deref(), Some("uber water"));
+    assert_eq!((encoding.ids[3], encoding.ids.len()), (short.end(), 4));
 }
 
 #[test]
@@ -132,6 +141,27 @@ fn refused(damage: impl Fn(&Path), words: &[&str]) {
     for word in words {
         assert!(sentence.contains(word), "{word:?} not in {sentence:?}");
     }
+}
+
+#[test]
+fn another_vocabulary_than_berts_is_refused_by_name() {
+    let write = |name: &'static str, text: &'static str| {
+        move |folder: &Path| fs::write(folder.join(name), text).unwrap()
+    };
+    let words = "[PAD]\n[UNK]\n[CLS]\nthe\n";
+    refused(write("vocab.txt", words), &["vocab.txt", "[SEP]", "BERT"]);
+    refused(
+        |folder| fs::write(folder.join("vocab.txt"), [0xff, 0xfe]).unwrap(),
+        &["vocab.txt", "UTF-8"],
+    );
+    let cased = r#"{"do_lower_case": false}"#;
+    refused(
+        |folder| {
+            write("vocab.txt", words)(folder);
+            write("tokenizer_config.json", cased)(folder);
+        },
+        &["vocab.txt", "upper case"],
+    );
 }
 
 #[test]

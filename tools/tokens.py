@@ -1,19 +1,22 @@
-"""Reference token ids for the CLIP tokenizer.
+"""Reference token ids for the tokenizers of CLIP and of BERT.
 
-Trains byte-level BPE vocabularies of its own (in CLIP's format: `</w>` ends a word), generates strings of many kinds, and
-writes what `transformers.CLIPTokenizer` (which runs on the `tokenizers` wheel) gives for them. `tests/tokenizer.rs` compares
-every folder under tests/data/tokenizer that this script has written.
+Trains vocabularies of its own (byte pairs in CLIP's format, where `</w>` ends a word; word pieces in BERT's, where `##` continues
+one), generates strings of many kinds, and writes what `transformers.CLIPTokenizer` and `BertTokenizer` (which run on the
+`tokenizers` wheel) give for them. `tests/tokenizer.rs` compares every folder under tests/data/tokenizer that this script has
+written.
 
     pip install transformers==5.23.0 tokenizers==0.23.3
     python tools/tokens.py                     # 20,000 strings and more, to the git-ignored tests/data/tokenizer/full
     cargo test --test tokenizer -- --nocapture # compares them, and prints how many
     python tools/tokens.py --merges 600 --strings 300 --out tests/data/tokenizer/sample   # the committed sample
 
-Three folders are written, one for each way in which models ship a tokenizer:
+Five folders are written, one for each way in which models ship a tokenizer:
 
-    sd1   vocab.json, merges.txt and Stable Diffusion 1.x's settings (padding with the end token)
-    sd2   the same with Stable Diffusion 2.x's settings (padding with `!`)
-    json  tokenizer.json, with 32 positions named in tokenizer_config.json
+    sd1        vocab.json, merges.txt and Stable Diffusion 1.x's settings (padding with the end token)
+    sd2        the same with Stable Diffusion 2.x's settings (padding with `!`)
+    json       tokenizer.json, with 32 positions named in tokenizer_config.json
+    bert       vocab.txt alone, as beside latent diffusion's text-to-image models
+    bert_json  tokenizer.json of word pieces, with 32 positions named in tokenizer_config.json
 
 Each also has cases.jsonl: a first line of settings {"begin", "end", "pad", "length"}, then {"text", "count", "ids"} a line,
 where `count` is the number of tokens before truncation and `ids` lacks its trailing padding.
@@ -23,12 +26,13 @@ import argparse
 import json
 import random
 import shutil
+import sys
 import unicodedata
 from pathlib import Path
 
 from pydoc_data.topics import topics
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPTokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import BertTokenizer, CLIPTokenizer
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 SCRIPTS = {
@@ -51,6 +55,8 @@ NUMBERS = "0123456789²³¼½ⅷⅻ①⑳٣४๗〇零"
 PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~¡«»¿–—‘’“”…•€™©"
 CONTRACTIONS = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "’s", "'x", "''", "'"]
 MARKERS = [BEGIN, END, BEGIN.upper(), "<|EndOfText|>", "<|startoftext", "|>", "<|", "<|end|>"]
+BERT_NAMES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+BERT_MARKERS = [*BERT_NAMES, "[cls]", "[CLS", "SEP]", "##s", "##", "[ SEP ]"]
 
 
 def words_of_prose():
@@ -73,7 +79,7 @@ def any_character(rng):
             return chr(c)
 
 
-def piece(rng, prose):
+def piece(rng, prose, markers):
     """One piece of a string; its kind is drawn first."""
     kind = rng.randrange(13)
     if kind <= 3:
@@ -97,14 +103,14 @@ def piece(rng, prose):
         return "".join(any_character(rng) for _ in range(rng.randint(1, 6)))
     if kind == 11:
         return "".join(chr(rng.choice([*range(32), *range(127, 160)])) for _ in range(rng.randint(1, 3)))
-    return rng.choice(MARKERS)
+    return rng.choice(markers)
 
 
-def string(rng, prose):
+def string(rng, prose, markers=MARKERS):
     longest = rng.choice([1, 3, 8, 20, 20, 90])
     parts = []
     for _ in range(rng.randint(0, longest)):
-        parts.append(piece(rng, prose))
+        parts.append(piece(rng, prose, markers))
         blank = rng.choice([" ", " ", " ", "", "".join(rng.choices(SPACES, k=rng.randint(1, 4)))])
         parts.append(blank)
     text = "".join(parts)
@@ -127,6 +133,44 @@ def train(rng, prose, merges):
     pairs = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"][:merges]]
     tokens = alphabet + [byte + "</w>" for byte in alphabet] + [a + b for a, b in pairs] + [BEGIN, END]
     return {token: i for i, token in enumerate(dict.fromkeys(tokens))}, pairs
+
+
+def train_bert(rng, prose, size):
+    """A vocabulary in BERT's order: the names, then characters and pieces."""
+    corpus = prose + [script_word(rng) for _ in range(5000)]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=size, show_progress=False, special_tokens=BERT_NAMES, limit_alphabet=size // 4)
+    tokenizer.train_from_iterator(corpus, trainer)
+    return tokenizer.get_vocab()
+
+
+def disputed():
+    """The characters that the reference's tables, of Unicode 8, see otherwise than today's, and those that are not assigned."""
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    found = set()
+    for c in map(chr, (*range(0x80, 0xD800), *range(0xE000, sys.maxunicode + 1))):
+        category = unicodedata.category(c)
+        dropped = category in ("Mn", "Cc", "Cf", "Co") or c == "\ufffd"
+        text = normalizer.normalize_str(f"a{c}b")
+        words = [word for word, _ in splitter.pre_tokenize_str(f"a{c}b")]
+        if category == "Cn" or dropped != (text == "ab") or (category[0] == "P") != (words == ["a", c, "b"]):
+            found.add(c)
+    return found
+
+
+def write_bert(folder, vocab, layout):
+    """The files of BERT's vocabulary in one layout; returns the reference tokenizer."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    reference = BertTokenizer(vocab=vocab, model_max_length=32 if layout == "bert_json" else 77)
+    if layout == "bert_json":
+        reference.save_pretrained(folder)
+        return BertTokenizer.from_pretrained(folder)
+    tokens = sorted(vocab, key=vocab.get)
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    return reference
 
 
 def write_json(path, value):
@@ -159,7 +203,9 @@ def write_folder(folder, vocab, pairs, layout):
 
 def write_cases(path, reference, texts):
     length, pad = reference.model_max_length, reference.pad_token_id
-    settings = {"begin": reference.bos_token_id, "end": reference.eos_token_id, "pad": pad, "length": length}
+    bert = isinstance(reference, BertTokenizer)
+    begin, end = (reference.cls_token_id, reference.sep_token_id) if bert else (reference.bos_token_id, reference.eos_token_id)
+    settings = {"begin": begin, "end": end, "pad": pad, "length": length}
     with path.open("w", encoding="utf-8", newline="\n") as out:
         out.write(json.dumps(settings) + "\n")
         for text in texts:
@@ -173,7 +219,7 @@ def write_cases(path, reference, texts):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("tests/data/tokenizer/full"))
-    parser.add_argument("--strings", type=int, default=20000, help="for sd1; a tenth of it for sd2 and json")
+    parser.add_argument("--strings", type=int, default=20000, help="for sd1 and bert; a tenth of it for the others")
     parser.add_argument("--merges", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
@@ -185,6 +231,15 @@ def main():
         folder = arguments.out / layout
         reference = write_folder(folder, vocab, pairs, layout)
         texts = [string(rng, prose) for _ in range(arguments.strings // share)]
+        write_cases(folder / "cases.jsonl", reference, texts)
+        print(f"{folder}: {len(texts)} strings, {len(vocab)} tokens")
+
+    vocab = train_bert(rng, prose, arguments.merges)
+    left_out = {ord(c): None for c in disputed()}
+    for layout, share in {"bert": 1, "bert_json": 10}.items():
+        folder = arguments.out / layout
+        reference = write_bert(folder, vocab, layout)
+        texts = [string(rng, prose, BERT_MARKERS).translate(left_out) for _ in range(arguments.strings // share)]
         write_cases(folder / "cases.jsonl", reference, texts)
         print(f"{folder}: {len(texts)} strings, {len(vocab)} tokens")
 

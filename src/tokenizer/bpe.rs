@@ -4,6 +4,7 @@
 //! suffix `</w>`. Merging takes the pair of lowest rank, leftmost first. The pairs wait in a heap, because a word has no longest
 //! length: a page of Chinese is one word.
 
+use super::split::{Special, split};
 use crate::error::{Error, Result};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -67,6 +68,24 @@ impl Bpe {
             last: std::array::from_fn(|b| byte(b, WORD_END)),
             merges: ids,
         })
+    }
+
+    /// A prompt as the tokenizer reads it, and its tokens, each with where it begins there.
+    pub fn tokens(&self, prompt: &str, specials: &[Special]) -> (String, Vec<(u32, usize)>) {
+        let pieces = split(prompt, specials);
+        let mut tokens = vec![];
+        for (run, special) in pieces.runs {
+            let mut at = run.start;
+            let found = match special {
+                Some(id) => vec![(id, run.len())],
+                None => self.encode(&pieces.text[run]),
+            };
+            for (id, bytes) in found {
+                tokens.push((id, at));
+                at += bytes;
+            }
+        }
+        (pieces.text, tokens)
     }
 
     /// The tokens of a word, each with the number of the word's bytes that it covers.

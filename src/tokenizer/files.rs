@@ -3,17 +3,19 @@
 //! Which special tokens exist, and whether each is looked for before or after normalisation, is spread over four files that older
 //! and newer tools write differently; the order of precedence here is the one of `transformers`.
 
-use super::Tokenizer;
+mod bert;
+
 use super::bpe::{Bpe, WORD_END};
 use super::split::{Special, normalize};
+use super::{Tokenizer, Words};
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// The positions of CLIP's text encoder.
-const CLIP_LENGTH: usize = 77;
+/// The positions of CLIP's text encoder, and of latent diffusion's BERT.
+const LENGTH: usize = 77;
 /// CLIP's own files are under 3 MB; anything beyond this is some other file.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
@@ -56,20 +58,41 @@ struct Settings {
     unk_token: Option<Named>,
     pad_token: Option<Named>,
     model_max_length: Option<serde_json::Number>,
+    do_lower_case: Option<bool>,
     added_tokens_decoder: Option<BTreeMap<String, Added>>,
+}
+
+impl Settings {
+    /// The tokenizer at the length that the settings name.
+    fn limit(&self, tokenizer: Tokenizer) -> Result<Tokenizer> {
+        let length = self.model_max_length.as_ref();
+        // Tools write a huge number where they know no limit.
+        match length.and_then(|length| u16::try_from(length.as_u64()?).ok()) {
+            Some(length) => tokenizer.with_max_length(length.into()),
+            None => Ok(tokenizer),
+        }
+    }
 }
 
 /// What is read of `tokenizer.json`.
 #[derive(Deserialize)]
 struct Whole {
     model: Model,
+    normalizer: Option<Normalizer>,
     #[serde(default)]
     added_tokens: Vec<Numbered>,
 }
 
 #[derive(Deserialize)]
+struct Normalizer {
+    lowercase: Option<bool>,
+}
+
+#[derive(Deserialize)]
 struct Model {
+    r#type: Option<String>,
     vocab: Vocab,
+    #[serde(default)]
     merges: Vec<Merge>,
     end_of_word_suffix: Option<String>,
 }
@@ -111,8 +134,19 @@ pub(super) fn open(folder: &Path) -> Result<Tokenizer> {
     let whole_path = folder.join("tokenizer.json");
     let vocab_path = folder.join("vocab.json");
     let merges_path = folder.join("merges.txt");
+    let pieces_path = folder.join("vocab.txt");
+    if let Some(bytes) = read_bytes(&pieces_path)? {
+        let vocab = bert::vocabulary(&pieces_path, &bytes)?;
+        return bert::build(&vocab, &settings, &pieces_path);
+    }
     if let Some(bytes) = read_bytes(&whole_path)? {
-        let (vocab, merges, listed) = parse_whole(&whole_path, &bytes)?;
+        let whole: Whole = parse_json(&whole_path, &bytes)?;
+        if whole.model.r#type.as_deref() == Some("WordPiece") {
+            let lowercase = whole.normalizer.and_then(|normalizer| normalizer.lowercase);
+            settings.do_lower_case = lowercase.or(settings.do_lower_case);
+            return bert::build(&whole.model.vocab, &settings, &whole_path);
+        }
+        let (vocab, merges, listed) = of_clip(whole, &whole_path)?;
         added.extend(listed);
         return build(vocab, &merges, added, settings, &whole_path, &whole_path);
     }
@@ -124,7 +158,7 @@ pub(super) fn open(folder: &Path) -> Result<Tokenizer> {
         }
         (None, None) => Err(Error::file(
             folder,
-            "no tokenizer there: expected vocab.json and merges.txt, or tokenizer.json",
+            "no tokenizer there: expected vocab.json and merges.txt (CLIP), vocab.txt (BERT), or tokenizer.json",
         )),
         (None, _) => Err(Error::file(
             vocab_path,
@@ -156,7 +190,7 @@ fn build(
     vocab: Vocab,
     merges: &Merges,
     added: Vec<Added>,
-    settings: Settings,
+    mut settings: Settings,
     vocab_path: &Path,
     merges_path: &Path,
 ) -> Result<Tokenizer> {
@@ -167,16 +201,16 @@ fn build(
             token = listed.clone();
         }
         tokens.push(token.clone());
-        lookup(&vocab, &token.content, vocab_path)
+        lookup(&vocab, &token.content, "CLIP", vocab_path)
     };
-    let begin = name(settings.bos_token, "<|startoftext|>")?;
-    let end = name(settings.eos_token, "<|endoftext|>")?;
-    let unknown = name(settings.unk_token, "<|endoftext|>")?;
-    let pad = name(settings.pad_token, "<|endoftext|>")?;
+    let begin = name(settings.bos_token.take(), "<|startoftext|>")?;
+    let end = name(settings.eos_token.take(), "<|endoftext|>")?;
+    let unknown = name(settings.unk_token.take(), "<|endoftext|>")?;
+    let pad = name(settings.pad_token.take(), "<|endoftext|>")?;
 
     let mut specials: Vec<Special> = Vec::new();
     for token in tokens.into_iter().filter(|token| !token.content.is_empty()) {
-        let id = lookup(&vocab, &token.content, vocab_path)?;
+        let id = lookup(&vocab, &token.content, "CLIP", vocab_path)?;
         // Of two that name one token, the later decides, as in the reference.
         specials.retain(|special| special.id != id);
         let content = if token.normalized {
@@ -190,37 +224,35 @@ fn build(
             normalized: token.normalized,
         });
     }
-    let length = settings.model_max_length.and_then(|length| length.as_u64());
     let tokenizer = Tokenizer {
-        bpe: Bpe::new(&vocab, merges, unknown, merges_path)?,
+        words: Words::Clip(Bpe::new(&vocab, merges, unknown, merges_path)?),
         specials,
         begin,
         end,
         pad,
-        max_length: CLIP_LENGTH,
-        vocab_size: vocab.values().max().map_or(0, |id| *id as usize + 1),
+        max_length: LENGTH,
+        vocab_size: size(&vocab),
     };
-    // Tools write a huge number where they know no limit.
-    match length.and_then(|length| u16::try_from(length).ok()) {
-        Some(length) => tokenizer.with_max_length(length.into()),
-        None => Ok(tokenizer),
-    }
+    settings.limit(tokenizer)
 }
 
-fn lookup(vocab: &Vocab, token: &str, path: &Path) -> Result<u32> {
+/// One more than the largest id.
+fn size(vocab: &Vocab) -> usize {
+    vocab.values().max().map_or(0, |id| *id as usize + 1)
+}
+
+fn lookup(vocab: &Vocab, token: &str, whose: &str, path: &Path) -> Result<u32> {
     vocab.get(token).copied().ok_or_else(|| {
         Error::file(
             path,
-            format!("has no token `{token}`: this is not the vocabulary of a CLIP text encoder"),
+            format!("has no token `{token}`: this is not the vocabulary of a {whose} text encoder"),
         )
     })
 }
 
-fn parse_whole(path: &Path, bytes: &[u8]) -> Result<(Vocab, Merges, Vec<Added>)> {
-    let Whole {
-        mut model,
-        added_tokens,
-    } = parse_json(path, bytes)?;
+/// What is CLIP's in a `tokenizer.json`.
+fn of_clip(whole: Whole, path: &Path) -> Result<(Vocab, Merges, Vec<Added>)> {
+    let mut model = whole.model;
     if model.end_of_word_suffix.as_deref() != Some(WORD_END) {
         return Err(Error::file(
             path,
@@ -236,11 +268,11 @@ fn parse_whole(path: &Path, bytes: &[u8]) -> Result<(Vocab, Merges, Vec<Added>)>
             }
         });
     }
-    for added in &added_tokens {
+    for added in &whole.added_tokens {
         model.vocab.insert(added.token.content.clone(), added.id);
     }
-    let listed = added_tokens.into_iter().map(|added| added.token).collect();
-    Ok((model.vocab, merges, listed))
+    let listed = whole.added_tokens.into_iter().map(|added| added.token);
+    Ok((model.vocab, merges, listed.collect()))
 }
 
 fn parse_merges(path: &Path, bytes: &[u8]) -> Result<Merges> {

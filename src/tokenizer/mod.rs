@@ -1,31 +1,40 @@
-//! The CLIP tokenizer: a prompt to token ids of fixed number.
+//! The tokenizers of CLIP and of BERT: a prompt to token ids of fixed number.
 //!
 //! Written out by hand because the whole of it is small and is a contract: equal, id for id, to what Hugging Face's `CLIPTokenizer`
-//! gives for the same files (`tools/tokens.py` makes the comparison; `tests/tokenizer.rs` repeats it). `split` cuts a prompt into
-//! words, `bpe` merges the bytes of a word, `files` reads a vocabulary.
+//! and `BertTokenizerFast` give for the same files (`tools/tokens.py` makes the comparison; `tests/tokenizer.rs` repeats it). CLIP's
+//! `split` cuts a prompt into words and `bpe` merges the bytes of a word; `wordpiece` is all of BERT's; `files` reads a vocabulary.
 
 mod bpe;
 mod files;
 mod split;
+mod wordpiece;
 
 use crate::error::{Error, Result};
 use bpe::Bpe;
 use split::Special;
 use std::path::Path;
+use wordpiece::WordPiece;
 
 /// The longest prompt accepted, in bytes: a thousand times what any text encoder reads.
 pub const MAX_PROMPT_BYTES: usize = 64 << 10;
 
-/// A byte-level byte-pair tokenizer in CLIP's manner.
+/// A tokenizer: CLIP's byte-level byte pairs, or BERT's word pieces.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
-    bpe: Bpe,
+    words: Words,
     specials: Vec<Special>,
     begin: u32,
     end: u32,
     pad: u32,
     max_length: usize,
     vocab_size: usize,
+}
+
+/// How a prompt becomes tokens.
+#[derive(Clone, Debug)]
+enum Words {
+    Clip(Bpe),
+    Bert(WordPiece),
 }
 
 /// A prompt as token ids.
@@ -35,21 +44,22 @@ pub struct Encoding {
     pub ids: Vec<u32>,
     /// The number of tokens of the whole prompt, without begin and end and before anything was dropped.
     pub count: usize,
-    /// The end of the prompt that did not fit, as the tokenizer reads it (lower case, single blanks).
+    /// The end of the prompt that did not fit, as the tokenizer reads it (lower case, blanks for white space).
     pub dropped: Option<String>,
 }
 
 impl Tokenizer {
-    /// Reads a tokenizer folder: `tokenizer.json`, or `vocab.json` with `merges.txt`. The padding token and the length come from
-    /// `special_tokens_map.json` and `tokenizer_config.json` where those are present; else they are the end token and 77.
+    /// Reads a tokenizer folder. CLIP's has `tokenizer.json`, or `vocab.json` with `merges.txt`; BERT's has `vocab.txt`, or a
+    /// `tokenizer.json` of word pieces. The padding token and the length come from `special_tokens_map.json` and
+    /// `tokenizer_config.json` where those are present; else they are CLIP's end token or `[PAD]`, and 77.
     ///
     /// # Errors
-    /// If files are missing, damaged, not CLIP's, or do not belong together.
+    /// If files are missing, damaged, of another tokenizer, or do not belong together.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         files::open(folder.as_ref())
     }
 
-    /// A tokenizer from the contents of `vocab.json` and `merges.txt`, padded with the end token to 77 ids.
+    /// CLIP's tokenizer from the contents of `vocab.json` and `merges.txt`, padded with the end token to 77 ids.
     ///
     /// # Errors
     /// If they are damaged or do not belong together.
@@ -84,36 +94,22 @@ impl Tokenizer {
             )));
         }
         let room = self.max_length - 2;
-        let pieces = split::split(prompt, &self.specials);
+        let (text, tokens) = match &self.words {
+            Words::Clip(bpe) => bpe.tokens(prompt, &self.specials),
+            Words::Bert(pieces) => pieces.tokens(prompt, &self.specials),
+        };
         let mut ids = vec![self.begin];
-        let mut count = 0;
-        let mut dropped_from = None;
-        for (run, special) in pieces.runs {
-            let mut at = run.start;
-            let tokens = match special {
-                Some(id) => vec![(id, run.len())],
-                None => self.bpe.encode(&pieces.text[run]),
-            };
-            for (id, bytes) in tokens {
-                if count < room {
-                    ids.push(id);
-                } else {
-                    dropped_from.get_or_insert(at);
-                }
-                count += 1;
-                at += bytes;
-            }
-        }
+        ids.extend(tokens.iter().take(room).map(|(id, _)| id));
         ids.push(self.end);
         ids.resize(self.max_length, self.pad);
-        // A token may end inside a character; what is shown then starts with that character.
-        let dropped = dropped_from.map(|at| {
-            let start = pieces.text.floor_char_boundary(at);
-            pieces.text[start..].trim().to_owned()
+        // A token may begin inside a character; what is shown then starts with that character.
+        let dropped = tokens.get(room).map(|&(_, at)| {
+            let start = text.floor_char_boundary(at);
+            text[start..].trim().to_owned()
         });
         Ok(Encoding {
             ids,
-            count,
+            count: tokens.len(),
             dropped,
         })
     }

@@ -82,7 +82,11 @@ pub(super) fn normalize(text: &str) -> String {
 }
 
 /// The text between special tokens and the tokens themselves; of several that start at one place, the longest.
-fn cut<'a>(text: &'a str, specials: &[Special], normalized: bool) -> Vec<(&'a str, Option<u32>)> {
+pub(super) fn cut<'a>(
+    text: &'a str,
+    specials: &[Special],
+    normalized: bool,
+) -> Vec<(&'a str, Option<u32>)> {
     let mut parts = Vec::new();
     let (mut start, mut at) = (0, 0);
     while let Some(c) = text[at..].chars().next() {
