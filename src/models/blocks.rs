@@ -110,7 +110,21 @@ impl ProjectedAttention {
         causal: bool,
     ) -> Result<Value> {
         let width = g.shape(x).channels();
-        let mut project = |name, from| g.scope(name, |g| g.linear(from, width, self.bias));
+        self.forward_within(g, x, context, width, heads, causal)
+    }
+
+    /// As [`forward`](Self::forward), with queries, keys and values that are `inner` wide rather than as wide as `x`.
+    pub(super) fn forward_within(
+        &self,
+        g: &mut Graph,
+        x: Value,
+        context: Value,
+        inner: usize,
+        heads: usize,
+        causal: bool,
+    ) -> Result<Value> {
+        let width = g.shape(x).channels();
+        let mut project = |name, from| g.scope(name, |g| g.linear(from, inner, self.bias));
         let [q, k, v] = self.qkv;
         let qkv = [project(q, x)?, project(k, context)?, project(v, context)?];
         let mixed = g.attention(qkv, heads, causal)?;

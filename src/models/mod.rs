@@ -1,8 +1,10 @@
 //! The published networks: what a model on disk is, and the graphs its configuration describes.
 
 pub mod autoencoder;
+pub mod bert;
 mod blocks;
 pub mod clip;
+pub mod condition;
 pub mod config;
 mod hub;
 mod open;

@@ -196,7 +196,7 @@ impl<'a> Opening<'a> {
         let index = folder.join("model_index.json");
         let parts = config::unsupported_parts(&index, &json(&index)?)?;
         self.model.config.unsupported.extend(parts);
-        for part in ["unet", "vae", "text_encoder"] {
+        for part in ["unet", "vae", "text_encoder", "bert"] {
             let part = folder.join(part);
             if part.join("config.json").symlink_metadata().is_ok() {
                 self.component(&part)?;
@@ -206,7 +206,7 @@ impl<'a> Opening<'a> {
         if config.unet.is_none() && config.autoencoder.is_none() && config.text.is_none() {
             let why = match config.unsupported.first() {
                 Some(part) => format!("cannot be run: {part}"),
-                None => "holds none of `unet`, `vae` and `text_encoder`".into(),
+                None => "holds none of `unet`, `vae`, `text_encoder` and `bert`".into(),
             };
             return Err(Error::file(folder, why));
         }
@@ -239,9 +239,13 @@ impl<'a> Opening<'a> {
             let naming = Naming::DiffusersAutoencoder { levels };
             self.model.autoencoder = Some(self.weights(folder, naming)?);
         }
-        if let (Some(_), None) = (&config.text, &self.model.text) {
+        if let (Some(text), None) = (&config.text, &self.model.text) {
             let prefix = String::new();
-            self.model.text = Some(self.weights(folder, Naming::Clip { prefix })?);
+            let naming = match text {
+                config::TextConfig::Clip(_) => Naming::Clip { prefix },
+                config::TextConfig::Bert(_) => Naming::DiffusersBert,
+            };
+            self.model.text = Some(self.weights(folder, naming)?);
         }
         Ok(())
     }
@@ -260,7 +264,7 @@ impl<'a> Opening<'a> {
 /// The first of the folders that holds a tokenizer's files.
 fn tokenizer(folders: &[&Path]) -> Option<PathBuf> {
     let holds = |folder: &&&Path| {
-        ["vocab.json", "tokenizer.json"]
+        ["vocab.json", "vocab.txt", "tokenizer.json"]
             .iter()
             .any(|name| folder.join(name).is_file())
     };

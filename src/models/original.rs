@@ -82,6 +82,10 @@ pub(super) fn assign(model: &mut ModelFiles, checkpoint: &Arc<Checkpoint>) -> Re
             .map(|marker| find(&["cond_stage_model."], marker));
         model.condition = found.find_map(|prefix| prefix.map(original));
     }
+    if let Some(TextConfig::Bert(_)) = &model.config.text {
+        let prefix = find(&["cond_stage_model.", ""], "transformer.token_emb.weight");
+        model.text = prefix.map(original);
+    }
     if let Some(TextConfig::Clip(text)) = &model.config.text {
         let prefixes = [
             "cond_stage_model.transformer.text_model.",

@@ -1,7 +1,7 @@
 //! The text encoder, whichever it is.
 
-use super::clip;
 use super::config::TextConfig;
+use super::{bert, clip};
 use crate::error::Result;
 use crate::graph::{Graph, Value};
 
@@ -16,6 +16,7 @@ use crate::graph::{Graph, Value};
 pub fn build(config: &TextConfig, batch: usize, tokens: usize) -> Result<Graph> {
     match config {
         TextConfig::Clip(config) => clip::build(config, batch, tokens),
+        TextConfig::Bert(config) => bert::build(config, batch, tokens),
     }
 }
 
@@ -29,5 +30,6 @@ pub fn build(config: &TextConfig, batch: usize, tokens: usize) -> Result<Graph> 
 pub fn forward(g: &mut Graph, config: &TextConfig, ids: Value) -> Result<Value> {
     match config {
         TextConfig::Clip(config) => clip::forward(g, config, ids),
+        TextConfig::Bert(config) => bert::forward(g, config, ids),
     }
 }

@@ -4,8 +4,8 @@ use super::dump::{Component, Dump};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-use crate::models::config::TextConfig;
-use crate::models::{autoencoder, clip, text, unet};
+use crate::models::config::{Condition, TextConfig};
+use crate::models::{autoencoder, clip, condition, text, unet};
 use crate::pipeline::Model;
 use crate::session::Session;
 use crate::tensor::Tensor;
@@ -27,12 +27,7 @@ impl<'a> Network<'a> {
             Component::Decoder => Self::decoder(model, dump),
             Component::Encoder => Self::encoder(model, dump),
             Component::TextEncoder => Self::text_encoder(model, dump),
-            Component::Condition if dump.input("input_ids").is_some() => {
-                Self::text_encoder(model, dump)
-            }
-            Component::Condition => Err(dump.refuse(
-                "is a dump of conditioning on something else than token ids, which is not supported yet",
-            )),
+            Component::Condition => Self::condition(model, dump),
             Component::Sampler => Err(dump.refuse("is a dump of a trajectory, not of one network")),
         }
     }
@@ -85,16 +80,46 @@ impl<'a> Network<'a> {
         let (config, weights) = model.text()?;
         let input_ids = ids(dump, "input_ids", 2, config.vocab())?;
         let (batch, tokens) = (input_ids.shape().batch(), input_ids.shape().channels());
-        let TextConfig::Clip(clip) = config;
-        let pooled = input_ids.data().chunks_exact(tokens).map(|row| {
-            let row: Vec<u32> = row.iter().map(|&id| id as u32).collect();
-            clip::pooled_token(clip, &row) as f32
-        });
-        let pooled_token = Tensor::new([batch], pooled.collect())?;
+        let mut inputs = vec![("input_ids", input_ids.clone())];
+        if let TextConfig::Clip(clip) = config {
+            let pooled = input_ids.data().chunks_exact(tokens).map(|row| {
+                let row: Vec<u32> = row.iter().map(|&id| id as u32).collect();
+                clip::pooled_token(clip, &row) as f32
+            });
+            inputs.push(("pooled_token", Tensor::new([batch], pooled.collect())?));
+        }
         Ok(Self {
             graph: text::build(config, batch, tokens)?,
             weights,
-            inputs: vec![("input_ids", input_ids), ("pooled_token", pooled_token)],
+            inputs,
+        })
+    }
+
+    /// Whatever makes the model's condition.
+    fn condition(model: &'a Model, dump: &Dump) -> Result<Self> {
+        let (condition, weights) = match model.condition() {
+            (condition, Some(weights)) => (condition, weights),
+            _ => {
+                let mut network = Self::text_encoder(model, dump)?;
+                let hidden = network.graph.outputs()[0].1;
+                network.graph.output("context", hidden);
+                return Ok(network);
+            }
+        };
+        let (graph, input) = match condition {
+            Condition::Class { classes, width } => {
+                let labels = ids(dump, "class_labels", 1, *classes)?;
+                let batch = labels.shape().batch();
+                let labels = Tensor::new([batch, 1], labels.into_data())?;
+                let graph = condition::build_class_embedder(*classes, *width, batch)?;
+                (graph, ("class_labels", labels))
+            }
+            _ => return Err(dump.refuse("is of a condition that this model has no network for")),
+        };
+        Ok(Self {
+            graph,
+            weights,
+            inputs: vec![input],
         })
     }
 
@@ -119,7 +144,6 @@ pub(super) fn output<B: Backend>(
     match (component, name) {
         (Component::Encoder, "mean") => Ok(moments()?.0),
         (Component::Encoder, "logvar") => Ok(moments()?.1),
-        (Component::Condition, "context") => session.get("last_hidden_state"),
         _ => session.get(name),
     }
 }

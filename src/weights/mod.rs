@@ -292,7 +292,7 @@ fn without_trailing_ones(dims: &[usize]) -> &[usize] {
 /// Whether a name that no graph asks for is no cause for a remark: buffers, training's losses, heads that
 /// generation does not need, and the other networks of a file whose networks have prefixes.
 fn is_ignored(name: &str) -> bool {
-    const PREFIXES: [&str; 16] = [
+    const PREFIXES: [&str; 19] = [
         "model.diffusion_model.",
         "model_ema.",
         "first_stage_model.",
@@ -309,6 +309,9 @@ fn is_ignored(name: &str) -> bool {
         "logit_scale",
         "text_projection",
         "vision_model.",
+        "visual_projection",
+        "transformer.to_logits.",
+        "to_logits.",
     ];
     name.ends_with("position_ids")
         || name.ends_with("attn_mask")

@@ -31,6 +31,8 @@ pub enum Naming {
         /// Number of resolutions.
         levels: usize,
     },
+    /// The text encoder of the first latent diffusion models as diffusers saves it.
+    DiffusersBert,
 }
 
 /// What decides the numbering of a UNet's blocks.
@@ -69,7 +71,7 @@ impl Naming {
     pub(super) fn prefix(&self) -> &str {
         match self {
             Self::Original { prefix } | Self::Clip { prefix } | Self::OpenClip { prefix } => prefix,
-            Self::DiffusersUNet(_) | Self::DiffusersAutoencoder { .. } => "",
+            Self::DiffusersUNet(_) | Self::DiffusersAutoencoder { .. } | Self::DiffusersBert => "",
         }
     }
 
@@ -91,6 +93,7 @@ impl Naming {
             }
             Self::DiffusersUNet(layout) => vec![Source::whole(diffusers::unet(name, layout))],
             Self::DiffusersAutoencoder { levels } => diffusers::autoencoder(name, *levels),
+            Self::DiffusersBert => vec![Source::whole(diffusers::bert(name))],
         }
     }
 }

@@ -92,11 +92,7 @@ pub(super) fn class<'a>(section: &Section<'a>) -> Result<&'a str> {
 
 /// What is said of a class that this crate does not implement.
 pub(super) fn unsupported(class: &str) -> String {
-    let what = match class {
-        "BERTEmbedder" => "a BERT text encoder",
-        _ => "a part",
-    };
-    format!("{what} (`{class}`), which is not supported")
+    format!("a part (`{class}`), which is not supported")
 }
 
 fn schedule(params: &Section) -> Result<ScheduleConfig> {

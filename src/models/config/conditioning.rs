@@ -2,10 +2,11 @@
 //! condition takes into the UNet.
 
 use super::compvis::{class, unsupported};
+use super::limits::checked;
 use super::presets::{CLIP_VIT_L_14, OPEN_CLIP_VIT_H_14};
 use super::section::Section;
 use super::transformers::clip_text;
-use super::{ClipConfig, Condition, ModelConfig, RescalerConfig, TextConfig};
+use super::{BertConfig, ClipConfig, Condition, ModelConfig, RescalerConfig, TextConfig};
 use crate::error::Result;
 use serde_json::{Value, json};
 
@@ -47,6 +48,15 @@ pub(super) fn read(params: &Section, config: &mut ModelConfig) -> Result<()> {
         "FrozenOpenCLIPEmbedder" => {
             config.text = Some(TextConfig::Clip(open_clip(&stage)?));
             config.condition = prompt;
+        }
+        "BERTEmbedder" => {
+            let params = stage.need_section("params")?;
+            config.text = Some(TextConfig::Bert(bert(&params)?));
+            config.condition = match params.flag("use_tokenizer", true)? {
+                true => prompt,
+                // The one model whose tokens are no words.
+                false => Condition::Layout,
+            };
         }
         "ClassEmbedder" if key == Key::Adm => config.condition = Condition::Label,
         "ClassEmbedder" => {
@@ -97,6 +107,17 @@ fn rescaler(params: &Section) -> Result<RescalerConfig> {
         halvings: params.size("n_stages")?.unwrap_or(1),
         bias: params.flag("bias", false)?,
     })
+}
+
+/// `BERTEmbedder` of `encoders/modules.py`, with its defaults.
+fn bert(params: &Section) -> Result<BertConfig> {
+    let config = BertConfig {
+        vocab: params.size("vocab_size")?.unwrap_or(30522),
+        width: params.need_size("n_embed")?,
+        layers: params.need_size("n_layer")?,
+        positions: params.size("max_seq_len")?.unwrap_or(77),
+    };
+    checked(params, config)
 }
 
 /// `FrozenCLIPEmbedder`: CLIP ViT-L/14's text encoder, unless `text_config` gives its sizes.

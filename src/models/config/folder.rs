@@ -33,6 +33,10 @@ impl ModelConfig {
                 self.text = Some(TextConfig::Clip(transformers::clip_text(&root)?));
                 self.condition = Condition::Text;
             }
+            "LDMBertModel" => {
+                self.text = Some(TextConfig::Bert(transformers::ldm_bert(&root)?));
+                self.condition = Condition::Text;
+            }
             other => {
                 return Err(root.error(&format!("describes a {other}, which is not supported")));
             }
@@ -94,7 +98,6 @@ pub fn unsupported_parts(file: &Path, json: &Value) -> Result<Vec<String>> {
         ("transformer", "a diffusion transformer"),
         ("text_encoder_2", "a second text encoder"),
         ("vqvae", "a vector-quantised autoencoder"),
-        ("bert", "a BERT text encoder"),
         ("prior", "a prior"),
         ("controlnet", "a ControlNet"),
     ];

@@ -4,7 +4,7 @@
 //! multiplied together would overflow or exhaust memory before a weight is missed.
 
 use super::section::Section;
-use super::{Attention, AutoencoderConfig, ClipConfig, UNetConfig};
+use super::{Attention, AutoencoderConfig, BertConfig, ClipConfig, UNetConfig};
 use crate::error::Result;
 
 const MAX_CHANNELS: usize = 1 << 15;
@@ -106,6 +106,15 @@ impl Limits for ClipConfig {
                     )
                 })
             })
+    }
+}
+
+impl Limits for BertConfig {
+    fn problem(&self) -> Option<String> {
+        within("tokens", self.vocab, MAX_VOCAB)
+            .or_else(|| within("channels", self.width, MAX_CHANNELS))
+            .or_else(|| within("layers", self.layers, MAX_BLOCKS))
+            .or_else(|| within("positions", self.positions, MAX_CHANNELS))
     }
 }
 

@@ -136,6 +136,8 @@ pub struct RescalerConfig {
 pub enum TextConfig {
     /// CLIP's.
     Clip(ClipConfig),
+    /// That of the first latent diffusion models.
+    Bert(BertConfig),
 }
 
 impl TextConfig {
@@ -143,6 +145,7 @@ impl TextConfig {
     pub fn positions(&self) -> usize {
         match self {
             Self::Clip(config) => config.positions,
+            Self::Bert(config) => config.positions,
         }
     }
 
@@ -150,6 +153,7 @@ impl TextConfig {
     pub fn vocab(&self) -> usize {
         match self {
             Self::Clip(config) => config.vocab,
+            Self::Bert(config) => config.vocab,
         }
     }
 }
@@ -315,4 +319,20 @@ pub enum ClipActivation {
     QuickGelu,
     /// `x * Phi(x)`, with the error function: OpenCLIP.
     Gelu,
+}
+
+/// The text encoder that the first latent diffusion models learnt with their UNet; in prompts it reads BERT's word pieces.
+///
+/// # Source
+/// `BERTEmbedder` in CompVis's `encoders/modules.py`; `LDMBertModel` in diffusers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BertConfig {
+    /// Number of tokens.
+    pub vocab: usize,
+    /// Width.
+    pub width: usize,
+    /// Transformer layers.
+    pub layers: usize,
+    /// Number of positions: the length that every prompt or layout is padded to.
+    pub positions: usize,
 }

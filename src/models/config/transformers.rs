@@ -2,8 +2,9 @@
 
 use super::limits::checked;
 use super::section::Section;
-use super::{ClipActivation, ClipConfig};
+use super::{BertConfig, ClipActivation, ClipConfig};
 use crate::error::Result;
+use serde_json::json;
 
 /// The value that every text encoder released before 2023 has as its `eos_token_id`, by a mistake of its converter: its
 /// token ids mean nothing, and the tokenizer's files are right.
@@ -45,6 +46,27 @@ pub(super) fn clip_text(root: &Section) -> Result<ClipConfig> {
         skip_layers: 0,
         eos_token: token("eos_token_id")?.filter(|_| tokens_hold),
         pad_token: token("pad_token_id")?.filter(|&pad| tokens_hold && pad != DEFAULT_PAD),
+    };
+    checked(root, config)
+}
+
+/// diffusers' `LDMBertConfig`, with its defaults: those of the text encoder of 1280 channels.
+pub(super) fn ldm_bert(root: &Section) -> Result<BertConfig> {
+    let size = |key, default| Ok(root.size(key)?.unwrap_or(default));
+    let width = size("d_model", 1280)?;
+    // What CompVis's encoder has in every model.
+    root.only(&[
+        ("encoder_attention_heads", json!(8)),
+        ("head_dim", json!(64)),
+        ("encoder_ffn_dim", json!(width.saturating_mul(4))),
+        ("activation_function", json!("gelu")),
+        ("scale_embedding", json!(false)),
+    ])?;
+    let config = BertConfig {
+        vocab: size("vocab_size", 30522)?,
+        width,
+        layers: size("encoder_layers", 32)?,
+        positions: size("max_position_embeddings", 77)?,
     };
     checked(root, config)
 }

@@ -148,6 +148,40 @@ fn autoencoder_level(name: &str, levels: usize) -> Option<String> {
     Some(format!("{side}.{direction}_blocks.{level}.{rest}"))
 }
 
+/// Diffusers' name of a weight of `BERTEmbedder`, or the name itself where it has no counterpart.
+pub(super) fn bert(name: &str) -> String {
+    bert_layer(name).unwrap_or_else(|| {
+        name.replace("transformer.token_emb.", "model.embed_tokens.")
+            .replace("transformer.pos_emb.emb.", "model.embed_positions.")
+            .replace("transformer.norm.", "model.layer_norm.")
+    })
+}
+
+/// CompVis numbers attention and feed-forward through; in diffusers each two of them are a layer.
+fn bert_layer(name: &str) -> Option<String> {
+    let (index, rest) = number(name.strip_prefix("transformer.attn_layers.layers.")?)?;
+    let parts = match index % 2 {
+        0 => [
+            ("0.", "self_attn_layer_norm."),
+            ("1.to_q.", "self_attn.q_proj."),
+            ("1.to_k.", "self_attn.k_proj."),
+            ("1.to_v.", "self_attn.v_proj."),
+            ("1.to_out.", "self_attn.out_proj."),
+        ]
+        .as_slice(),
+        _ => &[
+            ("0.", "final_layer_norm."),
+            ("1.net.0.0.", "fc1."),
+            ("1.net.2.", "fc2."),
+        ],
+    };
+    let layer = index / 2;
+    parts.iter().find_map(|(theirs, ours)| {
+        let rest = rest.strip_prefix(theirs)?;
+        Some(format!("model.layers.{layer}.{ours}{rest}"))
+    })
+}
+
 /// The number that `text` begins with, and what follows its dot.
 fn number(text: &str) -> Option<(usize, &str)> {
     let (number, rest) = text.split_once('.')?;
