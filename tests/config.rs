@@ -1,8 +1,8 @@
 //! What the published configurations say, and what is said of configurations that describe nothing.
 
 use latent_diffusion::models::config::{
-    Attention, BetaSchedule, ClipConfig, Condition, ModelConfig, Prediction, TextConfig,
-    TimestepSpacing, from_yaml, unsupported_parts,
+    Attention, BertConfig, BetaSchedule, ClipConfig, Condition, ModelConfig, Prediction,
+    TextConfig, TimestepSpacing, from_yaml, unsupported_parts,
 };
 use latent_diffusion::{Error, Result};
 use proptest::prelude::*;
@@ -124,13 +124,43 @@ fn the_systems_of_the_paper_are_read() {
     let layout = "in_channels: 3, out_channels: 3, model_channels: 128, attention_resolutions: [8,4,2], num_res_blocks: 2, \
                   channel_mult: [1,2,3,4], num_heads: 1, use_spatial_transformer: true, transformer_depth: 3, \
                   context_dim: 512";
-    let bert = "{target: ldm.modules.encoders.modules.BERTEmbedder, params: {n_embed: 512}}";
-    let config = read(&yaml("use_ema: true", layout, VQ_F4, bert)).unwrap();
+    let bert = "{target: ldm.modules.encoders.modules.BERTEmbedder, params: {n_embed: 512, n_layer: 16, vocab_size: 8192, \
+                max_seq_len: 92, use_tokenizer: false}}";
+    let config = read(&yaml("conditioning_key: crossattn", layout, VQ_F4, bert)).unwrap();
     assert_eq!(
         transformers(&config),
         [(256, 1, 3), (384, 1, 3), (512, 1, 3)]
     );
-    assert_eq!(config.unsupported.len(), 1);
+    assert_eq!(config.condition, Condition::Layout);
+    let text = BertConfig {
+        vocab: 8192,
+        width: 512,
+        layers: 16,
+        positions: 92,
+    };
+    assert_eq!(config.text, Some(TextConfig::Bert(text)));
+    assert!(config.unsupported.is_empty());
+}
+
+#[test]
+fn berts_sizes_have_their_defaults_in_both_layouts() {
+    let published = BertConfig {
+        vocab: 30522,
+        width: 1280,
+        layers: 32,
+        positions: 77,
+    };
+    let bert =
+        "{target: ldm.modules.encoders.modules.BERTEmbedder, params: {n_embed: 1280, n_layer: 32}}";
+    let original = read(&yaml("conditioning_key: crossattn", SD_UNET, KL_F8, bert)).unwrap();
+    let diffusers = component(json!({"architectures": ["LDMBertModel"]})).unwrap();
+    for config in [original, diffusers] {
+        assert_eq!(config.text, Some(TextConfig::Bert(published.clone())));
+        assert_eq!(config.condition, Condition::Text);
+    }
+    let other = component(json!({"architectures": ["LDMBertModel"], "head_dim": 32}));
+    let error = other.unwrap_err().to_string();
+    assert!(error.contains("`head_dim` is 32"), "{error}");
 }
 
 #[test]

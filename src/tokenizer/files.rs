@@ -225,7 +225,7 @@ fn build(
         });
     }
     let tokenizer = Tokenizer {
-        words: Words::Clip(Bpe::new(&vocab, merges, unknown, merges_path)?),
+        words: Words::Clip(Box::new(Bpe::new(&vocab, merges, unknown, merges_path)?)),
         specials,
         begin,
         end,

@@ -33,7 +33,7 @@ pub struct Tokenizer {
 /// How a prompt becomes tokens.
 #[derive(Clone, Debug)]
 enum Words {
-    Clip(Bpe),
+    Clip(Box<Bpe>),
     Bert(WordPiece),
 }
 

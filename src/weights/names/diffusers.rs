@@ -187,3 +187,50 @@ fn number(text: &str) -> Option<(usize, &str)> {
     let (number, rest) = text.split_once('.')?;
     Some((number.parse().ok()?, rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_parts_of_bert_are_a_layer() {
+        let layers = "transformer.attn_layers.layers";
+        for (theirs, ours) in [
+            (
+                "transformer.token_emb.weight".to_owned(),
+                "model.embed_tokens.weight",
+            ),
+            (
+                "transformer.pos_emb.emb.weight".to_owned(),
+                "model.embed_positions.weight",
+            ),
+            (
+                format!("{layers}.62.0.bias"),
+                "model.layers.31.self_attn_layer_norm.bias",
+            ),
+            (
+                format!("{layers}.62.1.to_q.weight"),
+                "model.layers.31.self_attn.q_proj.weight",
+            ),
+            (
+                format!("{layers}.0.1.to_out.bias"),
+                "model.layers.0.self_attn.out_proj.bias",
+            ),
+            (
+                format!("{layers}.63.0.weight"),
+                "model.layers.31.final_layer_norm.weight",
+            ),
+            (
+                format!("{layers}.1.1.net.0.0.bias"),
+                "model.layers.0.fc1.bias",
+            ),
+            (
+                format!("{layers}.3.1.net.2.weight"),
+                "model.layers.1.fc2.weight",
+            ),
+            ("transformer.norm.bias".to_owned(), "model.layer_norm.bias"),
+        ] {
+            assert_eq!(bert(&theirs), ours);
+        }
+    }
+}
