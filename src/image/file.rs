@@ -23,27 +23,42 @@ pub enum Existing {
 /// # Errors
 /// If the file cannot be written, or is there and to be kept; nothing is left behind then.
 pub fn write_file(path: &Path, bytes: &[u8], existing: Existing) -> Result<()> {
+    write_file_with(path, existing, |file| file.write_all(bytes))
+}
+
+/// As [`write_file`], of bytes that need not be in memory all at once: `write` makes them.
+///
+/// # Errors
+/// As there, and as `write` does.
+pub fn write_file_with(
+    path: &Path,
+    existing: Existing,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<()> {
     let written = match fs::metadata(path) {
         Ok(found) if found.is_dir() => {
             return Err(Error::output(path, "it is a folder; name a file in it"));
         }
-        Ok(found) if !found.is_file() => write_to_device(path, bytes),
+        Ok(found) if !found.is_file() => OpenOptions::new()
+            .write(true)
+            .open(path)
+            .and_then(|mut device| write(&mut device)),
         Ok(_) if existing == Existing::Keep => Err(ErrorKind::AlreadyExists.into()),
         // A link stays a link: the file that it names is replaced.
-        Ok(_) => fs::canonicalize(path).and_then(|target| write_beside(&target, bytes, existing)),
-        Err(error) if error.kind() == ErrorKind::NotFound => write_beside(path, bytes, existing),
+        Ok(_) => fs::canonicalize(path).and_then(|target| write_beside(&target, write, existing)),
+        Err(error) if error.kind() == ErrorKind::NotFound => write_beside(path, write, existing),
         Err(error) => Err(error),
     };
     written.map_err(|error| Error::output(path, explain(path, &error)))
 }
 
-fn write_to_device(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    OpenOptions::new().write(true).open(path)?.write_all(bytes)
-}
-
-fn write_beside(path: &Path, bytes: &[u8], existing: Existing) -> io::Result<()> {
+fn write_beside(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+    existing: Existing,
+) -> io::Result<()> {
     let (temporary, mut file) = Temporary::create(folder_of(path))?;
-    file.write_all(bytes)?;
+    write(&mut file)?;
     file.sync_all()?;
     match existing {
         Existing::Replace => fs::rename(&temporary.0, path),

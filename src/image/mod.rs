@@ -7,11 +7,13 @@
 mod file;
 mod infotext;
 mod latent;
+mod npz;
 mod png;
 mod read;
 
-pub use file::{Existing, write_file};
+pub use file::{Existing, write_file, write_file_with};
 pub use infotext::Infotext;
 pub use latent::{encode_latent, read_latent, write_latent};
+pub use npz::{Array, NpzWriter, read_npz, write_npz};
 pub use png::{TextChunk, encode_png, read_text_chunks, write_png};
 pub use read::{MAX_PIXELS, read_image, resize};
