@@ -6,6 +6,7 @@
 
 mod file;
 mod infotext;
+mod labels;
 mod latent;
 mod npz;
 mod png;
@@ -13,6 +14,7 @@ mod read;
 
 pub use file::{Existing, write_file, write_file_with};
 pub use infotext::Infotext;
+pub use labels::{read_labels, resize_labels};
 pub use latent::{encode_latent, read_latent, write_latent};
 pub use npz::{Array, NpzWriter, read_npz, write_npz};
 pub use png::{TextChunk, encode_png, read_text_chunks, write_png};
