@@ -5,7 +5,7 @@ use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::models::config::Condition;
-use crate::tensor::Tensor;
+use crate::tensor::{Shape, Tensor};
 
 /// What the network is told besides the noisy latent.
 ///
@@ -60,7 +60,20 @@ impl Request {
                 }
                 model.unconditional_class().is_some()
             }
+            (Condition::LowResolution, Given::LowResolution(image)) => {
+                let [height, width, _] = model.latent_shape(self)?;
+                expect_shape("the image to enlarge", image, [1, height, width, 3].into())?;
+                false
+            }
+            (Condition::Vectors, Given::Vectors(vectors)) => {
+                let width = model.unet()?.0.context_dim.unwrap_or(0);
+                let rows = vectors.shape().rows();
+                expect_shape("what is attended to", vectors, [rows, width].into())?;
+                true
+            }
             (_, Given::Class(_)) => return Err(model.cannot(Task::Class)),
+            (_, Given::LowResolution(_)) => return Err(model.cannot(Task::Upscale)),
+            (_, Given::Vectors(_)) => return Err(model.cannot(Task::Retrieval)),
             (_, Given::Nothing) if reads_prompts => return Err(model.cannot(Task::Prompt)),
             (_, Given::Nothing) => return Err(model.cannot(Task::Unconditional)),
         };
@@ -119,6 +132,23 @@ impl<B: Backend> Pipeline<B> {
                     ..Guided::unconditional(request.batch)
                 })
             }
+            (Condition::LowResolution, Given::LowResolution(image)) => Ok(Guided {
+                concat: Some(repeated(image, request.batch)?),
+                ..Guided::unconditional(request.batch)
+            }),
+            (Condition::Vectors, Given::Vectors(vectors)) => {
+                let [rows, width] = [vectors.shape().rows(), vectors.shape().channels()];
+                let vectors = Tensor::new([1, rows, width], vectors.data().to_vec())?;
+                let context = match request.guidance() {
+                    Some(_) => Tensor::stack(&[Tensor::zeros(vectors.shape()), vectors])?,
+                    None => vectors,
+                };
+                Ok(Guided {
+                    context: Some(repeated(&context, request.batch)?),
+                    settings: request.guidance(),
+                    ..Guided::unconditional(request.batch)
+                })
+            }
             (other, _) => Err(self.model.refused(&format!(
                 "is conditioned on more than a prompt ({other:?}), which is not supported yet"
             ))),
@@ -169,6 +199,17 @@ impl<B: Backend> Pipeline<B> {
             settings,
             ..Guided::unconditional(request.batch)
         })
+    }
+}
+
+/// Refuses a tensor of another shape.
+fn expect_shape(what: &str, tensor: &Tensor, expected: Shape) -> Result<()> {
+    match tensor.shape() == expected {
+        true => Ok(()),
+        false => Err(Error::request(format!(
+            "{what} is {}, where the request and the model need {expected}",
+            tensor.shape()
+        ))),
     }
 }
 

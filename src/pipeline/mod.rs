@@ -14,6 +14,8 @@ mod demo;
 mod denoise;
 mod latent;
 mod model;
+mod neighbours;
+mod patches;
 mod request;
 mod task;
 mod text;
@@ -21,12 +23,14 @@ mod text;
 pub use condition::Guided;
 pub use denoise::{Denoiser, StepSizes, step};
 pub use model::Model;
+pub use neighbours::{Database, Neighbour};
 pub use request::{Given, InitImage, Request};
 pub use task::Task;
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
+use crate::models::config::Condition;
 use crate::rng::Noise;
 use crate::schedule::Schedule;
 use crate::session::Session;
@@ -121,9 +125,21 @@ impl<B: Backend> Pipeline<B> {
         });
         let first = Tensor::new(noise.shape(), mixed.collect())?;
         let unet = self.model.unet()?;
-        let mut denoiser = Denoiser::new(&self.backend, unet, &guided, shape, &trajectory)?;
         let draw = &mut || draw(&mut streams, shape);
-        let last = denoiser.run(&first, draw, report)?;
+        let enlarging = self.model.config.condition == Condition::LowResolution;
+        let last = if enlarging && shape[..2].iter().any(|&side| side > patches::SIDE) {
+            patches::run(
+                &self.backend,
+                unet,
+                &guided,
+                (&first, &trajectory),
+                draw,
+                report,
+            )?
+        } else {
+            Denoiser::new(&self.backend, unet, &guided, shape, &trajectory)?
+                .run(&first, draw, report)?
+        };
         (0..request.batch).map(|index| last.item(index)).collect()
     }
 

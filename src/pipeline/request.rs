@@ -52,6 +52,10 @@ pub enum Given {
     Nothing,
     /// A class, by its number.
     Class(usize),
+    /// The image to enlarge, `[1, h, w, 3]` in -1..1, as large as the latent.
+    LowResolution(Tensor),
+    /// Vectors to attend to, `[L, D]`. What guidance steers away from is as many of zeros.
+    Vectors(Tensor),
 }
 
 /// The image that image-to-image starts from.

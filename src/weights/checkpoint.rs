@@ -83,6 +83,14 @@ impl Checkpoint {
         )
     }
 
+    /// The tensors of a safetensors file that is in memory; `name` stands for its path in messages.
+    ///
+    /// # Errors
+    /// If the bytes are not a sound safetensors file.
+    pub(super) fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Self> {
+        Self::assemble(Path::new(name), vec![(name.into(), Bytes::from_vec(bytes))])
+    }
+
     fn open_all(path: &Path, files: &[PathBuf]) -> Result<Self> {
         let files = files
             .iter()

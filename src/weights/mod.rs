@@ -23,7 +23,7 @@ pub use save::save;
 pub use view::{Dtype, TensorView};
 
 use crate::error::{Error, Result};
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Tensor};
 use names::Source;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -50,6 +50,16 @@ impl Weights {
     /// If the file is missing or damaged, or is something else.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Ok(Arc::new(Checkpoint::open(path)?).weights(Naming::bare()))
+    }
+
+    /// Weights that are in memory, by the graph's names: for what a request brings along.
+    ///
+    /// # Errors
+    /// If two have one name.
+    pub fn of<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<Self> {
+        let bytes = save::to_bytes(tensors)?;
+        let checkpoint = Checkpoint::from_bytes("memory", bytes)?;
+        Ok(Arc::new(checkpoint).weights(Naming::bare()))
     }
 
     /// Weights that exist for every name and shape: deterministic in the seed, the name and the shape, in f16, and scaled

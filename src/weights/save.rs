@@ -4,7 +4,7 @@ use super::synthetic;
 use super::view::TensorView;
 use super::{Dtype, Kind, Weights};
 use crate::error::{Error, Result};
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Tensor};
 use safetensors::tensor::View;
 use std::borrow::Cow;
 use std::path::Path;
@@ -31,6 +31,23 @@ pub fn save<'a>(
     }
     safetensors::serialize_to_file(all, None, path)
         .map_err(|error| Error::output(path, error.to_string()))
+}
+
+/// A safetensors file of tensors in f32.
+pub(super) fn to_bytes<'a>(
+    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+) -> Result<Vec<u8>> {
+    let views = tensors.into_iter().map(|(name, tensor)| {
+        let dims = tensor.shape().dims().to_vec();
+        let bytes = bytemuck::cast_slice(tensor.data());
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, dims, bytes);
+        Ok((
+            name,
+            view.map_err(|error| Error::request(error.to_string()))?,
+        ))
+    });
+    let views = views.collect::<Result<Vec<_>>>()?;
+    safetensors::serialize(views, None).map_err(|error| Error::request(error.to_string()))
 }
 
 struct Written<'a> {
