@@ -45,6 +45,7 @@ impl Store {
             .map_err(|problem| Error::shape(&param.name, problem))?;
         let memory = self.alloc(door, bytes.len())?;
         door.write(&Span::whole(&memory), &bytes)?;
+        tensor.release();
         self.lock().insert(key, memory.clone());
         Ok(memory)
     }

@@ -2,7 +2,8 @@
 //!
 //! `torch.save` has written two layouts: since 1.6 a zip archive with one record for the pickle and one for every storage,
 //! and before that a stream of five pickles and the storages. In both a tensor is a part of a storage, which is used where
-//! it lies, so what is not asked for (optimizers, averages) is never read.
+//! it lies, so what is not asked for (optimizers, averages) is never read. A zip archive *of* a checkpoint, as the first
+//! stages were published, is read in place too where it stores the checkpoint uncompressed.
 
 use super::header::{Entry, MAX_TENSORS};
 use super::map::Bytes;
@@ -41,32 +42,72 @@ pub(super) fn read(path: &Path, bytes: &Bytes) -> Result<HashMap<String, Entry>>
     tensors.map_err(|problem| Error::file(path, problem))
 }
 
+/// A zip archive of files, when it is no checkpoint itself.
+pub(super) struct Parcel {
+    /// Where the one checkpoint inside lies.
+    pub(super) checkpoint: Range<usize>,
+    /// Where its configuration lies, if there is one that can be read in place.
+    pub(super) configuration: Option<Range<usize>>,
+}
+
+/// What a zip archive that holds files, and not the records of a checkpoint, has in it; `None` for any other file.
+///
+/// # Errors
+/// If it holds no checkpoint, several, or one that is compressed.
+pub(super) fn parcel(path: &Path, bytes: &Bytes) -> Result<Option<Parcel>> {
+    if !bytes.starts_with(b"PK") {
+        return Ok(None);
+    }
+    unpack(bytes).map_err(|problem| Error::file(path, problem))
+}
+
+fn unpack(bytes: &[u8]) -> Result<Option<Parcel>, String> {
+    let records = zip::records(bytes)?;
+    if records.keys().any(|name| name.ends_with("data.pkl")) {
+        return Ok(None);
+    }
+    let named = |endings: &[&str]| {
+        let is = |name: &&&str| endings.iter().any(|ending| name.ends_with(ending));
+        let mut names: Vec<&str> = records.keys().filter(is).copied().collect();
+        names.sort_unstable();
+        names
+    };
+    let checkpoints = named(&[".ckpt", ".safetensors", ".pt"]);
+    let [name] = checkpoints.as_slice() else {
+        return Err(match checkpoints.first() {
+            None => "is a zip archive, but no checkpoint: it has no `data.pkl`".into(),
+            Some(first) => format!(
+                "is a zip archive of {} checkpoints, `{}` among them: unpack it, and give the one that is meant",
+                checkpoints.len(),
+                printable(first)
+            ),
+        });
+    };
+    let yaml = named(&[".yaml", ".yml"]);
+    let yaml = yaml.first().and_then(|name| records.get(name));
+    Ok(Some(Parcel {
+        checkpoint: records[name].locate(bytes)?,
+        configuration: yaml.and_then(|record| record.locate(bytes).ok()),
+    }))
+}
+
 fn zipped(bytes: &[u8]) -> Result<HashMap<String, Entry>, String> {
     let records = zip::records(bytes)?;
     let pickles = records
         .keys()
         .filter_map(|name| name.strip_suffix("data.pkl"));
-    let Some(folder) = pickles.min_by_key(|folder| (folder.len(), *folder)) else {
-        let inside = records
-            .keys()
-            .filter(|name| name.ends_with(".ckpt") || name.ends_with(".safetensors"))
-            .min();
-        return Err(inside.map_or(
-            "is a zip archive, but no checkpoint: it has no `data.pkl`".into(),
-            |inside| {
-                format!(
-                    "is a zip archive of files, `{}` among them: unpack it",
-                    printable(inside)
-                )
-            },
-        ));
+    let folder = pickles
+        .min_by_key(|folder| (folder.len(), *folder))
+        .ok_or("is a zip archive, but no checkpoint: it has no `data.pkl`")?;
+    let place = |name: &str| {
+        let record = records.get(format!("{folder}{name}").as_str());
+        record.map(|record| record.locate(bytes)).transpose()
     };
-    let record = |name: &str| records.get(format!("{folder}{name}").as_str()).cloned();
-    let bytes_of = |name: &str| record(name).and_then(|range| bytes.get(range));
-    if bytes_of("byteorder") == Some(b"big") {
+    let bytes_of = |name: &str| Ok::<_, String>(place(name)?.and_then(|range| bytes.get(range)));
+    if bytes_of("byteorder")? == Some(b"big") {
         return Err(BIG_ENDIAN.into());
     }
-    let pickle = bytes_of("data.pkl").unwrap_or_default();
+    let pickle = bytes_of("data.pkl")?.unwrap_or_default();
     if pickle.len() > MAX_PICKLE {
         return Err(format!(
             "is no checkpoint: its pickle has {} bytes, and no model needs more than {MAX_PICKLE}",
@@ -74,7 +115,7 @@ fn zipped(bytes: &[u8]) -> Result<HashMap<String, Entry>, String> {
         ));
     }
     entries(&Pickle::load(pickle, 0)?, |key| {
-        record(&format!("data/{key}"))
+        place(&format!("data/{key}"))
     })
 }
 
@@ -98,7 +139,7 @@ fn streamed(bytes: &[u8]) -> Result<HashMap<String, Entry>, String> {
     let pickle = Pickle::load(bytes, system.end)?;
     let keys = Pickle::load(bytes, pickle.end)?;
     let places = storages(bytes, &pickle, &keys)?;
-    entries(&pickle, |key| places.get(key).cloned())
+    entries(&pickle, |key| Ok(places.get(key).cloned()))
 }
 
 /// Where the storages of the older layout lie: in the order of `keys`, each behind its number of elements.
@@ -140,7 +181,7 @@ fn storages<'a>(
 /// The tensors of a checkpoint, where `place` says where in the file a storage lies.
 fn entries(
     pickle: &Pickle,
-    place: impl Fn(&str) -> Option<Range<usize>>,
+    place: impl Fn(&str) -> Result<Option<Range<usize>>, String>,
 ) -> Result<HashMap<String, Entry>, String> {
     let Value::Dictionary(root) = pickle.root else {
         return Err("is no checkpoint: it holds an object of a program, where the `state_dict()` of a model is needed".into());
@@ -154,7 +195,8 @@ fn entries(
         let Value::Tensor(tensor) = *value else {
             continue;
         };
-        let found = entry(&pickle.tensors[tensor], &place);
+        let tensor = &pickle.tensors[tensor];
+        let found = entry(tensor, place(tensor.storage.key)?);
         let found = found
             .map_err(|problem| format!("is damaged: tensor `{}` {problem}", printable(name)))?;
         if let Some(found) = found {
@@ -172,11 +214,8 @@ fn entries(
     Ok(tensors)
 }
 
-/// Where a tensor lies in the file; `None` if its elements are of a type that no weight has.
-fn entry(
-    tensor: &Tensor,
-    place: impl Fn(&str) -> Option<Range<usize>>,
-) -> Result<Option<Entry>, String> {
+/// Where a tensor of this storage lies in the file; `None` if its elements are of a type that no weight has.
+fn entry(tensor: &Tensor, storage: Option<Range<usize>>) -> Result<Option<Entry>, String> {
     let Some((dtype, size)) = tensor.storage.element else {
         return Ok(None);
     };
@@ -212,8 +251,8 @@ fn entry(
             tensor.storage.count
         )
     })?;
-    let storage = place(tensor.storage.key)
-        .ok_or_else(|| format!("is in storage `{shown}`, which the file does not have"))?;
+    let storage =
+        storage.ok_or_else(|| format!("is in storage `{shown}`, which the file does not have"))?;
     let within = |elements: usize| {
         elements
             .checked_mul(size)

@@ -20,6 +20,8 @@ pub struct Checkpoint {
     tensors: HashMap<String, (usize, Entry)>,
     /// The names that networks have asked for.
     asked: Mutex<HashSet<String>>,
+    /// The configuration in the zip archive that the checkpoint was published in.
+    configuration: Option<String>,
 }
 
 impl Checkpoint {
@@ -99,19 +101,27 @@ impl Checkpoint {
         Self::assemble(path, files)
     }
 
-    fn assemble(path: &Path, files: Vec<(PathBuf, Bytes)>) -> Result<Self> {
-        let mut tensors = HashMap::new();
-        for (index, (file, bytes)) in files.iter().enumerate() {
+    fn assemble(path: &Path, mut files: Vec<(PathBuf, Bytes)>) -> Result<Self> {
+        let (mut tensors, mut configuration) = (HashMap::new(), None);
+        for (index, (file, bytes)) in files.iter_mut().enumerate() {
+            if let Some(parcel) = archive::parcel(file, bytes)? {
+                let part = |range| bytes.slice(range);
+                let yaml = parcel.configuration.and_then(part);
+                configuration = yaml.and_then(|yaml| String::from_utf8(yaml.to_vec()).ok());
+                *bytes = part(parcel.checkpoint).unwrap_or_else(|| bytes.clone());
+            }
             let found = if archive::is_one(bytes) {
                 archive::read(file, bytes)?
             } else {
                 header::read(file, bytes)?
             };
+            // What was touched on the way is a little of everywhere: none of it is needed again.
+            bytes.release();
             for (name, entry) in found {
                 if tensors.contains_key(&name) {
                     let name = printable(&name);
                     return Err(Error::file(
-                        file,
+                        &*file,
                         format!("holds tensor `{name}`, which another shard holds too"),
                     ));
                 }
@@ -123,6 +133,7 @@ impl Checkpoint {
             files,
             tensors,
             asked: Mutex::default(),
+            configuration,
         })
     }
 
@@ -134,6 +145,11 @@ impl Checkpoint {
     /// The file that was opened.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The text of the configuration that lies beside the checkpoint in its zip archive, if it was opened there and has one.
+    pub fn configuration(&self) -> Option<&str> {
+        self.configuration.as_deref()
     }
 
     /// Whether there is a tensor of this name.
@@ -154,15 +170,33 @@ impl Checkpoint {
     /// The one number in a tensor of one element, such as the `scale_factor` that some checkpoints hold; `None` if there
     /// is no such tensor, or it is something else than one float.
     pub fn scalar(&self, name: &str) -> Option<f64> {
-        let (_, bytes, entry) = self.entry(name)?;
-        let bytes = bytes.get(entry.range.clone())?;
-        match (entry.dtype, bytes.len()) {
-            (Dtype::F64, 8) => Some(f64::from_le_bytes(bytes.try_into().ok()?)),
-            (Dtype::F32, 4) => Some(f32::from_le_bytes(bytes.try_into().ok()?).into()),
-            (Dtype::F16, 2) => Some(half::f16::from_le_bytes(bytes.try_into().ok()?).into()),
-            (Dtype::BF16, 2) => Some(half::bf16::from_le_bytes(bytes.try_into().ok()?).into()),
+        match self.reals(name)?.0.as_slice() {
+            [number] => Some(*number),
             _ => None,
         }
+    }
+
+    /// The numbers in a tensor that is no weight, such as the `betas` of a schedule, and how far rounding may have moved each
+    /// of them, relative to itself; `None` if there is no such tensor, or it holds no floats row after row.
+    pub fn reals(&self, name: &str) -> Option<(Vec<f64>, f64)> {
+        let (_, bytes, entry) = self.entry(name)?;
+        let bytes = bytes.get(entry.range.clone())?;
+        if entry.strides.is_some() {
+            return None;
+        }
+        let two = |bytes: &[u8]| u16::from_le_bytes([bytes[0], bytes[1]]);
+        let four = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let (size, mantissa, number): (_, _, &dyn Fn(&[u8]) -> f64) = match entry.dtype {
+            Dtype::F32 => (4, 24, &|x| f32::from_bits(four(x)).into()),
+            Dtype::F16 => (2, 11, &|x| half::f16::from_bits(two(x)).into()),
+            Dtype::BF16 => (2, 8, &|x| half::bf16::from_bits(two(x)).into()),
+            Dtype::F64 => (8, 53, &|x| {
+                f64::from_bits(u64::from(four(x)) | u64::from(four(&x[4..])) << 32)
+            }),
+            _ => return None,
+        };
+        let numbers = bytes.chunks_exact(size).map(number).collect();
+        Some((numbers, 0.5f64.powi(mantissa)))
     }
 
     /// What the checkpoint seems to hold, by names that only such files have.

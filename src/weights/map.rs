@@ -66,6 +66,25 @@ impl Bytes {
         }
     }
 
+    /// Lets the pages of a mapped file go: they are read again when they are touched. Of use where each byte is read once, or
+    /// seldom, so that a file larger than memory never fills it.
+    pub(super) fn release(&self) {
+        #[cfg(unix)]
+        if let Storage::Map(map) = &self.storage {
+            // SAFETY: the mapping is shared and read-only, so a page that is dropped holds nothing but what the file holds, and
+            // comes back as it was. Whoever reads it meanwhile waits for the file.
+            let outcome = unsafe {
+                map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    self.range.start,
+                    self.range.len(),
+                )
+            };
+            // Advice that is not taken costs memory and nothing else.
+            drop(outcome);
+        }
+    }
+
     /// A part of this run, or `None` where it reaches beyond the end.
     pub(super) fn slice(&self, part: Range<usize>) -> Option<Self> {
         self.get(part.clone())?;

@@ -323,7 +323,9 @@ fn is_ignored(name: &str) -> bool {
         "transformer.to_logits.",
         "to_logits.",
     ];
-    name.ends_with("position_ids")
+    const BUFFERS: [&str; 2] = ["decay", "num_updates"];
+    BUFFERS.contains(&name)
+        || name.ends_with("position_ids")
         || name.ends_with("attn_mask")
         || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }

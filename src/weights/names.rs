@@ -14,6 +14,9 @@ pub enum Naming {
         /// What precedes every name, its final dot included.
         prefix: String,
     },
+    /// The moving average of a whole denoising network, as CompVis's `LitEma` keeps it: `model_ema.diffusion_model` and the
+    /// graph's name without its dots. Names are only ever built this way and never taken apart.
+    Average,
     /// A CLIP text encoder as transformers saves it, with or without `text_model.` behind the prefix.
     Clip {
         /// What precedes every name, its final dot included.
@@ -71,6 +74,7 @@ impl Naming {
     pub(super) fn prefix(&self) -> &str {
         match self {
             Self::Original { prefix } | Self::Clip { prefix } | Self::OpenClip { prefix } => prefix,
+            Self::Average => AVERAGE,
             Self::DiffusersUNet(_) | Self::DiffusersAutoencoder { .. } | Self::DiffusersBert => "",
         }
     }
@@ -79,6 +83,10 @@ impl Naming {
     pub(super) fn sources(&self, name: &str) -> Vec<Source> {
         match self {
             Self::Original { prefix } => vec![Source::whole(format!("{prefix}{name}"))],
+            Self::Average => vec![Source::whole(format!(
+                "{AVERAGE}diffusion_model{}",
+                name.replace('.', "")
+            ))],
             Self::Clip { prefix } => {
                 let short = name.strip_prefix("text_model.").unwrap_or(name);
                 vec![
@@ -97,6 +105,9 @@ impl Naming {
         }
     }
 }
+
+/// What precedes the names of moving averages.
+const AVERAGE: &str = "model_ema.";
 
 /// OpenCLIP's name of a weight that transformers calls `name`.
 fn open_clip(name: &str) -> Source {
@@ -144,6 +155,13 @@ mod tests {
                 "cond_stage_model.transformer.final_layer_norm.bias"
             ]
         );
+    }
+
+    #[test]
+    fn averages_have_names_without_dots() {
+        let found = Naming::Average.sources("input_blocks.0.0.weight");
+        let name = "model_ema.diffusion_modelinput_blocks00weight";
+        assert_eq!(found, [Source::whole(name)]);
     }
 
     #[test]

@@ -86,6 +86,11 @@ impl TensorView {
         &self.bytes
     }
 
+    /// Lets the memory behind the bytes go, if they are a part of a mapped file; they are read again when they are used again.
+    pub fn release(&self) {
+        self.bytes.release();
+    }
+
     /// Elements `start..start + out.len()` (row-major) as f32, exactly.
     ///
     /// # Panics

@@ -1,6 +1,6 @@
 //! Where the records of a zip archive lie that stores them as they are, as PyTorch's checkpoints do.
 //!
-//! Nothing is unpacked and no record is read, so checksums are not compared either: as with safetensors files, that would
+//! Nothing is unpacked, and no record is read or even looked for before it is asked for, so checksums are not compared either: as with safetensors files, that would
 //! read gigabytes before the first of them is needed.
 
 use super::printable;
@@ -22,11 +22,35 @@ const LOCAL_SIZE: usize = 30;
 /// What stands in a field of 32 bits whose value is among the extra fields.
 const ELSEWHERE: u64 = u32::MAX as u64;
 
+/// What the directory says of a record. Whether its bytes can be used where they lie is seen when they are asked for, so that a
+/// record that nobody wants (an optimizer's state) is neither touched nor a reason to refuse the archive.
+#[derive(Clone, Copy)]
+pub(super) struct Record<'a> {
+    name: &'a str,
+    entry: &'a [u8],
+    extra: &'a [u8],
+}
+
+impl Record<'_> {
+    /// Where the record's bytes lie.
+    ///
+    /// # Errors
+    /// If it is compressed, encrypted or not where the directory says, in words that follow the file's path.
+    pub(super) fn locate(&self, bytes: &[u8]) -> Result<Range<usize>, String> {
+        place(bytes, self.entry, self.extra).map_err(|problem| {
+            format!(
+                "has an unusable record `{}`: {problem}",
+                printable(self.name)
+            )
+        })
+    }
+}
+
 /// The records by name.
 ///
 /// # Errors
-/// If the archive is cut off or damaged, or its records are compressed or encrypted, in words that follow the file's path.
-pub(super) fn records(bytes: &[u8]) -> Result<HashMap<&str, Range<usize>>, String> {
+/// If the archive is cut off or damaged, in words that follow the file's path.
+pub(super) fn records(bytes: &[u8]) -> Result<HashMap<&str, Record<'_>>, String> {
     let (count, mut at) = directory(bytes)?;
     let mut records = HashMap::new();
     for _ in 0..count {
@@ -39,10 +63,10 @@ pub(super) fn records(bytes: &[u8]) -> Result<HashMap<&str, Range<usize>>, Strin
         let extra = part(bytes, at + lengths[0], lengths[1] as usize).ok_or_else(outside)?;
         at += lengths.iter().sum::<u64>();
         let name = std::str::from_utf8(name).map_err(|_| damaged("a record's name is no text"))?;
-        let range = record(bytes, entry, extra).map_err(|problem| {
-            format!("has an unusable record `{}`: {problem}", printable(name))
-        })?;
-        if records.insert(name, range).is_some() {
+        if records
+            .insert(name, Record { name, entry, extra })
+            .is_some()
+        {
             return Err(damaged(&format!(
                 "record `{}` is listed twice",
                 printable(name)
@@ -78,15 +102,12 @@ fn directory(bytes: &[u8]) -> Result<(u64, u64), String> {
 }
 
 /// Where the bytes of a record are, by its entry in the directory.
-fn record(bytes: &[u8], entry: &[u8], extra: &[u8]) -> Result<Range<usize>, String> {
+fn place(bytes: &[u8], entry: &[u8], extra: &[u8]) -> Result<Range<usize>, String> {
     if field(entry, 8, 2) & 1 != 0 {
         return Err("it is encrypted".into());
     }
     if field(entry, 10, 2) != 0 {
-        return Err(
-            "it is compressed, which `torch.save` never does: unpack the archive, or save it again"
-                .into(),
-        );
+        return Err("it is compressed: unpack the archive".into());
     }
     let mut wide = wide_fields(extra);
     let mut value = |place| match field(entry, place, 4) {

@@ -1,6 +1,6 @@
 //! Checkpoints that are cut off, damaged or made with ill intent: each is a sentence.
 
-use super::writer::{dictionary, file, tensor};
+use super::writer::{archive, dictionary, file, tensor};
 use super::{LAYOUTS, fixture, open, open_at, refusal};
 use latent_diffusion::Shape;
 use latent_diffusion::weights::{Checkpoint, Naming};
@@ -184,10 +184,6 @@ fn zip_archives_that_are_no_checkpoint_are_named_for_what_they_are() {
             patched("data.pkl", &rename(b"data.txt")),
         ),
         (
-            "`zip/abc.ckpt` among them: unpack it",
-            patched("data.pkl", &rename(b"abc.ckpt")),
-        ),
-        (
             "big-endian",
             patched("byteorder", &|bytes, entry| {
                 bytes[entry + 20] = 3;
@@ -200,6 +196,49 @@ fn zip_archives_that_are_no_checkpoint_are_named_for_what_they_are() {
             }),
         ),
     ] {
+        assert!(
+            message.contains(expected),
+            "expected `{expected}`: {message}"
+        );
+    }
+}
+
+#[test]
+fn archives_around_a_checkpoint_are_opened_where_they_store_it() {
+    let whole = fs::read(fixture("zip.ckpt")).unwrap();
+    let yaml = b"model: {}\n".as_slice();
+    let kept = [
+        ("kl-f8/model.ckpt", &whole[..], 0),
+        ("kl-f8/config.yaml", yaml, 0),
+    ];
+    let found = open(&archive(&kept)).unwrap();
+    assert_eq!(found.configuration(), Some("model: {}\n"));
+    let plain = open(&whole).unwrap();
+    assert_eq!(found.names().count(), plain.names().count());
+    let [found, plain] = [found, plain].map(|opened| {
+        let half = opened.weights(Naming::bare()).get("half", &[3, 5].into());
+        half.unwrap().bytes().to_vec()
+    });
+    assert_eq!(found, plain);
+    // A configuration that cannot be read in place is as good as none.
+    let packed = [kept[0], ("kl-f8/config.yaml", yaml, 8)];
+    assert_eq!(open(&archive(&packed)).unwrap().configuration(), None);
+    for (expected, files) in [
+        (
+            "`model.ckpt`: it is compressed",
+            &[("model.ckpt", &whole[..], 8)][..],
+        ),
+        (
+            "2 checkpoints, `a.ckpt`",
+            &[("b.safetensors", yaml, 0), ("a.ckpt", yaml, 0)],
+        ),
+        ("has no `data.pkl`", &[("readme.txt", yaml, 0)]),
+        (
+            "is truncated",
+            &[("model.ckpt", &whole[..whole.len() / 2], 0)],
+        ),
+    ] {
+        let message = refusal(open(&archive(files)));
         assert!(
             message.contains(expected),
             "expected `{expected}`: {message}"
