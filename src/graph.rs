@@ -9,7 +9,7 @@
 //! inside it, computes the module's answer.
 
 use crate::error::{Error, Result};
-use crate::ops::{Input, Op};
+use crate::ops::{Cost, Input, Op};
 use crate::tensor::Shape;
 
 /// A tensor that a node computes: the node's index in its graph.
@@ -77,6 +77,15 @@ impl Graph {
     /// The shape of `value`.
     pub fn shape(&self, value: Value) -> Shape {
         self.node(value).shape
+    }
+
+    /// The work of running it once.
+    pub fn cost(&self) -> Cost {
+        let costs = self.nodes.iter().map(|node| {
+            let inputs: Vec<Shape> = node.inputs.iter().map(|&v| self.shape(v)).collect();
+            node.op.operator().cost(&inputs, node.shape)
+        });
+        costs.fold(Cost::default(), |sum, cost| sum + cost)
     }
 
     /// The named results, in the order they were declared.

@@ -47,8 +47,7 @@ const KL_F8: &str = "{target: ldm.models.autoencoder.AutoencoderKL, params: {emb
     num_res_blocks: 2, attn_resolutions: [], dropout: 0.0}, lossconfig: {target: torch.nn.Identity}}}";
 const VQ_F4: &str = "{target: ldm.models.autoencoder.VQModelInterface, params: {embed_dim: 3, n_embed: 8192, ddconfig: {double_z: false, \
      z_channels: 3, resolution: 256, in_channels: 3, out_ch: 3, ch: 128, ch_mult: [1,2,4], num_res_blocks: 2, attn_resolutions: []}}}";
-const SD_OWN: &str =
-    "linear_start: 0.00085\n    linear_end: 0.0120\n    image_size: 64\n    scale_factor: 0.18215";
+const SD_OWN: &str = "linear_start: 0.00085\n    linear_end: 0.0120\n    use_ema: False\n    image_size: 64\n    scale_factor: 0.18215";
 const SD_UNET: &str = "image_size: 32, in_channels: 4, out_channels: 4, model_channels: 320, attention_resolutions: [4,2,1], \
     num_res_blocks: 2, channel_mult: [1,2,4,4], num_heads: 8, use_spatial_transformer: True, transformer_depth: 1, \
     context_dim: 768, use_checkpoint: True, legacy: False";

@@ -56,6 +56,9 @@ pub enum Command {
     /// Describe a model, or how an image was made
     #[command(aliases = ["info", "metadata", "png-info"])]
     Inspect(InspectArgs),
+    /// List the published systems and first stages: what each takes, costs and does by default
+    #[command(aliases = ["models", "systems"])]
+    List(ListArgs),
     /// Time a model's networks, operation by operation
     Bench(BenchArgs),
     /// List what can compute, or check the one device that is asked for
@@ -85,12 +88,22 @@ pub struct ConsoleArgs {
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// Model: a folder (diffusers, CompVis), a .safetensors or .ckpt file, org/name in the Hugging Face cache, or
-    /// synthetic:sd1, synthetic:sd2, synthetic:PATH for random weights; the built-in demo where none is given
+    /// synthetic:NAME, of a system of `ldm list`, or synthetic:PATH for random weights; the built-in demo where none is given
     #[arg(short, long, aliases = ["ckpt", "checkpoint"], value_name = "MODEL")]
     pub model: Option<PathBuf>,
     /// Variant of the weights in a diffusers folder, such as fp16
     #[arg(long)]
     pub variant: Option<String>,
+    /// Configuration of a checkpoint in CompVis's names: a .yaml file, or the name of a system of `ldm list` [default: the one beside
+    /// it, or the system that its tensors are of]
+    #[arg(long, value_name = "NAME|FILE")]
+    pub config: Option<PathBuf>,
+    /// Take the moving average of the UNet's weights from a checkpoint that holds it [default: as its configuration says]
+    #[arg(long, aliases = ["use-ema"])]
+    pub ema: bool,
+    /// Take the UNet's weights as training left them
+    #[arg(long, conflicts_with = "ema")]
+    pub no_ema: bool,
     /// Text encoder layers to stop before the last one, counted from 1 (none)
     #[arg(long, value_name = "N")]
     pub clip_skip: Option<usize>,
@@ -99,6 +112,13 @@ pub struct ModelArgs {
     pub timestep_spacing: Option<String>,
     #[arg(long, hide = true)]
     pub sd_version: Option<String>,
+}
+
+impl ModelArgs {
+    /// Whether the moving average is asked for, or asked not to be taken.
+    pub fn average(&self) -> Option<bool> {
+        (self.ema || self.no_ema).then_some(self.ema)
+    }
 }
 
 #[derive(Args)]
@@ -222,6 +242,13 @@ pub struct InspectArgs {
     /// Read every weight, and fail if one is NaN or infinite
     #[arg(long)]
     pub check_weights: bool,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct ListArgs {
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,

@@ -2,10 +2,9 @@
 
 use super::args::{InspectArgs, ModelArgs};
 use super::console::Console;
-use super::model;
-use latent_diffusion::graph::Graph;
+use super::{list, model};
 use latent_diffusion::image::{Infotext, TextChunk, read_image, read_text_chunks};
-use latent_diffusion::models::{autoencoder, text, unet};
+use latent_diffusion::models::{Average, Network, System, networks};
 use latent_diffusion::pipeline::Model;
 use latent_diffusion::{Error, Result, Shape, Weights};
 use serde_json::{Map, Value, json};
@@ -88,46 +87,21 @@ fn parsed(chunk: &TextChunk) -> Value {
     serde_json::from_str(&chunk.text).unwrap_or_else(|_| json!(chunk.text))
 }
 
-/// A network: what it is called, its graph at the smallest size it takes, and its weights.
-type Network<'a> = (&'static str, Graph, &'a Weights);
-
-fn networks(model: &Model) -> Result<Vec<Network<'_>>> {
-    let mut found = vec![];
-    if let Ok((config, weights)) = model.unet() {
-        let side = config.factor();
-        found.push(("UNet", unet::build(config, 1, [side, side], 1)?, weights));
-    }
-    if let Ok((config, weights)) = model.autoencoder() {
-        let side = config.factor();
-        if weights.contains("encoder.conv_in.weight") {
-            found.push((
-                "encoder",
-                autoencoder::build_encoder(config, 1, [side, side])?,
-                weights,
-            ));
-        }
-        if weights.contains("decoder.conv_in.weight") {
-            found.push((
-                "decoder",
-                autoencoder::build_decoder(config, 1, [1, 1])?,
-                weights,
-            ));
-        }
-    }
-    if let Ok((config, weights)) = model.text() {
-        found.push((
-            "text encoder",
-            text::build(config, 1, config.positions())?,
-            weights,
-        ));
-    }
-    Ok(found)
+/// The networks that are there, with their weights.
+fn present(model: &Model) -> Result<Vec<(Network, &Weights)>> {
+    let all = networks(&model.config)?.into_iter();
+    let with_weights = |network: Network| {
+        let weights = model.weights(network.part)?;
+        Some((network, weights))
+    };
+    Ok(all.filter_map(with_weights).collect())
 }
 
 fn describe(model: &Model, args: &InspectArgs, console: &Console) -> Result<()> {
-    let networks = networks(model)?;
+    let networks = present(model)?;
     let (mut rows, mut damage) = (vec![], None);
-    for (name, graph, weights) in &networks {
+    for (network, weights) in &networks {
+        let (name, graph) = (network.part.name(), &network.graph);
         let params: BTreeMap<_, _> = graph
             .params()
             .map(|param| (param.name.as_str(), param.shape))
@@ -158,7 +132,7 @@ fn describe(model: &Model, args: &InspectArgs, console: &Console) -> Result<()> 
     // Asked for last: by now every network has named what it needs.
     let mut unused: Vec<String> = networks
         .iter()
-        .filter_map(|(_, _, weights)| weights.unused_sentence())
+        .filter_map(|(_, weights)| weights.unused_sentence())
         .collect();
     unused.dedup();
     match args.json {
@@ -207,6 +181,13 @@ fn as_json(model: &Model, networks: Vec<Value>, unused: Vec<String>) -> Value {
         "unsupported": config.unsupported,
         "native_size": model.native_size(),
         "pixel_multiple": model.pixel_multiple().ok(),
+        "system": System::described_by(config).map(|system| system.name),
+        "condition": list::condition(&config.condition),
+        "first_stage": list::first_stage(config),
+        "ema": match model.average {
+            Average::Absent => Value::Null,
+            average => json!(average == Average::Used),
+        },
         "scale_factor": config.scale_factor,
         "prediction": format!("{:?}", schedule.prediction).to_lowercase(),
         "betas": [schedule.beta_start, schedule.beta_end],
@@ -240,6 +221,21 @@ fn as_text(model: &Model, networks: &[Value], unused: &[String], console: &Conso
             row["tensors"],
             dtypes.join(", "),
             text("file"),
+        ))?;
+    }
+    if let Some(first_stage) = list::first_stage(config) {
+        console.result(&format!("  first stage   {first_stage}"))?;
+    }
+    if config.unet.is_some() {
+        let condition = list::condition(&config.condition);
+        console.result(&format!("  condition     {condition}"))?;
+        let average = match model.average {
+            Average::Absent => "the checkpoint holds none",
+            Average::Unused => "not used",
+            Average::Used => "used",
+        };
+        console.result(&format!(
+            "  moving average of the UNet's weights: {average}"
         ))?;
     }
     if let (Some([width, height]), Ok(multiple)) = (model.native_size(), model.pixel_multiple()) {

@@ -12,6 +12,7 @@ mod device;
 mod engine;
 mod inspect;
 mod jobs;
+mod list;
 mod metadata;
 mod model;
 mod output;
@@ -63,6 +64,7 @@ fn run(command: Command, commands: &[String], console: &Console, stop: &Stop) ->
         Command::Encode(args) => codec::encode(&args, console, stop)?,
         Command::Decode(args) => codec::decode(&args, console, stop)?,
         Command::Inspect(args) => inspect::run(&args, console)?,
+        Command::List(args) => list::run(&args, console)?,
         Command::Bench(args) => bench::run(&args, console, stop)?,
         Command::Devices(args) => device::list(&args, console, stop)?,
         Command::Parity(args) => return Ok(parity::run(&args, console, stop)?),

@@ -3,7 +3,7 @@
 use super::args::ModelArgs;
 use super::console::Console;
 use latent_diffusion::models::config::{ModelConfig, TextConfig, TimestepSpacing};
-use latent_diffusion::models::{ModelFiles, OpenOptions};
+use latent_diffusion::models::{ModelFiles, OpenOptions, System};
 use latent_diffusion::pipeline::Model;
 use latent_diffusion::{Error, Result};
 use std::env;
@@ -29,6 +29,9 @@ pub fn open(args: &ModelArgs, console: &Console) -> Result<Model> {
         }
         Some(path) => named(path, args)?,
     };
+    for note in &model.notes {
+        console.note(note);
+    }
     if let Some(skip) = args.clip_skip {
         set_clip_skip(&mut model.config, skip)?;
     }
@@ -43,6 +46,8 @@ fn named(path: &Path, args: &ModelArgs) -> Result<Model> {
         variant: args.variant.clone(),
         hub_cache: hub_cache(),
         synthetic: None,
+        config: args.config.clone(),
+        average: args.average(),
     };
     let Some(name) = path
         .to_str()
@@ -57,6 +62,7 @@ fn named(path: &Path, args: &ModelArgs) -> Result<Model> {
         "sd1" => synthetic(path, ModelConfig::stable_diffusion_1()),
         "sd2" => synthetic(path, ModelConfig::stable_diffusion_2()),
         "demo" => synthetic(path, Model::demo()?.config),
+        name if System::named(name).is_some() => synthetic(path, System::find(name)?.config()?),
         folder => {
             options.synthetic = Some(SYNTHETIC_SEED);
             Model::open(folder, &options)

@@ -6,11 +6,17 @@ mod blocks;
 pub mod clip;
 pub mod condition;
 pub mod config;
+mod files;
 mod hub;
+mod networks;
 mod open;
 mod original;
 mod spatial_transformer;
+mod systems;
 pub mod text;
 pub mod unet;
 
-pub use open::{ModelFiles, OpenOptions, from_embedded, open};
+pub use files::{Average, ModelFiles};
+pub use networks::{Network, Part, networks};
+pub use open::{OpenOptions, from_embedded, open};
+pub use systems::System;

@@ -2,65 +2,15 @@
 //!
 //! Three layouts are known by a file each has: a diffusers folder by `model_index.json`, a single component as diffusers or
 //! transformers save it by `config.json`, a CompVis release by `config.yaml` beside one
-//! safetensors or PyTorch file.
+//! safetensors or PyTorch file. A file without a configuration is tried against every published system.
 
-use super::config::{self, ModelConfig};
-use super::{hub, original};
+use super::config::{self, ModelConfig, SamplingDefaults};
+use super::{ModelFiles, System, hub, original};
 use crate::error::{Error, Result};
 use crate::weights::{Checkpoint, Naming, UNetLayout, Weights};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// A model that was found: its description, and the weights of each of its networks that is there.
-#[derive(Clone)]
-pub struct ModelFiles {
-    /// What to call the model: the name of its folder or file.
-    pub name: String,
-    /// Everything but the weights.
-    pub config: ModelConfig,
-    /// The denoising network's weights.
-    pub unet: Option<Weights>,
-    /// The first stage's weights.
-    pub autoencoder: Option<Weights>,
-    /// The weights of the encoder of prompts or layouts.
-    pub text: Option<Weights>,
-    /// The weights of what else makes a condition: a table of classes, a rescaler of label maps.
-    pub condition: Option<Weights>,
-    /// The folder that holds the tokenizer's files.
-    pub tokenizer: Option<PathBuf>,
-}
-
-impl ModelFiles {
-    /// A model of synthetic weights, with no tokenizer.
-    pub fn synthetic(name: &str, config: ModelConfig, seed: u64) -> Self {
-        let mut model = Self::empty(name.to_owned(), config);
-        model.make_up_weights(seed);
-        model
-    }
-
-    fn empty(name: String, config: ModelConfig) -> Self {
-        Self {
-            name,
-            config,
-            unet: None,
-            autoencoder: None,
-            text: None,
-            condition: None,
-            tokenizer: None,
-        }
-    }
-
-    /// Gives every network that is described synthetic weights.
-    fn make_up_weights(&mut self, seed: u64) {
-        let made = Weights::synthetic(seed);
-        let config = &self.config;
-        self.unet = config.unet.as_ref().map(|_| made.clone());
-        self.autoencoder = config.autoencoder.as_ref().map(|_| made.clone());
-        self.text = config.text.as_ref().map(|_| made.clone());
-        self.condition = config.condition.has_weights().then_some(made);
-    }
-}
 
 /// How to look for a model.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +22,11 @@ pub struct OpenOptions {
     pub hub_cache: Option<PathBuf>,
     /// Take synthetic weights of this seed, so that only configurations need to be there.
     pub synthetic: Option<u64>,
+    /// The configuration of a CompVis checkpoint: a file, or the name of a [`System`]; otherwise the one beside the checkpoint, or
+    /// else the system that its tensors are of.
+    pub config: Option<PathBuf>,
+    /// Whether the denoising network runs with the moving average of its weights; otherwise as the configuration has it.
+    pub average: Option<bool>,
 }
 
 /// Opens a model by the path of its folder or file, or by its `org/name` in the Hugging Face cache. Nothing is downloaded.
@@ -101,7 +56,7 @@ pub fn from_embedded(name: &str, yaml: &str, safetensors: &'static [u8]) -> Resu
     let mut opening = Opening::new(Path::new(name), &options);
     opening.model.config = config::from_yaml(Path::new(name), yaml)?;
     let checkpoint = Arc::new(Checkpoint::from_static(name, safetensors)?);
-    original::assign(&mut opening.model, &checkpoint)?;
+    original::assign(&mut opening.model, &checkpoint, None)?;
     Ok(opening.model)
 }
 
@@ -130,13 +85,20 @@ impl<'a> Opening<'a> {
     }
 
     fn folder(mut self, folder: &Path) -> Result<ModelFiles> {
-        if folder.join("model_index.json").is_file() {
+        let (given, weights) = (&self.options.config, original::weights(folder));
+        if given.is_none() && folder.join("model_index.json").is_file() {
             self.pipeline(folder)?;
-        } else if folder.join("config.json").is_file() {
+        } else if given.is_none() && folder.join("config.json").is_file() {
             self.component(folder)?;
             self.model.tokenizer = tokenizer(&[folder, &folder.join("tokenizer")]);
-        } else if let Some(yaml) = original::configuration(folder)? {
-            self.original(&yaml, folder, None)?;
+        } else if given.is_some() || original::configuration(folder)?.is_some() {
+            if self.options.synthetic.is_some() {
+                let (path, yaml) = self.configuration(folder, None, None)?;
+                return self.synthetic(&path, &yaml, folder);
+            }
+            return self.file(&weights?);
+        } else if let Ok(weights) = weights {
+            return self.file(&weights);
         } else {
             return Err(Error::file(
                 folder,
@@ -154,41 +116,95 @@ impl<'a> Opening<'a> {
             return self.folder(folder);
         }
         if is("yaml") || is("yml") {
-            self.original(file, folder, None)?;
-            return Ok(self.model);
+            if self.options.synthetic.is_some() {
+                return self.synthetic(file, &read(file)?, folder);
+            }
+            let weights = original::weights(folder)?;
+            return self.original(file, &read(file)?, &Arc::new(Checkpoint::open(weights)?));
         }
         // What the file is comes first: a web page has no configuration beside it either.
-        let kind = Checkpoint::open(file)?.kind();
-        let own = file.with_extension("yaml");
-        if own.is_file() {
-            self.original(&own, folder, Some(file))?;
-        } else if let Some(yaml) = original::configuration(folder)? {
-            self.original(&yaml, folder, Some(file))?;
-        } else {
-            let kind = kind.map(|kind| format!(" (it looks like {kind})"));
-            let problem = "has no configuration beside it: put the model's `config.yaml` into its folder, or give the \
-                           folder of a diffusers model";
-            return Err(Error::file(
-                file,
-                problem.to_owned() + &kind.unwrap_or_default(),
-            ));
+        let checkpoint = Arc::new(Checkpoint::open(file)?);
+        let (path, yaml) = self.configuration(folder, Some(file), Some(&checkpoint))?;
+        self.original(&path, &yaml, &checkpoint)
+    }
+
+    /// The configuration of a CompVis checkpoint, and what to call it: the one that was asked for, one beside the file that has its
+    /// name, one in the same archive, the folder's, or that of the system that its tensors are of.
+    fn configuration(
+        &mut self,
+        folder: &Path,
+        file: Option<&Path>,
+        checkpoint: Option<&Arc<Checkpoint>>,
+    ) -> Result<(PathBuf, String)> {
+        let text = |path: PathBuf| read(&path).map(|yaml| (path, yaml));
+        if let Some(given) = &self.options.config {
+            if given.is_file() {
+                return text(given.clone());
+            }
+            let system = System::find(&given.to_string_lossy())?;
+            return Ok((given.clone(), system.yaml.to_owned()));
         }
-        Ok(self.model)
+        if let Some(own) = file.map(|file| file.with_extension("yaml"))
+            && own.is_file()
+        {
+            return text(own);
+        }
+        if let Some(yaml) = checkpoint.and_then(|checkpoint| checkpoint.configuration()) {
+            let path = file.unwrap_or(folder).join("config.yaml");
+            return Ok((path, yaml.to_owned()));
+        }
+        if let Some(yaml) = original::configuration(folder)? {
+            return text(yaml);
+        }
+        let fitting = checkpoint.map_or(vec![], System::fitting);
+        if let Some(system) = fitting.first() {
+            self.model.notes.push(assumed(&fitting));
+            return Ok((system.name.into(), system.yaml.to_owned()));
+        }
+        let kind = checkpoint.and_then(|checkpoint| checkpoint.kind());
+        let kind = kind.map_or(String::new(), |kind| format!(" (it looks like {kind})"));
+        Err(Error::file(
+            file.unwrap_or(folder),
+            format!(
+                "has no configuration beside it, and its tensors are those of no published system{kind}: put the model's \
+                 `config.yaml` into its folder, or name one with --config"
+            ),
+        ))
     }
 
     /// A CompVis release.
-    fn original(&mut self, yaml: &Path, folder: &Path, weights: Option<&Path>) -> Result<()> {
-        self.model.config = config::from_yaml(yaml, &read(yaml)?)?;
+    fn original(
+        mut self,
+        path: &Path,
+        yaml: &str,
+        checkpoint: &Arc<Checkpoint>,
+    ) -> Result<ModelFiles> {
+        self.describe(path, yaml)?;
+        let folder = checkpoint.path().parent().unwrap_or(Path::new(""));
         self.model.tokenizer = tokenizer(&[folder, &folder.join("tokenizer")]);
-        if let Some(seed) = self.options.synthetic {
-            self.model.make_up_weights(seed);
-            return Ok(());
+        original::assign(&mut self.model, checkpoint, self.options.average)?;
+        Ok(self.model)
+    }
+
+    /// A CompVis configuration with made-up weights.
+    fn synthetic(mut self, path: &Path, yaml: &str, folder: &Path) -> Result<ModelFiles> {
+        self.describe(path, yaml)?;
+        self.model.tokenizer = tokenizer(&[folder, &folder.join("tokenizer")]);
+        self.model
+            .make_up_weights(self.options.synthetic.unwrap_or_default());
+        Ok(self.model)
+    }
+
+    /// Reads a CompVis configuration. The original ones say nothing of sampling: their scripts do, each for its system.
+    fn describe(&mut self, path: &Path, yaml: &str) -> Result<()> {
+        self.model.config = config::from_yaml(path, yaml)?;
+        let config = &mut self.model.config;
+        if config.sampling == SamplingDefaults::default()
+            && let Some(system) = System::described_by(config)
+        {
+            config.sampling = system.config()?.sampling;
         }
-        let weights = match weights {
-            Some(weights) => weights.to_owned(),
-            None => original::weights(folder)?,
-        };
-        original::assign(&mut self.model, &Arc::new(Checkpoint::open(weights)?))
+        Ok(())
     }
 
     /// A folder with a component in each of its folders.
@@ -259,6 +275,20 @@ impl<'a> Opening<'a> {
             }
         }
     }
+}
+
+/// What is said of a configuration that was chosen by a checkpoint's tensors.
+fn assumed(fitting: &[&System]) -> String {
+    let names: Vec<&str> = fitting.iter().skip(1).map(|system| system.name).collect();
+    let others = match names.as_slice() {
+        [] => String::new(),
+        names => format!(
+            ", as those of {} are; name the right one with --config",
+            names.join(", ")
+        ),
+    };
+    let first = fitting.first().map_or("", |system| system.name);
+    format!("no configuration beside the checkpoint: its tensors are those of {first}{others}")
 }
 
 /// The first of the folders that holds a tokenizer's files.

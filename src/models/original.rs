@@ -1,7 +1,7 @@
 //! Where CompVis's releases keep things: a yaml file, one checkpoint, and every network behind a prefix in it.
 
-use super::config::TextConfig;
-use super::open::ModelFiles;
+use super::config::{BetaSchedule, TextConfig};
+use super::{Average, ModelFiles};
 use crate::error::{Error, Result};
 use crate::weights::{Checkpoint, Naming};
 use std::fs;
@@ -58,8 +58,13 @@ fn only_file(folder: &Path, names: &[&str], extension: &str) -> Result<Option<Pa
     }
 }
 
-/// Gives each network that the configuration describes its weights, where the checkpoint holds them.
-pub(super) fn assign(model: &mut ModelFiles, checkpoint: &Arc<Checkpoint>) -> Result<()> {
+/// Gives each network that the configuration describes its weights, where the checkpoint holds them; the denoising network those of
+/// its moving average where `average`, or else the configuration, wants it so.
+pub(super) fn assign(
+    model: &mut ModelFiles,
+    checkpoint: &Arc<Checkpoint>,
+    average: Option<bool>,
+) -> Result<()> {
     // A network that stands alone in its file has no prefix.
     let find = |prefixes: &[&'static str], marker: &str| {
         let holds = |prefix: &&&str| checkpoint.contains(&format!("{prefix}{marker}"));
@@ -67,7 +72,22 @@ pub(super) fn assign(model: &mut ModelFiles, checkpoint: &Arc<Checkpoint>) -> Re
     };
     let original = |prefix| checkpoint.weights(Naming::Original { prefix });
     if model.config.unet.is_some() {
-        model.unet = find(&["model.diffusion_model.", ""], "time_embed.0.weight").map(original);
+        const FIRST: &str = "time_embed.0.weight";
+        let raw = find(&["model.diffusion_model.", ""], FIRST).map(original);
+        let averaged = checkpoint.weights(Naming::Average);
+        let averaged = averaged.contains(FIRST).then_some(averaged);
+        let wanted = average.unwrap_or(model.config.use_ema || raw.is_none());
+        (model.average, model.unet) = match (averaged, wanted) {
+            (Some(averaged), true) => (Average::Used, Some(averaged)),
+            (Some(_), false) => (Average::Unused, raw),
+            (None, _) if average == Some(true) => {
+                return Err(Error::file(
+                    checkpoint.path(),
+                    "holds no moving average of its weights (`model_ema.`), which --ema asks for",
+                ));
+            }
+            (None, _) => (Average::Absent, raw),
+        };
     }
     if model.config.autoencoder.is_some() {
         let prefixes = ["first_stage_model.", ""];
@@ -108,6 +128,7 @@ pub(super) fn assign(model: &mut ModelFiles, checkpoint: &Arc<Checkpoint>) -> Re
             .or_else(open_clip)
             .map(|naming| checkpoint.weights(naming));
     }
+    check_betas(model, checkpoint)?;
     // Some of the unconditional models keep in a buffer what the configuration leaves out.
     if let Some(scale) = checkpoint
         .scalar("scale_factor")
@@ -126,4 +147,39 @@ pub(super) fn assign(model: &mut ModelFiles, checkpoint: &Arc<Checkpoint>) -> Re
         ));
     }
     Ok(())
+}
+
+/// Refuses a configuration of another model's noise schedule: the checkpoint holds the one that it was trained with. The two ends tell
+/// the published schedules apart.
+fn check_betas(model: &ModelFiles, checkpoint: &Checkpoint) -> Result<()> {
+    let schedule = &model.config.schedule;
+    let Some((betas, rounding)) = checkpoint.reals("betas") else {
+        return Ok(());
+    };
+    let [first, .., last] = betas.as_slice() else {
+        return Ok(());
+    };
+    let known = match schedule.beta_schedule {
+        BetaSchedule::Linear | BetaSchedule::ScaledLinear => !schedule.zero_terminal_snr,
+        BetaSchedule::SquaredCosine => false,
+    };
+    // Four roundings: of the stored number, and of the three operations that PyTorch makes a beta with.
+    let near = |found: f64, expected: f64| (found - expected).abs() <= 4.0 * rounding * expected;
+    let same = near(*first, schedule.beta_start)
+        && near(*last, schedule.beta_end)
+        && betas.len() == schedule.timesteps;
+    if model.config.unet.is_none() || !known || same {
+        return Ok(());
+    }
+    Err(Error::file(
+        checkpoint.path(),
+        format!(
+            "was trained with {} betas from {first} to {last} (its buffer `betas`), and its configuration says {} from {} to {}: \
+             the configuration is another model's",
+            betas.len(),
+            schedule.timesteps,
+            schedule.beta_start,
+            schedule.beta_end
+        ),
+    ))
 }

@@ -3,7 +3,7 @@
 use super::Request;
 use crate::error::{Error, Result};
 use crate::models::config::{AutoencoderConfig, Condition, ModelConfig, TextConfig, UNetConfig};
-use crate::models::{ModelFiles, OpenOptions, open};
+use crate::models::{Average, ModelFiles, OpenOptions, Part, open};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
 use std::path::Path;
@@ -15,6 +15,10 @@ pub struct Model {
     pub name: String,
     /// Everything but weights.
     pub config: ModelConfig,
+    /// Which of its weights the denoising network has here.
+    pub average: Average,
+    /// What was assumed about the model and a user should know, in sentences.
+    pub notes: Vec<String>,
     unet: Option<Weights>,
     autoencoder: Option<Weights>,
     text: Option<Weights>,
@@ -48,12 +52,19 @@ impl Model {
         Ok(Self {
             name: files.name,
             config: files.config,
+            average: files.average,
+            notes: files.notes,
             unet: files.unet,
             autoencoder: files.autoencoder,
             text: files.text,
             condition: files.condition,
             tokenizer,
         })
+    }
+
+    /// The weights of a network, where it is there.
+    pub fn weights(&self, part: Part) -> Option<&Weights> {
+        part.pick([&self.unet, &self.autoencoder, &self.text])
     }
 
     /// The UNet, if the model has one.

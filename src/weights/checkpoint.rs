@@ -184,18 +184,17 @@ impl Checkpoint {
         if entry.strides.is_some() {
             return None;
         }
-        let two = |bytes: &[u8]| u16::from_le_bytes([bytes[0], bytes[1]]);
-        let four = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        let (size, mantissa, number): (_, _, &dyn Fn(&[u8]) -> f64) = match entry.dtype {
-            Dtype::F32 => (4, 24, &|x| f32::from_bits(four(x)).into()),
-            Dtype::F16 => (2, 11, &|x| half::f16::from_bits(two(x)).into()),
-            Dtype::BF16 => (2, 8, &|x| half::bf16::from_bits(two(x)).into()),
-            Dtype::F64 => (8, 53, &|x| {
-                f64::from_bits(u64::from(four(x)) | u64::from(four(&x[4..])) << 32)
-            }),
+        fn each<const SIZE: usize>(bytes: &[u8], number: impl Fn([u8; SIZE]) -> f64) -> Vec<f64> {
+            let (numbers, _) = bytes.as_chunks::<SIZE>();
+            numbers.iter().map(|&bytes| number(bytes)).collect()
+        }
+        let (numbers, mantissa) = match entry.dtype {
+            Dtype::F64 => (each(bytes, f64::from_le_bytes), 53),
+            Dtype::F32 => (each(bytes, |x| f32::from_le_bytes(x).into()), 24),
+            Dtype::F16 => (each(bytes, |x| half::f16::from_le_bytes(x).into()), 11),
+            Dtype::BF16 => (each(bytes, |x| half::bf16::from_le_bytes(x).into()), 8),
             _ => return None,
         };
-        let numbers = bytes.chunks_exact(size).map(number).collect();
         Some((numbers, 0.5f64.powi(mantissa)))
     }
 

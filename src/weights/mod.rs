@@ -154,6 +154,20 @@ impl Weights {
         }
     }
 
+    /// Whether there is a tensor that the graph calls `name`, of this shape. It does not count as being asked for.
+    pub fn fits(&self, name: &str, shape: &Shape) -> bool {
+        let Kind::Checkpoint(checkpoint, naming) = &self.0 else {
+            return true;
+        };
+        let sources = naming.sources(name);
+        let stored = sources
+            .iter()
+            .find_map(|source| Some((source, checkpoint.dims(&source.name)?)));
+        stored.is_some_and(|(source, dims)| {
+            without_trailing_ones(&source.dims(*shape)) == without_trailing_ones(dims)
+        })
+    }
+
     /// The names in the file, of this network, that were never asked for; buffers that no network needs are left out.
     pub fn unused(&self) -> Vec<String> {
         match &self.0 {
@@ -246,10 +260,9 @@ fn part(checkpoint: &Checkpoint, source: &Source, name: &str, shape: Shape) -> R
             entry.shape
         )));
     }
-    let mut expected = shape.dims().to_vec();
+    let expected = source.dims(shape);
     let mut range = entry.range.clone();
-    if let (Some(third), Some(rows)) = (source.third, expected.first_mut()) {
-        *rows *= 3;
+    if let Some(third) = source.third {
         let size = range.len() / 3;
         range = range.start + third * size..range.start + (third + 1) * size;
     }

@@ -6,6 +6,8 @@
 
 mod diffusers;
 
+use crate::tensor::Shape;
+
 /// How a file names the weights of one network.
 #[derive(Clone, Debug)]
 pub enum Naming {
@@ -59,6 +61,15 @@ impl Source {
             name: name.into(),
             third: None,
         }
+    }
+
+    /// The sizes of the tensor that a weight of this shape is, or is a part of.
+    pub(super) fn dims(&self, shape: Shape) -> Vec<usize> {
+        let mut dims = shape.dims().to_vec();
+        if let (Some(_), Some(rows)) = (self.third, dims.first_mut()) {
+            *rows *= 3;
+        }
+        dims
     }
 }
 

@@ -1,6 +1,6 @@
 //! Checkpoints that are cut off, damaged or made with ill intent: each is a sentence.
 
-use super::writer::{archive, dictionary, file, tensor};
+use super::writer::{dictionary, file, tensor};
 use super::{LAYOUTS, fixture, open, open_at, refusal};
 use latent_diffusion::Shape;
 use latent_diffusion::weights::{Checkpoint, Naming};
@@ -201,6 +201,38 @@ fn zip_archives_that_are_no_checkpoint_are_named_for_what_they_are() {
             "expected `{expected}`: {message}"
         );
     }
+}
+
+/// A zip archive of files, each with its name, its bytes as they are, and the number of the method that is claimed for them.
+fn archive(files: &[(&str, &[u8], u16)]) -> Vec<u8> {
+    let (mut bytes, mut directory) = (vec![], vec![]);
+    for (name, content, method) in files {
+        let start = bytes.len() as u32;
+        let size = (content.len() as u32).to_le_bytes();
+        // Version and flags, the method, the time and a checksum that nobody compares, both sizes, the name's length.
+        let about = [
+            &[10, 0, 0, 0][..],
+            &method.to_le_bytes(),
+            &[0; 8],
+            &size,
+            &size,
+            &(name.len() as u16).to_le_bytes(),
+            &[0; 2],
+        ]
+        .concat();
+        bytes.extend([b"PK\x03\x04", &about[..], name.as_bytes(), content].concat());
+        directory.extend([b"PK\x01\x02\x0a\0", &about[..], &[0; 10]].concat());
+        directory.extend(start.to_le_bytes());
+        directory.extend(name.as_bytes());
+    }
+    let place = bytes.len() as u32;
+    bytes.extend(&directory);
+    let count = (files.len() as u16).to_le_bytes();
+    bytes.extend([b"PK\x05\x06", &[0; 4][..], &count, &count].concat());
+    bytes.extend((directory.len() as u32).to_le_bytes());
+    bytes.extend(place.to_le_bytes());
+    bytes.extend([0; 2]);
+    bytes
 }
 
 #[test]

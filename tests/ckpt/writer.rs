@@ -1,4 +1,4 @@
-//! Writes PyTorch's older layout of checkpoints, instruction by instruction, so that each can be wrong; and zip archives.
+//! Writes PyTorch's older layout of checkpoints, instruction by instruction, so that each can be wrong.
 
 /// A text.
 pub fn text(text: &str) -> Vec<u8> {
@@ -65,37 +65,5 @@ pub fn file(object: &[u8], storages: &[(&str, u64, Vec<u8>)]) -> Vec<u8> {
         bytes.extend(count.to_le_bytes());
         bytes.extend(data);
     }
-    bytes
-}
-
-/// A zip archive of files, each with its name, its bytes as they are, and the number of the method that is claimed for them.
-pub fn archive(files: &[(&str, &[u8], u16)]) -> Vec<u8> {
-    let (mut bytes, mut directory) = (vec![], vec![]);
-    for (name, content, method) in files {
-        let start = bytes.len() as u32;
-        let size = (content.len() as u32).to_le_bytes();
-        // Version and flags, the method, the time and a checksum that nobody compares, both sizes, the name's length.
-        let about = [
-            &[10, 0, 0, 0][..],
-            &method.to_le_bytes(),
-            &[0; 8],
-            &size,
-            &size,
-            &(name.len() as u16).to_le_bytes(),
-            &[0; 2],
-        ]
-        .concat();
-        bytes.extend([b"PK\x03\x04", &about[..], name.as_bytes(), content].concat());
-        directory.extend([b"PK\x01\x02\x0a\0", &about[..], &[0; 10]].concat());
-        directory.extend(start.to_le_bytes());
-        directory.extend(name.as_bytes());
-    }
-    let place = bytes.len() as u32;
-    bytes.extend(&directory);
-    let count = (files.len() as u16).to_le_bytes();
-    bytes.extend([b"PK\x05\x06", &[0; 4][..], &count, &count].concat());
-    bytes.extend((directory.len() as u32).to_le_bytes());
-    bytes.extend(place.to_le_bytes());
-    bytes.extend([0; 2]);
     bytes
 }

@@ -55,6 +55,7 @@ fn latent_diffusion(params: &Section) -> Result<ModelConfig> {
             Some(Value::Number(_)) => params.size("image_size")?,
             _ => None,
         },
+        use_ema: params.flag("use_ema", true)?,
         ..ModelConfig::default()
     };
     if config.scale_factor <= 0.0 {

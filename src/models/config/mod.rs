@@ -38,6 +38,8 @@ pub struct ModelConfig {
     pub scale_factor: f64,
     /// Side of the latents that the model was trained on, in latent pixels.
     pub latent_size: Option<usize>,
+    /// Whether the denoising network runs with the moving average of its weights, where the checkpoint holds it.
+    pub use_ema: bool,
     /// What the model's authors recommend for sampling.
     pub sampling: SamplingDefaults,
     /// Parts of the model that this crate cannot run, each as the end of a sentence that begins with the model's name. The
@@ -69,6 +71,7 @@ impl Default for ModelConfig {
             schedule: ScheduleConfig::default(),
             scale_factor: 1.0,
             latent_size: None,
+            use_ema: false,
             sampling: SamplingDefaults::default(),
             unsupported: vec![],
         }

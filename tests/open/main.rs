@@ -1,5 +1,7 @@
 //! Opening models in every layout, under every family of names. `data/names` is written by tools/names.py.
 
+mod original;
+
 use latent_diffusion::graph::Graph;
 use latent_diffusion::models::{ModelFiles, OpenOptions, autoencoder, from_embedded, open, unet};
 use latent_diffusion::weights::{Weights, save};
@@ -9,11 +11,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-const CONFIG: &str = include_str!("data/names/config.yaml");
-const UNET_CONFIG: &str = include_str!("data/names/unet/config.json");
-const UNET_NAMES: &str = include_str!("data/names/unet/names.txt");
-const VAE_CONFIG: &str = include_str!("data/names/vae/config.json");
-const VAE_NAMES: &str = include_str!("data/names/vae/names.txt");
+const CONFIG: &str = include_str!("../data/names/config.yaml");
+const UNET_CONFIG: &str = include_str!("../data/names/unet/config.json");
+const UNET_NAMES: &str = include_str!("../data/names/unet/names.txt");
+const VAE_CONFIG: &str = include_str!("../data/names/vae/config.json");
+const VAE_NAMES: &str = include_str!("../data/names/vae/names.txt");
 const TEXT_CONFIG: &str = r#"{"architectures":["CLIPTextModel"],"vocab_size":16,"hidden_size":6,"intermediate_size":8,
     "num_hidden_layers":1,"num_attention_heads":2,"max_position_embeddings":5,"hidden_act":"quick_gelu",
     "bos_token_id":14,"eos_token_id":15,"pad_token_id":15}"#;
@@ -128,7 +130,6 @@ fn original_folder(text_prefix: &str) -> TempDir {
     let mut all = names(UNET_NAMES);
     all.extend(names(VAE_NAMES));
     all.extend(text_names());
-    all.push(("betas", "", Shape::new(&[1000])));
     all.push(("model_ema.decay", "", Shape::new(&[])));
     write(
         &folder.path().join("model.safetensors"),
