@@ -7,6 +7,7 @@ use latent_diffusion::Result;
 use latent_diffusion::graph::Graph;
 use latent_diffusion::models::config::{AutoencoderConfig, Condition, ModelConfig};
 use latent_diffusion::models::{System, autoencoder, networks, unet};
+use latent_diffusion::pipeline::Task;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -89,7 +90,7 @@ fn row(system: &System) -> Result<Value> {
     let params: BTreeMap<_, _> = all
         .iter()
         .flat_map(|network| network.graph.params().map(move |param| (network, param)))
-        .map(|(network, param)| ((network.part.prefix(), &param.name), param.shape.len()))
+        .map(|(network, param)| ((network.prefix, &param.name), param.shape.len()))
         .collect();
     let mut row = json!({
         "name": system.name,
@@ -97,7 +98,8 @@ fn row(system: &System) -> Result<Value> {
     });
     if let (Some(network), Some(side)) = (&config.unet, config.latent_size) {
         let graph = unet::build(network, 1, [side, side], config.context_tokens())?;
-        row["command"] = json!(command(&config.condition));
+        let tasks = Task::of(&config.condition);
+        row["command"] = json!(tasks.first().map(|task| task.command()));
         row["flops"] = json!(flops(&graph));
         row["size"] = json!(
             side * config
@@ -124,18 +126,6 @@ fn row(system: &System) -> Result<Value> {
 
 fn flops(graph: &Graph) -> u64 {
     graph.cost().flops
-}
-
-/// The command that runs a model which is told this.
-fn command(condition: &Condition) -> &'static str {
-    match condition {
-        Condition::None | Condition::Text | Condition::Class { .. } | Condition::Label => "sample",
-        Condition::Layout => "layout2img",
-        Condition::Vectors => "retrieve2img",
-        Condition::LowResolution => "upscale",
-        Condition::MaskedImage | Condition::TextAndMaskedImage => "inpaint",
-        Condition::Segmentation(_) => "segment2img",
-    }
 }
 
 /// What a model is told, in words.

@@ -51,7 +51,7 @@ impl ModelFiles {
 
     /// The weights of a network, where it is there.
     pub fn weights(&self, part: Part) -> Option<&Weights> {
-        part.pick([&self.unet, &self.autoencoder, &self.text])
+        part.pick([&self.unet, &self.autoencoder, &self.text, &self.condition])
     }
 
     pub(super) fn empty(name: String, config: ModelConfig) -> Self {

@@ -64,7 +64,7 @@ impl Model {
 
     /// The weights of a network, where it is there.
     pub fn weights(&self, part: Part) -> Option<&Weights> {
-        part.pick([&self.unet, &self.autoencoder, &self.text])
+        part.pick([&self.unet, &self.autoencoder, &self.text, &self.condition])
     }
 
     /// The UNet, if the model has one.

@@ -61,6 +61,20 @@ impl Task {
     }
 }
 
+impl Task {
+    /// The command that asks for it.
+    pub fn command(self) -> &'static str {
+        match self {
+            Self::Unconditional | Self::Prompt | Self::Class => "sample",
+            Self::Inpaint => "inpaint",
+            Self::Upscale => "upscale",
+            Self::Segmentation => "segment2img",
+            Self::Layout => "layout2img",
+            Self::Retrieval => "retrieve2img",
+        }
+    }
+}
+
 impl Model {
     /// What this model can be asked for; nothing, if it has no UNet.
     pub fn tasks(&self) -> &'static [Task] {

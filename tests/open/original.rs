@@ -44,7 +44,7 @@ fn checkpoint_of(system: &System) -> Vec<(String, Vec<usize>)> {
         return vec![];
     };
     let tensors = networks.iter().flat_map(|network| {
-        let prefix = if whole { network.part.prefix() } else { "" };
+        let prefix = if whole { network.prefix } else { "" };
         let params = network.graph.params();
         params.map(move |param| {
             (
