@@ -80,7 +80,7 @@ def sd1(folder: Path) -> None:
     dump.decode("decode.safetensors", vae, noise((2, 4, 1, 3), 6))
     dump.encode("encode.safetensors", vae, noise((1, 3, 8, 24), 7).clamp(-1, 1))
     dump.text("text.safetensors", text, ids)
-    components.condition(folder / "condition.safetensors", lambda i: (text(i).last_hidden_state,), ids)
+    components.condition(folder / "condition.safetensors", lambda i: text(i).last_hidden_state, ids)
 
     context, other = text(ids).last_hidden_state, text(prompts(2, 16, 98, 99, 9)).last_hidden_state
     euler = diffusers.EulerDiscreteScheduler

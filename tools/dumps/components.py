@@ -1,23 +1,29 @@
 """One dump per component: runs a reference network on seeded inputs and writes what it was given and what it answered."""
 
+import sys
 from pathlib import Path
 
 import names
 import torch
 from dump import recorded, write
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from compvis import AutoencoderKL, VQModel, VQModelInterface  # noqa: E402
+
 
 def noise(shape, seed: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def unet(path: Path, predict, modules: dict, sample, timestep, context=None) -> None:
-    """`predict(sample, timestep, context)` is the network; `modules` are its modules by their CompVis paths."""
+def unet(path: Path, predict, modules: dict, sample, timestep, context=None, class_labels=None) -> None:
+    """`predict(sample, timestep, context[, class_labels])` is the network; `modules` are its modules by their CompVis paths."""
     timestep = torch.tensor(timestep)
+    labels = () if class_labels is None else (class_labels,)
     with recorded(modules) as nodes:
-        answer = predict(sample, timestep, context)
-    inputs = {"sample": sample, "timestep": timestep} | ({} if context is None else {"context": context})
-    write(path, "unet", inputs, {"sample": answer}, nodes)
+        answer = predict(sample, timestep, context, *labels)
+    inputs = {"sample": sample, "timestep": timestep, "context": context, "class_labels": class_labels}
+    given = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+    write(path, "unet", given, {"sample": answer}, nodes)
 
 
 def decode(path: Path, decoder, modules: dict, latent) -> None:
@@ -27,10 +33,10 @@ def decode(path: Path, decoder, modules: dict, latent) -> None:
 
 
 def encode(path: Path, encoder, modules: dict, image) -> None:
-    """`encoder(image)` answers (mean, logvar), logvar clamped to -30..20."""
+    """`encoder(image)` answers its outputs by name: `mean` and `logvar`, `latent`, or `quantised` and `indices`."""
     with recorded(modules) as nodes:
-        mean, logvar = encoder(image)
-    write(path, "autoencoder.encode", {"image": image}, {"mean": mean, "logvar": logvar}, nodes)
+        outputs = encoder(image)
+    write(path, "autoencoder.encode", {"image": image}, outputs, nodes)
 
 
 def text(path: Path, encoder, modules: dict, ids) -> None:
@@ -41,12 +47,16 @@ def text(path: Path, encoder, modules: dict, ids) -> None:
     write(path, "text_encoder", {"input_ids": ids}, outputs, nodes)
 
 
-def condition(path: Path, encoder, ids) -> None:
-    write(path, "condition", {"input_ids": ids}, {"context": encoder(ids)[0]})
+def condition(path: Path, encoder, given, name: str = "input_ids", answer: str = "context") -> None:
+    write(path, "condition", {name: given}, {answer: encoder(given)})
 
 
-def sampler(path: Path, predict, driver, start, context, uncond_context, guidance_scale: float, steps: int, **metadata) -> None:
-    """A whole trajectory of `driver`, a diffusers scheduler, driven as diffusers' pipelines drive it."""
+def sampler(path: Path, predict, driver, start, context, uncond_context, guidance_scale: float, steps: int, more: dict | None = None,
+            **metadata) -> None:
+    """A whole trajectory of `driver`, a diffusers scheduler, driven as diffusers' pipelines drive it.
+
+    `more` are the inputs besides a context, the same with guidance and without: `predict` knows them already.
+    """
     driver.set_timesteps(steps)
     latent = start * driver.init_noise_sigma
     for t in driver.timesteps:
@@ -57,7 +67,7 @@ def sampler(path: Path, predict, driver, start, context, uncond_context, guidanc
             unconditional = predict(model_input, times, uncond_context)
             answer = unconditional + guidance_scale * (answer - unconditional)
         latent = driver.step(answer, t, latent).prev_sample
-    inputs = {"noise": start, "context": context}
+    inputs = {"noise": start} | ({} if context is None else {"context": context}) | (more or {})
     if guidance_scale != 1:
         inputs["uncond_context"] = uncond_context
     write(path, "sampler", inputs, {"latent": latent}, steps=steps, guidance_scale=guidance_scale, eta=0.0, **metadata)
@@ -78,7 +88,7 @@ class Diffusers:
     def encode(self, name: str, model, image) -> None:
         def encoder(x):
             posterior = model.encode(x).latent_dist
-            return posterior.mean, posterior.logvar
+            return {"mean": posterior.mean, "logvar": posterior.logvar}
 
         encode(self.folder / name, encoder, self.nodes(names.autoencoder(model)), image)
 
@@ -100,10 +110,19 @@ class CompVis:
         unet(self.folder / name, model, self.modules(model), *inputs)
 
     def decode(self, name: str, model, latent) -> None:
-        decode(self.folder / name, model.decode, self.modules(model), latent)
+        # Inside a diffusion model the decoder quantises by itself.
+        quantises = type(model) is VQModel
+        decoder = (lambda z: model.decode(model.quantize(z)[0])) if quantises else model.decode
+        decode(self.folder / name, decoder, self.modules(model), latent)
 
     def encode(self, name: str, model, image) -> None:
-        encode(self.folder / name, model.encode, self.modules(model), image)
+        answers = {AutoencoderKL: ("mean", "logvar"), VQModel: ("quantised", "indices"), VQModelInterface: ("latent",)}[type(model)]
+
+        def encoder(x):
+            given = model.encode(x)
+            return dict(zip(answers, given if len(answers) > 1 else (given,)))
+
+        encode(self.folder / name, encoder, self.modules(model), image)
 
     def text(self, name: str, model, ids) -> None:
         text(self.folder / name, lambda i: (model(i), None), self.modules(model.transformer), ids)

@@ -57,7 +57,7 @@ def randomise(model: torch.nn.Module, seed: int) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        if "embedding.weight" in name:
+        if name.endswith(("embedding.weight", "emb.weight")):
             value = 0.5 * noise
         elif parameter.ndim >= 2:
             value = noise / parameter[0].numel() ** 0.5

@@ -4,6 +4,9 @@
     python tools/dumps/make.py                              # tests/data/parity, all cases
     python tools/dumps/make.py --demo assets/demo --out DIR # dumps of the demo model, from its PyTorch twin
     python tools/dumps/make.py --diffusers MODEL --out DIR  # dumps of any Stable Diffusion 1 or 2 in diffusers' layout
+    python tools/dumps/make.py --system celeba256 --width 1/4 --format ckpt --out DIR
+                                                            # a published system at any width, with random weights, and its dumps
+    python tools/dumps/make.py --count                      # parameters of every published network
 
 Each case is a folder: `model/` is what `ldm parity --model` is given, each `*.safetensors` beside it is a dump. Seeded:
 the same versions write the same tensors (the order of a file's metadata may differ).
@@ -11,14 +14,18 @@ the same versions write the same tensors (the order of a file's metadata may dif
 
 import argparse
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
+import systems
 import torch
-from cases import CASES
+from cases import CASES as SMALL
 from demo import demo
 from folder import folder
+from zoo import CASES as ZOO
 
 ROOT = Path(__file__).resolve().parents[2]
+CASES = SMALL | ZOO
 
 
 def main() -> None:
@@ -27,9 +34,18 @@ def main() -> None:
     parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES), help="cases to write")
     parser.add_argument("--demo", type=Path, metavar="MODEL", help="write dumps of this demo folder instead")
     parser.add_argument("--diffusers", type=Path, metavar="MODEL", help="write dumps of this diffusers folder instead")
-    parser.add_argument("--side", type=int, default=32, help="side of the latents, with --diffusers")
+    parser.add_argument("--side", type=int, help="side of the latents; default: 32 with --diffusers, the published one with --system")
     parser.add_argument("--steps", type=int, default=20, help="steps of the trajectory, with --diffusers")
+    parser.add_argument("--system", choices=systems.SYSTEMS, metavar="NAME",
+                        help=f"write this system or first stage at random weights, with its dumps: {', '.join(systems.SYSTEMS)}")
+    parser.add_argument("--width", type=Fraction, default=Fraction(1), help="share of the published channels, with --system")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and inputs, with --system")
+    parser.add_argument("--format", choices=("safetensors", "ckpt"), default="safetensors", help="of the weights, with --system")
+    parser.add_argument("--count", action="store_true", help="print the parameters of every published network instead")
     arguments = parser.parse_args()
+    if arguments.count:
+        systems.count()
+        return
     # One thread sums in one order: the same values on every machine of one kind.
     torch.set_num_threads(1)
     with torch.no_grad():
@@ -37,7 +53,13 @@ def main() -> None:
             demo(arguments.demo, arguments.out)
             return
         if arguments.diffusers:
-            folder(arguments.diffusers, arguments.out, arguments.side, arguments.steps)
+            folder(arguments.diffusers, arguments.out, arguments.side or 32, arguments.steps)
+            return
+        if arguments.system:
+            described = systems.narrowed(systems.config(arguments.system), arguments.width)
+            params = described["model"]["params"]
+            side = arguments.side or params.get("image_size") or 256 // systems.factor(params)
+            systems.folder_of(described, arguments.out / arguments.system, (side, side), arguments.seed, arguments.format)
             return
         for name in arguments.only:
             shutil.rmtree(arguments.out / name, ignore_errors=True)

@@ -81,8 +81,8 @@ def _translate(model: nn.Module, blocks: dict) -> dict:
 
 
 # What a dump of moderate size records: the answers of whole layers, not of their parts.
-LAYERS = ("ResBlock", "ResnetBlock", "ResnetBlock2D", "SpatialTransformer", "Transformer2DModel", "CrossAttention", "Attention",
-          "AttnBlock", "FeedForward", "BasicTransformerBlock", "CLIPAttention", "CLIPMLP", "CLIPEncoderLayer", "Layer", "Mlp")
+LAYERS = ("ResBlock", "ResnetBlock", "ResnetBlock2D", "AttentionBlock", "SpatialTransformer", "Transformer2DModel", "CrossAttention",
+          "Attention", "AttnBlock", "FeedForward", "BasicTransformerBlock", "CLIPAttention", "CLIPMLP", "CLIPEncoderLayer", "Layer", "Mlp")
 EDGES = ("time_embed", "input_blocks.0.0", "out.2", "conv_in", "conv_out", "upsample", "downsample", "op", "conv", "norm_out",
          "final_layer_norm", "quant_conv")
 
@@ -91,3 +91,9 @@ def layers(modules: dict) -> dict:
     """Those of `modules` that are whole layers, or the network's edges."""
     return {path: module for path, module in modules.items()
             if type(module).__name__ in LAYERS or path in EDGES or path.split(".")[-1] in EDGES}
+
+
+def blocks(modules: dict) -> dict:
+    """Those of `modules` that are whole blocks of a UNet: enough to tell where an answer begins to differ."""
+    return {path: module for path, module in modules.items()
+            if type(module).__name__ in ("ResBlock", "AttentionBlock", "SpatialTransformer")}
