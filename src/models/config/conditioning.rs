@@ -132,16 +132,23 @@ fn clip(stage: &Section) -> Result<ClipConfig> {
     }
 }
 
-/// `FrozenOpenCLIPEmbedder`: OpenCLIP ViT-H/14's text encoder.
+/// `FrozenOpenCLIPEmbedder`: OpenCLIP ViT-H/14's text encoder, unless `text_config` gives its sizes.
 fn open_clip(stage: &Section) -> Result<ClipConfig> {
-    let mut config = OPEN_CLIP_VIT_H_14;
-    if let Some(params) = stage.section("params")? {
-        params.only(&[("arch", json!("ViT-H-14"))])?;
-        config.skip_layers = match params.text("layer")? {
-            None | Some("last") => 0,
-            Some("penultimate") => 1,
-            Some(_) => return Err(params.unfit("layer", "last or penultimate")),
-        };
-    }
-    Ok(config)
+    let Some(params) = stage.section("params")? else {
+        return Ok(OPEN_CLIP_VIT_H_14);
+    };
+    params.only(&[("arch", json!("ViT-H-14"))])?;
+    let config = match params.section("text_config")? {
+        Some(sizes) => clip_text(&sizes)?,
+        None => OPEN_CLIP_VIT_H_14,
+    };
+    let skip_layers = match params.text("layer")? {
+        None | Some("last") => 0,
+        Some("penultimate") => 1,
+        Some(_) => return Err(params.unfit("layer", "last or penultimate")),
+    };
+    Ok(ClipConfig {
+        skip_layers,
+        ..config
+    })
 }
