@@ -4,13 +4,14 @@
 //   guidance            g = u + s (c - u); y = (r std(c) / std(g) + 1 - r) g, or g if r = 0 (arXiv:2207.12598, equation 6;
 //                       arXiv:2305.08891, equations 15 and 16); u and c are the halves of the batch, std is over an image, Bessel-corrected
 //   combine             y = sum_j c[row, j] v_j over up to 8 terms; a term whose coefficient is zero is not read
+//   blend               y = m a + (1 - m) b
 //   count_not_finite    y[n] = how many elements of image n are infinite or NaN
 //
 // Tensors       dense; t, settings (s, r), coefficients, row and the counts are f32 at either precision
 // Arithmetic    f32. The angle t f_i, up to 1000, is f32 as in the published networks, and its sine that of the whole angle. Deviations: see
 //               moments.cuh
 // Launch        timestep_embedding: 256 threads, one per frequency and image. guidance: 512 threads, blocks (packs of an image, image); with
-//               r != 0 each block takes the deviations of its whole image itself, which lies in L2. combine: 256 threads, one per pack.
+//               r != 0 each block takes the deviations of its whole image itself, which lies in L2. combine and blend: 256 threads, one per pack.
 //               count_not_finite: 1024 threads, one block per image
 // Requirements  counts fit an int; `_ragged` where an image is not whole packs (both checked by select)
 // Cost          operands read once, the result written once; guidance with r != 0 reads an image once more per 8 KiB of it
@@ -131,6 +132,18 @@ DEVICE void combine(T* y, const float* coefficients, const float* row, const Ter
     store_span(y, span, sum);
 }
 
+template <typename T>
+DEVICE void blend(T* y, const T* mask, const T* inside, const T* outside, int count) {
+    const Span span = span_of_thread<T>(count);
+    if (span.count == 0) return;
+    const Pack<T> m = load_span(mask, span);
+    const Pack<T> a = load_span(inside, span);
+    Pack<T> b = load_span(outside, span);
+#pragma unroll
+    for (int i = 0; i < Pack<T>::SIZE; i++) b.x[i] = m.x[i] * a.x[i] + (1.0f - m.x[i]) * b.x[i];
+    store_span(y, span, b);
+}
+
 template <typename T, bool RAGGED>
 DEVICE void count_not_finite(float* counts, const T* x, int image) {
     x += static_cast<size_t>(blockIdx.x) * image;
@@ -177,6 +190,13 @@ ENTRY(256, 4, combine_f16, COMBINE_F16) {
 }
 ENTRY(256, 4, combine_f32, COMBINE_F32) {
     combine<float>(y, coefficients, row, {{v0, v1, v2, v3, v4, v5, v6, v7}}, rows, used, count);
+}
+
+ENTRY(256, 4, blend_f16, half* y, const half* mask, const half* inside, const half* outside, int count) {
+    blend(y, mask, inside, outside, count);
+}
+ENTRY(256, 4, blend_f32, float* y, const float* mask, const float* inside, const float* outside, int count) {
+    blend(y, mask, inside, outside, count);
 }
 
 ENTRY(1024, 1, count_not_finite_f16, float* counts, const half* x, int image) {

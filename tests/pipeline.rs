@@ -93,6 +93,7 @@ fn image_to_image_stays_nearer_the_lower_the_strength() {
     let start = Tensor::new(start.shape(), clamped).unwrap();
     request.init = Some(InitImage {
         image: start.clone(),
+        mask: None,
     });
     request.seed = 99;
     let mut distance = |strength| {

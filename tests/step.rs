@@ -10,7 +10,7 @@ use latent_diffusion::graph::{Node, Param};
 use latent_diffusion::models::config::ModelConfig;
 use latent_diffusion::models::unet;
 use latent_diffusion::ops::Op;
-use latent_diffusion::pipeline::{self, Denoiser, Guided, StepSizes};
+use latent_diffusion::pipeline::{self, Denoiser, Guided, Kept, StepSizes};
 use latent_diffusion::plan::{Place, Plan, fuse::fuse, hoist::hoist};
 use latent_diffusion::sampler::{Options, Sampler};
 use latent_diffusion::schedule::Schedule;
@@ -192,6 +192,61 @@ fn a_step_that_fails_is_run_again_from_the_state_before_it() {
     assert_eq!(again, healthy, "a run leaves nothing behind");
 }
 
+/// Two DDIM steps on the tiny network from the state `x`, with noise of `0.1 draws` where a part of the image is kept.
+fn kept(x: &Tensor, kept: Option<Kept>) -> Tensor {
+    let model = networks::tiny();
+    let schedule = Schedule::new(&model.schedule).unwrap();
+    let trajectory = Sampler::Ddim.plan(&schedule, &Options::new(2)).unwrap();
+    let unet = networks::parts(model).0;
+    let guided = Guided {
+        context: Some(Tensor::full([2, 9, 20], 0.5)),
+        settings: Some([3.0, 0.0]),
+        kept,
+        ..Guided::unconditional(1)
+    };
+    let cpu = Arc::new(Cpu::new(2, Arc::default()).unwrap());
+    let network = (&unet, &Weights::synthetic(3));
+    let mut denoiser = Denoiser::new(&cpu, network, &guided, [8, 8, 4], &trajectory).unwrap();
+    let mut drawn = 0.0;
+    let mut draw = || {
+        drawn += 0.1;
+        Ok(Tensor::full([1, 8, 8, 4], drawn))
+    };
+    denoiser.run(x, &mut draw, &mut |_| ()).unwrap()
+}
+
+#[test]
+fn what_is_kept_of_an_image_stands_in_the_state_at_its_level_of_noise() {
+    let shape: Shape = [1, 8, 8, 4].into();
+    let x = Tensor::from_fn(shape, |i| (i % 7) as f32 - 3.0);
+    let image = Tensor::from_fn(shape, |i| (i % 5) as f32 / 4.0);
+    let masked = |mask| Kept {
+        latent: image.clone(),
+        mask,
+    };
+    let all = masked(Tensor::full(shape, 1.0));
+    assert_eq!(kept(&x, Some(all)), kept(&x, None), "all is drawn");
+    let none = kept(&x, Some(masked(Tensor::zeros(shape))));
+    let elsewhere = kept(&Tensor::zeros(shape), Some(masked(Tensor::zeros(shape))));
+    assert_eq!(none, elsewhere, "all is kept, wherever it begins");
+
+    // The left half is kept: before the first step, that is the image at the first level, with the first noise.
+    let left = |i: usize| i / 4 % 8 < 4;
+    let mask = Tensor::from_fn(shape, |i| if left(i) { 0.0 } else { 1.0 });
+    let schedule = Schedule::new(&networks::tiny().schedule).unwrap();
+    let first = Sampler::Ddim
+        .plan(&schedule, &Options::new(2))
+        .unwrap()
+        .rows[0]
+        .at;
+    let [alpha, sigma] = [first.alpha as f32, first.sigma as f32].map(f64::from);
+    let noised = |i: usize| (alpha * f64::from(image.data()[i]) + sigma * f64::from(0.1f32)) as f32;
+    let begun = Tensor::from_fn(shape, |i| if left(i) { noised(i) } else { x.data()[i] });
+    let half = kept(&x, Some(masked(mask.clone())));
+    assert_eq!(half, kept(&begun, Some(masked(mask))));
+    assert_ne!(half, kept(&x, None));
+}
+
 /// GFLOP of some nodes of a graph.
 fn work(graph: &Graph, nodes: &[Node]) -> f64 {
     let flops = nodes.iter().map(|node| {
@@ -212,6 +267,7 @@ fn a_step_of_stable_diffusion_leaves_out_what_is_done_once() {
         concat: 0,
         class_labels: false,
         guided: true,
+        kept: false,
         rows: 20,
         memory: 0,
     };

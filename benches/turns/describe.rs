@@ -57,6 +57,7 @@ fn attributes(op: &Op) -> Value {
         | Op::TimestepEmbedding(_)
         | Op::Guidance(_)
         | Op::Combine(_)
+        | Op::Blend(_)
         | Op::Assign(_)
         | Op::CountNotFinite(_) => json!({}),
     }

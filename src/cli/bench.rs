@@ -213,6 +213,7 @@ fn networks<'a>(model: &'a Model, args: &BenchArgs) -> Result<Vec<Network<'a>>> 
             concat: config.concat_channels(),
             class_labels: config.num_classes.is_some(),
             guided: true,
+            kept: false,
             rows: STEPS,
             memory: 0,
         };

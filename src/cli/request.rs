@@ -128,7 +128,7 @@ fn start(image: &Tensor, request: &Request, console: &Console) -> Result<InitIma
         ));
     }
     let image = resize(image, request.width, request.height)?;
-    Ok(InitImage { image })
+    Ok(InitImage { image, mask: None })
 }
 
 /// A number of things, which is never negative.

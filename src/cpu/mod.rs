@@ -149,6 +149,7 @@ fn run_step(arena: &mut Arena, step: &Step<Cpu>) -> Result<()> {
         | Op::TimestepEmbedding(_)
         | Op::Guidance(_)
         | Op::Combine(_)
+        | Op::Blend(_)
         | Op::Assign(_)
         | Op::CountNotFinite(_) => define(step, &inputs, output),
     }

@@ -76,6 +76,17 @@ pub(super) fn combine(inputs: &[Shape], output: Shape, target: &Target) -> Resul
     Ok(Kernel::single(launch, vec![]))
 }
 
+pub(super) fn blend(output: Shape, target: &Target) -> Result<Kernel, String> {
+    let arguments = vec![
+        Argument::Output,
+        Argument::Input(0),
+        Argument::Input(1),
+        Argument::Input(2),
+    ];
+    let launch = streaming("blend", arguments, output.len(), target)?;
+    Ok(Kernel::single(launch, vec![]))
+}
+
 /// A block per image.
 pub(super) fn count_not_finite(
     inputs: &[Shape],

@@ -158,7 +158,7 @@ mod tests {
         let path = folder.path().join("late.png");
         fs::write(&path, b"old").unwrap();
         // As if the file had appeared after the first look.
-        let error = write_beside(&path, b"new", Existing::Keep).unwrap_err();
+        let error = write_beside(&path, |file| file.write_all(b"new"), Existing::Keep).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(folder.path()), ["late.png"]);

@@ -10,6 +10,7 @@ mod activation;
 mod add;
 mod assign;
 mod attention;
+mod blend;
 mod channels;
 mod combine;
 mod concat;
@@ -31,6 +32,7 @@ pub use activation::{Activate, Activation};
 pub use add::{Add, AddPositions};
 pub use assign::Assign;
 pub use attention::Attention;
+pub use blend::Blend;
 pub use channels::{AddChannels, Channels};
 pub use combine::Combine;
 pub use concat::{Axis, Concat};
@@ -190,6 +192,8 @@ operations! {
     Guidance => "guidance",
     /// Linear combination: one update of a sampler.
     Combine => "combine",
+    /// One tensor inside of a mask, another outside of it.
+    Blend => "blend",
     /// An input's next value, in its own place.
     Assign => "assign",
     /// How many elements of each image are NaN or infinite.

@@ -3,8 +3,9 @@
 use super::{Event, Given, Model, Pipeline, Request, Task, compute};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::models::condition::build_class_embedder;
 use crate::models::config::Condition;
+use crate::rng::Noise;
 use crate::tensor::{Shape, Tensor};
 
 /// What the network is told besides the noisy latent.
@@ -23,6 +24,17 @@ pub struct Guided {
     pub class_labels: Option<Tensor>,
     /// Scale and rescaling of guidance, if the network is asked twice.
     pub settings: Option<[f32; 2]>,
+    /// The part of the image that is known beforehand, where the network is not told of it.
+    pub kept: Option<Kept>,
+}
+
+/// What a run keeps to outside of a mask: there, the state of every step is this latent with noise.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// `[N, h, w, C]`.
+    pub latent: Tensor,
+    /// Of the same shape: 1 where the image is drawn, 0 where it is kept.
+    pub mask: Tensor,
 }
 
 impl Guided {
@@ -34,6 +46,7 @@ impl Guided {
             concat: None,
             class_labels: None,
             settings: None,
+            kept: None,
         }
     }
 }
@@ -50,6 +63,8 @@ impl Request {
         let guidable = match (condition, &self.given) {
             (Condition::None, Given::Nothing) => false,
             (Condition::Text, Given::Nothing) => true,
+            (Condition::MaskedImage, Given::Nothing) if self.mask().is_some() => false,
+            (Condition::TextAndMaskedImage, Given::Nothing) if self.mask().is_some() => true,
             (Condition::Class { .. } | Condition::Label, Given::Class(class)) => {
                 let classes = model.classes();
                 if *class >= classes {
@@ -108,11 +123,20 @@ impl<B: Backend> Pipeline<B> {
     pub(super) fn guided(
         &self,
         request: &Request,
+        streams: &mut [Noise],
         report: &mut dyn FnMut(Event),
     ) -> Result<Guided> {
         match (&self.model.config.condition, &request.given) {
             (Condition::None, Given::Nothing) => Ok(Guided::unconditional(request.batch)),
             (Condition::Text, Given::Nothing) => self.prompted(request, report),
+            (Condition::MaskedImage, Given::Nothing) => Ok(Guided {
+                concat: Some(self.masked_image(request, streams, report)?),
+                ..Guided::unconditional(request.batch)
+            }),
+            (Condition::TextAndMaskedImage, Given::Nothing) => Ok(Guided {
+                concat: Some(self.masked_image(request, streams, report)?),
+                ..self.prompted(request, report)?
+            }),
             (Condition::Class { classes, width }, Given::Class(class)) => {
                 let labels = self.labels(*class, request);
                 let context = self.classes((*classes, *width), &labels)?;
@@ -171,13 +195,9 @@ impl<B: Backend> Pipeline<B> {
         let (_, Some(weights)) = self.model.condition() else {
             return Err(self.model.refused("has no vectors of its classes"));
         };
-        let shape = [labels.len(), 1];
-        let mut graph = Graph::new();
-        let input = graph.input_exact("class_labels", shape);
-        let context = graph.scope("embedding", |g| g.embedding(input, classes, width))?;
-        graph.output("context", context);
-        let input = ("class_labels", &Tensor::new(shape, labels.to_vec())?);
-        let network = (graph, weights);
+        let graph = build_class_embedder(classes, width, labels.len())?;
+        let ids = Tensor::new([labels.len(), 1], labels.to_vec())?;
+        let (network, input) = ((graph, weights), ("class_labels", &ids));
         compute(
             &self.backend,
             network,
@@ -214,7 +234,7 @@ fn expect_shape(what: &str, tensor: &Tensor, expected: Shape) -> Result<()> {
 }
 
 /// Every item of a batch `times` times in a row: for each image of a batch what is the same for all.
-fn repeated(items: &Tensor, times: usize) -> Result<Tensor> {
+pub(super) fn repeated(items: &Tensor, times: usize) -> Result<Tensor> {
     let mut all = Vec::with_capacity(items.shape().batch() * times);
     for index in 0..items.shape().batch() {
         all.extend(std::iter::repeat_n(items.item(index)?, times));

@@ -32,6 +32,8 @@ pub struct StepSizes {
     pub class_labels: bool,
     /// Whether the network is asked twice, without and with the condition.
     pub guided: bool,
+    /// Whether a part of the image is known beforehand.
+    pub kept: bool,
     /// Rows of the sampler's tables: network calls of a run.
     pub rows: usize,
     /// Earlier results that the sampler keeps.
@@ -43,7 +45,9 @@ pub struct StepSizes {
 /// # Shapes
 /// The state, `state` and `memory.1` on, and `noise` are `[N, h, w, C]`. Constants are the `context`, the settings of `guidance [2]`, the
 /// `timesteps [S]`, `concat [N, h, w, K]`, `class_labels [calls]`, and for each vector of the state its `coefficients [S, 3 + memory]`; `step [1]` is the row. Results are the
-/// count `not_finite [N]` and the next state; what each vector was before the step is kept as `state.before` and so on.
+/// count `not_finite [N]` and the next state; what each vector was before the step is kept as `state.before` and so on. Where a part of the image
+/// is known, its latent `kept.latent` and the mask `kept.mask` of what is not are constants like the state, the levels `kept.levels [S, 2]` are
+/// exact, and `kept.noise` is like `noise`.
 ///
 /// # Errors
 /// As [`unet::forward`].
@@ -56,7 +60,10 @@ pub fn step(config: &UNetConfig, sizes: &StepSizes) -> Result<Graph> {
     let vectors: Vec<Value> = (0..=sizes.memory)
         .map(|index| g.input(&vector(index), shape))
         .collect();
-    let x = vectors[0];
+    let x = match sizes.kept {
+        true => keep(&mut g, row, vectors[0], sizes)?,
+        false => vectors[0],
+    };
     let calls = if sizes.guided { 2 } else { 1 } * sizes.batch;
     let mut sample = twice(&mut g, x, sizes.guided)?;
     if sizes.concat > 0 {
@@ -103,6 +110,22 @@ pub fn step(config: &UNetConfig, sizes: &StepSizes) -> Result<Graph> {
     Ok(g)
 }
 
+/// The state with what is known beforehand in its place, at the level of noise that the row begins with.
+///
+/// # Source
+/// The arguments `mask` and `x0` of CompVis's `DDIMSampler.ddim_sampling`.
+fn keep(g: &mut Graph, row: Value, x: Value, sizes: &StepSizes) -> Result<Value> {
+    let shape = g.shape(x);
+    let latent = g.constant("kept.latent", shape);
+    let mask = g.constant("kept.mask", shape);
+    let levels = g.constant_exact("kept.levels", [sizes.rows, 2]);
+    let noise = g.input("kept.noise", shape);
+    g.scope("kept", |g| {
+        let noised = g.combine(levels, row, &[latent, noise])?;
+        g.blend(mask, x, noised)
+    })
+}
+
 /// One after the other, for the two calls of guidance.
 fn twice(g: &mut Graph, x: Value, guided: bool) -> Result<Value> {
     match guided {
@@ -117,6 +140,8 @@ pub struct Denoiser<B: Backend> {
     memory: usize,
     /// For each row, whether it uses fresh noise.
     draws_noise: Vec<bool>,
+    /// Whether each row noises what is kept of an image.
+    keeps: bool,
 }
 
 impl<B: Backend> Denoiser<B> {
@@ -139,6 +164,7 @@ impl<B: Backend> Denoiser<B> {
             concat: guided.concat.as_ref().map_or(0, |c| c.shape().channels()),
             class_labels: guided.class_labels.is_some(),
             guided: guided.settings.is_some(),
+            kept: guided.kept.is_some(),
             rows: rows.len(),
             memory,
         };
@@ -156,7 +182,14 @@ impl<B: Backend> Denoiser<B> {
         if let Some(settings) = guided.settings {
             session.set("guidance", &Tensor::new([2], settings.to_vec())?)?;
         }
-        let timesteps = rows.iter().map(|row| row.timestep as f32).collect();
+        if let Some(kept) = &guided.kept {
+            session.set("kept.latent", &kept.latent)?;
+            session.set("kept.mask", &kept.mask)?;
+            let levels = rows.iter().flat_map(|row| [row.at.alpha, row.at.sigma]);
+            let levels = levels.map(|share| share as f32).collect();
+            session.set("kept.levels", &Tensor::new([rows.len(), 2], levels)?)?;
+        }
+        let timesteps = rows.iter().map(|row| row.at.timestep as f32).collect();
         session.set("timesteps", &Tensor::new([rows.len()], timesteps)?)?;
         for index in 0..=memory {
             let used = rows
@@ -170,10 +203,12 @@ impl<B: Backend> Denoiser<B> {
             session,
             memory,
             draws_noise: rows.iter().map(|row| row.draws_noise()).collect(),
+            keeps: guided.kept.is_some(),
         })
     }
 
-    /// Runs every row from the state `x`; `draw` gives fresh noise of the state's shape where a row uses some.
+    /// Runs every row from the state `x`; `draw` gives fresh noise of the state's shape where a row uses some: first for what is kept of an
+    /// image, then for the update.
     ///
     /// # Errors
     /// If a state is not finite, or the device fails, or the user asked to stop.
@@ -191,6 +226,9 @@ impl<B: Backend> Denoiser<B> {
         }
         for index in 0..total {
             self.session.set("step", &Tensor::full([1], index as f32))?;
+            if self.keeps {
+                self.session.set("kept.noise", &draw()?)?;
+            }
             if self.draws_noise[index] {
                 self.session.set("noise", &draw()?)?;
             }

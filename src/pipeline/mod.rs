@@ -12,6 +12,7 @@
 mod condition;
 mod demo;
 mod denoise;
+mod inpaint;
 mod latent;
 mod model;
 mod neighbours;
@@ -20,8 +21,9 @@ mod request;
 mod task;
 mod text;
 
-pub use condition::Guided;
+pub use condition::{Guided, Kept};
 pub use denoise::{Denoiser, StepSizes, step};
+pub use inpaint::Mask;
 pub use model::Model;
 pub use neighbours::{Database, Neighbour};
 pub use request::{Given, InitImage, Request};
@@ -86,7 +88,7 @@ impl<B: Backend> Pipeline<B> {
         let total = latents.len();
         let mut images = Vec::with_capacity(total);
         for latent in &latents {
-            images.push(self.decode(latent, report)?);
+            images.push(request.finish(self.decode(latent, report)?)?);
             report(Event::Decoded {
                 done: images.len(),
                 total,
@@ -108,16 +110,22 @@ impl<B: Backend> Pipeline<B> {
         request.check(&self.model)?;
         let schedule = Schedule::new(&self.model.config.schedule)?;
         let trajectory = request.sampler.plan(&schedule, &request.options)?;
-        let guided = self.guided(request, report)?;
         let mut streams: Vec<Noise> = (0..request.batch)
             .map(|index| Noise::new(request.rng, request.seed_of(index)))
             .collect();
+        let to_keep = request.mask().filter(|_| !self.model.reads_masks());
         let latent = match &request.init {
-            Some(init) => Some(self.posterior(&init.image, &mut streams, report)?),
-            None => None,
+            Some(init) if request.options.strength.is_some() || to_keep.is_some() => {
+                Some(self.posterior(&init.image, &mut streams, report)?)
+            }
+            _ => None,
         };
         let shape = self.model.latent_shape(request)?;
         let noise = draw(&mut streams, shape)?;
+        let mut guided = self.guided(request, &mut streams, report)?;
+        if let (Some(mask), Some(latent)) = (to_keep, &latent) {
+            guided.kept = Some(self.kept(latent, mask)?);
+        }
         let start = trajectory.start;
         let mixed = noise.data().iter().enumerate().map(|(index, noise)| {
             let known = latent.as_ref().map_or(0.0, |l| f64::from(l.data()[index]));

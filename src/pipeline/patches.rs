@@ -156,7 +156,7 @@ pub(super) fn run<B: Backend>(
     state[0] = x.clone();
     for (step, row) in trajectory.rows.iter().enumerate() {
         let mut output = Tensor::zeros(x.shape());
-        let timestep = Tensor::full([batch], row.timestep as f32);
+        let timestep = Tensor::full([batch], row.at.timestep as f32);
         session.set("timestep", &timestep)?;
         for number in 0..patches.count() {
             let latent = patches.cut(&state[0], number)?;

@@ -1,6 +1,6 @@
 //! What a user asks for, checked against the model before anything is loaded.
 
-use super::Model;
+use super::{Mask, Model};
 use crate::error::{Error, Result};
 use crate::models::config::Condition;
 use crate::rng::NoiseSource;
@@ -58,11 +58,13 @@ pub enum Given {
     Vectors(Tensor),
 }
 
-/// The image that image-to-image starts from.
+/// The image that image-to-image starts from, or inpainting keeps a part of.
 #[derive(Clone, Debug)]
 pub struct InitImage {
     /// `[1, H, W, 3]` in -1..1, of the request's size.
     pub image: Tensor,
+    /// The part to draw anew, if not the whole image; then a strength may be left out, and that part begins as noise alone.
+    pub mask: Option<Mask>,
 }
 
 impl Request {
@@ -143,16 +145,14 @@ impl Request {
                 self.guidance_rescale
             )));
         }
-        let expected = [1, self.height, self.width, 3].into();
         match &self.init {
-            Some(init) if init.image.shape() != expected => Err(Error::request(format!(
-                "the initial image is {}, but the request is for {expected}",
-                init.image.shape()
-            ))),
-            Some(_) if self.options.strength.is_none() => Err(Error::request(
-                "image to image needs a strength between 0 and 1: how far to depart from the image",
-            )),
-            _ => Ok(()),
+            Some(init) if init.mask.is_none() && self.options.strength.is_none() => {
+                Err(Error::request(
+                    "image to image needs a strength between 0 and 1: how far to depart from the image",
+                ))
+            }
+            Some(init) => init.check([self.height, self.width]),
+            None => Ok(()),
         }
     }
 }

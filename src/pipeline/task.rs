@@ -84,6 +84,14 @@ impl Model {
         }
     }
 
+    /// Whether the UNet is told of an image and a mask, rather than kept to the image by the sampler.
+    pub(super) fn reads_masks(&self) -> bool {
+        matches!(
+            self.config.condition,
+            Condition::MaskedImage | Condition::TextAndMaskedImage
+        )
+    }
+
     /// The refusal of a task that is not among [`tasks`](Self::tasks), with those that are.
     pub fn cannot(&self, task: Task) -> Error {
         let able: Vec<String> = self.tasks().iter().map(Task::to_string).collect();

@@ -311,7 +311,7 @@ mod tests {
                 };
                 let trajectory = Sampler::Ddim.plan(&schedule, &options).unwrap();
                 assert!(compvis_timesteps || trajectory.rows.len() == steps);
-                assert!(trajectory.rows.iter().all(|row| row.timestep <= 999.0));
+                assert!(trajectory.rows.iter().all(|row| row.at.timestep <= 999.0));
             }
         }
     }

@@ -6,8 +6,8 @@ use crate::schedule::Level;
 /// One call of the network, and what follows from it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// The time the network is told; fractional for some samplers.
-    pub timestep: f64,
+    /// The level of the state before the call, whose timestep the network is told; between two for some samplers.
+    pub at: Level,
     /// The vectors after this row: the state, then the memory, latest first. Of each, the first `3 + memory` coefficients
     /// can be other than 0.
     pub next: Vec<Combination>,
@@ -15,10 +15,7 @@ pub struct Row {
 
 impl Row {
     pub(super) fn new(at: Level, next: Vec<Combination>) -> Self {
-        Self {
-            timestep: at.timestep,
-            next,
-        }
+        Self { at, next }
     }
 
     pub(super) fn memoryless(at: Level, next: Combination) -> Self {
@@ -67,7 +64,7 @@ impl Trajectory {
         let mut state = vec![vec![0.0; size]; 1 + self.memory];
         state[0] = x;
         for row in &self.rows {
-            let output = network(&state[0], row.timestep);
+            let output = network(&state[0], row.at.timestep);
             let noise = if row.draws_noise() {
                 draw(size)
             } else {

@@ -140,6 +140,7 @@ pub fn step(model: &ModelConfig, batch: usize, [height, width]: [usize; 2]) -> N
         concat: 0,
         class_labels: false,
         guided: true,
+        kept: false,
         rows: 3,
         memory: 2,
     };

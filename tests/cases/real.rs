@@ -101,6 +101,7 @@ pub fn rename(op: &mut Op, prefix: &str) {
         | Op::TimestepEmbedding(_)
         | Op::Guidance(_)
         | Op::Combine(_)
+        | Op::Blend(_)
         | Op::Assign(_)
         | Op::CountNotFinite(_) => {}
     }

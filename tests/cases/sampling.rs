@@ -1,7 +1,7 @@
 //! What surrounds the network in a sampler's step: the timestep's features, guidance, and the update.
 
 use super::{Case, IMAGES, Operand, Values, case};
-use latent_diffusion::ops::{Assign, Combine, CountNotFinite, Guidance, TimestepEmbedding};
+use latent_diffusion::ops::{Assign, Blend, Combine, CountNotFinite, Guidance, TimestepEmbedding};
 
 pub(super) fn cases() -> Vec<Case> {
     let mut all = vec![];
@@ -43,6 +43,8 @@ pub(super) fn cases() -> Vec<Case> {
         all.push(case(format!("{shape:?}"), CountNotFinite, vec![x]));
         let operands = vec![Operand::normal(shape); 2];
         all.push(case(format!("{shape:?}"), Assign, operands));
+        let operands = vec![Operand::normal(shape); 3];
+        all.push(case(format!("{shape:?}"), Blend, operands));
     }
     all
 }

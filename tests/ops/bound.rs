@@ -126,6 +126,14 @@ impl Bound {
             }
             Op::Guidance(_) => (guided(inputs, expected), 1.0, 1.0),
             Op::Combine(_) => (absolute(), inputs.len() as f64, 1.0),
+            Op::Blend(_) => {
+                let [m, a, b] = [0, 1, 2].map(|index: usize| &inputs[index].data);
+                let sizes = |i: usize| [m, a, b].map(|x| f64::from(x[i].abs()));
+                let condition = (0..expected.len())
+                    .map(sizes)
+                    .map(|[m, a, b]| m * a + (1.0 + m) * b);
+                (condition.collect(), 1.0, 1.0)
+            }
             Op::Activate(_) => (
                 inputs[0].data.iter().map(|x| f64::from(x.abs())).collect(),
                 1.0,
