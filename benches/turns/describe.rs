@@ -53,6 +53,7 @@ fn attributes(op: &Op) -> Value {
         | Op::Reshape(_)
         | Op::Upsample2x(_)
         | Op::Embedding(_)
+        | Op::Codebook(_)
         | Op::GatherToken(_)
         | Op::TimestepEmbedding(_)
         | Op::Guidance(_)

@@ -7,6 +7,7 @@
 
 mod arena;
 mod attention;
+mod codebook;
 mod conv2d;
 mod elementwise;
 mod epilogue;
@@ -141,6 +142,7 @@ fn run_step(arena: &mut Arena, step: &Step<Cpu>) -> Result<()> {
         Op::AddChannels(op) => elementwise::add_channels(op, &inputs, output),
         Op::Concat(op) => elementwise::concat(op, &inputs, output),
         Op::Upsample2x(_) => elementwise::upsample(&inputs, output),
+        Op::Codebook(op) => codebook::run(op, &inputs, &step.weights, output),
         Op::Embedding(op) => elementwise::embedding(op, &inputs, &step.weights, output),
         Op::Input(_)
         | Op::AddPositions(_)

@@ -109,7 +109,7 @@ pub enum Argument {
 /// How a learnt tensor is laid out on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layout {
-    /// One value per channel, as f32: biases, factors of normalisations.
+    /// As stored, as f32: biases, factors of normalisations, codes that a search compares.
     Vector,
     /// As stored, at the working precision: tables of embeddings.
     Table,

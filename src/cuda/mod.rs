@@ -5,6 +5,7 @@
 
 mod attention;
 mod attention_large;
+mod codebook;
 mod conv2d;
 mod diagnosis;
 mod door;
@@ -310,6 +311,7 @@ pub fn select(op: &Op, inputs: &[Shape], output: Shape, target: &Target) -> Resu
         Op::Concat(op) => movement::concat(op, inputs, output, target),
         Op::Upsample2x(_) => movement::upsample(inputs, output, target),
         Op::Embedding(op) => movement::embedding(op, output, target),
+        Op::Codebook(op) => codebook::select(op, inputs, target),
         Op::GatherToken(_) => movement::gather(inputs, output, target),
         Op::TimestepEmbedding(op) => sampling::timestep_embedding(op, output, target),
         Op::Guidance(_) => sampling::guidance(inputs, output, target),

@@ -1,6 +1,6 @@
 //! Rows of a learnt table: token and class embeddings.
 
-use super::{Cost, Operator, Slice, exactly};
+use super::{Cost, Operator, Slice, exactly, require};
 use crate::error::Result as CrateResult;
 use crate::graph::{Graph, Param, Value};
 use crate::tensor::Shape;
@@ -23,7 +23,7 @@ impl Graph {
     /// Appends the rows of the scope's `weight` that `ids` selects.
     ///
     /// # Shapes
-    /// `ids [N, T]` (exact) gives `[N, T, features]`; `weight [rows, features]`.
+    /// `ids [N, ..]` (exact), of up to three sizes, gives `[N, .., features]`; `weight [rows, features]`.
     ///
     /// # Errors
     /// If `ids` has no room for another size.
@@ -36,11 +36,11 @@ impl Graph {
 impl Operator for Embedding {
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
         let [ids] = exactly(inputs)?;
-        match *ids.dims() {
-            [n] => Ok([n, self.table.shape.channels()].into()),
-            [n, t] => Ok([n, t, self.table.shape.channels()].into()),
-            _ => Err(format!("takes ids [N] or [N, T], not {ids}")),
-        }
+        require((1..=3).contains(&ids.rank()), || {
+            format!("takes ids [N], [N, T] or [N, h, w], not {ids}")
+        })?;
+        let dims = [ids.dims(), &[self.table.shape.channels()]].concat();
+        Ok(Shape::new(&dims))
     }
 
     fn cost(&self, inputs: &[Shape], output: Shape) -> Cost {

@@ -12,6 +12,7 @@ mod assign;
 mod attention;
 mod blend;
 mod channels;
+mod codebook;
 mod combine;
 mod concat;
 mod conv2d;
@@ -34,6 +35,7 @@ pub use assign::Assign;
 pub use attention::Attention;
 pub use blend::Blend;
 pub use channels::{AddChannels, Channels};
+pub use codebook::Codebook;
 pub use combine::Combine;
 pub use concat::{Axis, Concat};
 pub use conv2d::{Conv2d, Padding};
@@ -184,6 +186,8 @@ operations! {
     Upsample2x => "upsample",
     /// Rows of a learnt table.
     Embedding => "embedding",
+    /// The nearest rows of a learnt table.
+    Codebook => "codebook",
     /// One token of each sequence.
     GatherToken => "gather",
     /// Sinusoidal features of the timestep.

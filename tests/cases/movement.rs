@@ -1,7 +1,7 @@
-//! Operations that move values and change none.
+//! Operations that move values and change none, and the search for what to move.
 
 use super::{Case, IMAGES, Operand, case, param};
-use latent_diffusion::ops::{Axis, Concat, Embedding, GatherToken, Reshape, Upsample2x};
+use latent_diffusion::ops::{Axis, Codebook, Concat, Embedding, GatherToken, Reshape, Upsample2x};
 
 pub(super) fn cases() -> Vec<Case> {
     let mut all = vec![];
@@ -43,6 +43,17 @@ pub(super) fn cases() -> Vec<Case> {
         Embedding { table },
         vec![classes],
     ));
+    for (codes, width) in [(2, 1), (300, 3), (256, 4), (1000, 8), (40, 13)] {
+        let shape = [IMAGES, 5, 7, width];
+        for (x, exact) in [
+            (Operand::normal(shape), false),
+            (Operand::below(shape, 4), true),
+        ] {
+            let codes = param("weight", [codes, width]);
+            let what = format!("{} codes of {width}, exact: {exact}", codes.shape.batch());
+            all.push(case(what, Codebook { codes, exact }, vec![x]));
+        }
+    }
     for tokens in [1, 77] {
         let operands = vec![
             Operand::normal([IMAGES, tokens, 9]),

@@ -88,6 +88,7 @@ pub fn rename(op: &mut Op, prefix: &str) {
         }
         Op::AddPositions(op) => rename(&mut op.table, "weight"),
         Op::Embedding(op) => rename(&mut op.table, "weight"),
+        Op::Codebook(op) => rename(&mut op.codes, "weight"),
         Op::Input(_)
         | Op::Attention(_)
         | Op::Activate(_)

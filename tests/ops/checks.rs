@@ -194,7 +194,7 @@ fn definition(case: &Case, weights: &Weights, inputs: &[Tensor], roundoff: f64) 
         .iter()
         .map(|param| Elements {
             shape: param.shape,
-            data: held(weights, param, roundoff),
+            data: held(&case.op, weights, param, roundoff),
         })
         .collect();
     let inputs: Vec<Elements> = inputs
@@ -213,10 +213,11 @@ fn definition(case: &Case, weights: &Weights, inputs: &[Tensor], roundoff: f64) 
     (expected, bound)
 }
 
-/// A weight as a device of elements with that roundoff holds it: vectors stay f32 everywhere.
-fn held(weights: &Weights, param: &Param, roundoff: f64) -> Vec<f32> {
+/// A weight as a device of elements with that roundoff holds it: vectors stay f32 everywhere, and codes that a search compares.
+fn held(op: &Op, weights: &Weights, param: &Param, roundoff: f64) -> Vec<f32> {
     let mut values = weights.get(&param.name, &param.shape).unwrap().to_f32();
-    if param.shape.rank() > 1 && roundoff > f64::from(f32::EPSILON) {
+    let rounded = param.shape.rank() > 1 && !matches!(op, Op::Codebook(_));
+    if rounded && roundoff > f64::from(f32::EPSILON) {
         for value in &mut values {
             *value = f16::from_f32(*value).to_f32();
         }
