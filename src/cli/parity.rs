@@ -128,7 +128,7 @@ fn json_line(path: &Path, report: &Report, output: &Comparison) -> String {
         "shape": output.shape.dims(),
         "relative_l2": output.relative_error,
         "max_abs": output.max_abs_error,
-        "tolerance": report.tolerance,
+        "tolerance": output.tolerance,
         "pass": output.pass,
         "first_departure": departure,
     })

@@ -1,7 +1,11 @@
 //! The first stage: from pixels to latents and back.
 //!
 //! Encoder and decoder are separate graphs, as most runs need one of them. Both live in the checkpoint's scopes `encoder`
-//! and `decoder`; the 1x1 convolutions at the latent, `quant_conv` and `post_quant_conv`, are outside of these.
+//! and `decoder`; the 1x1 convolutions at the latent, `quant_conv` and `post_quant_conv`, are outside of these, and so is
+//! the codebook, `quantize`.
+//!
+//! A vector-quantised first stage encodes without quantising, and its decoder quantises first: what lies between, a
+//! diffusion model's sample, need not be made of codes. The codes of an image are a graph of their own ([`build_codes`]).
 
 use super::blocks::{
     self, Norm, NormConv, ProjectedAttention, ResBlock, conv3x3, expect_channels, norm_conv,
@@ -34,7 +38,7 @@ const OUT: NormConv = ["norm_out", "", "conv_out"];
 /// A decoder alone.
 ///
 /// # Shapes
-/// Input `latent [batch, height, width, embed_dim]`, output `image [batch, f height, f width, C]`; sizes in latent pixels.
+/// Input `latent [batch, height, width, embed_dim]` (exact where it is quantised), output `image [batch, f height, f width, C]`; sizes in latent pixels.
 ///
 /// # Errors
 /// As [`decode`].
@@ -44,7 +48,12 @@ pub fn build_decoder(
     [height, width]: [usize; 2],
 ) -> Result<Graph> {
     let mut g = Graph::new();
-    let latent = g.input("latent", [batch, height, width, config.embed_dim]);
+    let shape = [batch, height, width, config.embed_dim];
+    let latent = match config.codebook {
+        None => g.input("latent", shape),
+        // Half of a latent may have another nearest code.
+        Some(_) => g.input_exact("latent", shape),
+    };
     let image = decode(&mut g, config, latent)?;
     g.output("image", image);
     Ok(g)
@@ -53,26 +62,58 @@ pub fn build_decoder(
 /// An encoder alone.
 ///
 /// # Shapes
-/// Input `image [batch, height, width, C]`, output `moments [batch, height / f, width / f, 2 embed_dim]`; sizes in pixels.
+/// Input `image [batch, height, width, C]`, output `moments [batch, height / f, width / f, 2 embed_dim]`, or with a codebook
+/// `latent [batch, height / f, width / f, embed_dim]`; sizes in pixels.
 ///
 /// # Errors
 /// As [`encode`].
-pub fn build_encoder(
-    config: &AutoencoderConfig,
-    batch: usize,
-    [height, width]: [usize; 2],
-) -> Result<Graph> {
-    let mut g = Graph::new();
-    let image = g.input("image", [batch, height, width, config.in_channels]);
-    let moments = encode(&mut g, config, image)?;
-    g.output("moments", moments);
+pub fn build_encoder(config: &AutoencoderConfig, batch: usize, size: [usize; 2]) -> Result<Graph> {
+    let (mut g, answer) = encoder_alone(config, batch, size)?;
+    let name = match config.codebook {
+        None => "moments",
+        Some(_) => "latent",
+    };
+    g.output(name, answer);
     Ok(g)
 }
 
-/// Appends the encoder: mean and log variance of the latent, side by side along the channels ([`split_moments`]).
+/// A vector-quantised encoder with the search for the nearest codes.
 ///
 /// # Shapes
-/// `image [N, H, W, C]`, in -1..1, gives `[N, H / f, W / f, 2 embed_dim]`.
+/// As [`build_encoder`], with two outputs more: `indices [batch, height / f, width / f]` (exact), and the codes themselves,
+/// `quantised`, of the latent's shape.
+///
+/// # Errors
+/// As [`build_encoder`], and if the autoencoder has no codebook.
+pub fn build_codes(config: &AutoencoderConfig, batch: usize, size: [usize; 2]) -> Result<Graph> {
+    let codes = config.codebook.ok_or_else(|| {
+        Error::request("the model's autoencoder has no codebook, so an image has no codes in it")
+    })?;
+    let (mut g, latent) = encoder_alone(config, batch, size)?;
+    g.output("latent", latent);
+    let [indices, quantised] = quantise(&mut g, latent, codes)?;
+    g.output("indices", indices);
+    g.output("quantised", quantised);
+    Ok(g)
+}
+
+/// An encoder, and what it answers.
+fn encoder_alone(
+    config: &AutoencoderConfig,
+    batch: usize,
+    [height, width]: [usize; 2],
+) -> Result<(Graph, Value)> {
+    let mut g = Graph::new();
+    let image = g.input("image", [batch, height, width, config.in_channels]);
+    let answer = encode(&mut g, config, image)?;
+    Ok((g, answer))
+}
+
+/// Appends the encoder: mean and log variance of the latent, side by side along the channels ([`split_moments`]), or with a
+/// codebook the latent itself, not quantised.
+///
+/// # Shapes
+/// `image [N, H, W, C]`, in -1..1, gives `[N, H / f, W / f, 2 embed_dim]`, or half as many channels with a codebook.
 ///
 /// # Errors
 /// If the image's sides are not multiples of `f`, or the configuration describes no network.
@@ -82,18 +123,17 @@ pub fn build_encoder(
 pub fn encode(g: &mut Graph, config: &AutoencoderConfig, image: Value) -> Result<Value> {
     expect_channels(g, image, "image", config.in_channels)?;
     coarsest(config)?;
-    refuse_codebook(config)?;
     check_sides(g, config, image)?;
-    let moments = g.scope("encoder", |g| encoder(g, config, image))?;
+    let answer = g.scope("encoder", |g| encoder(g, config, image))?;
     if !config.quant_conv {
-        return Ok(moments);
+        return Ok(answer);
     }
     g.scope("quant_conv", |g| {
-        g.linear(moments, 2 * config.embed_dim, true)
+        g.linear(answer, values(config) * config.embed_dim, true)
     })
 }
 
-/// Appends the decoder.
+/// Appends the decoder, and before it, with a codebook, the nearest codes.
 ///
 /// # Shapes
 /// `latent [N, h, w, embed_dim]`, at the scale the encoder gives, to `[N, f h, f w, C]`, about -1..1 and not clamped.
@@ -105,7 +145,10 @@ pub fn encode(g: &mut Graph, config: &AutoencoderConfig, image: Value) -> Result
 /// Section 3.1 and appendix G of the paper; `Decoder` in CompVis's `model.py`.
 pub fn decode(g: &mut Graph, config: &AutoencoderConfig, latent: Value) -> Result<Value> {
     expect_channels(g, latent, "latent", config.embed_dim)?;
-    refuse_codebook(config)?;
+    let latent = match config.codebook {
+        None => latent,
+        Some(codes) => quantise(g, latent, codes)?[1],
+    };
     let z = if config.post_quant_conv {
         g.scope("post_quant_conv", |g| {
             g.linear(latent, config.z_channels, true)
@@ -114,6 +157,25 @@ pub fn decode(g: &mut Graph, config: &AutoencoderConfig, latent: Value) -> Resul
         latent
     };
     g.scope("decoder", |g| decoder(g, config, z))
+}
+
+/// Appends the search for each latent pixel's nearest code: their numbers, and the codes.
+///
+/// # Shapes
+/// `latent [N, h, w, D]` gives `[N, h, w]` (exact) and `[N, h, w, D]`.
+///
+/// # Errors
+/// None for an image of this graph.
+///
+/// # Source
+/// `VectorQuantizer2` of CompVis's taming-transformers.
+pub fn quantise(g: &mut Graph, latent: Value, codes: usize) -> Result<[Value; 2]> {
+    let features = g.shape(latent).channels();
+    g.scope("quantize.embedding", |g| {
+        let indices = g.codebook(latent, codes)?;
+        let quantised = g.embedding(indices, codes, features)?;
+        Ok([indices, quantised])
+    })
 }
 
 /// Mean and log variance from what the encoder answers, the latter clamped to -30..20 as in training.
@@ -153,7 +215,7 @@ fn encoder(g: &mut Graph, config: &AutoencoderConfig, image: Value) -> Result<Va
         })?;
     }
     x = g.scope("mid", |g| middle(g, config, x))?;
-    norm_conv(g, x, norm(config), OUT, 2 * config.z_channels)
+    norm_conv(g, x, norm(config), OUT, values(config) * config.z_channels)
 }
 
 fn decoder(g: &mut Graph, config: &AutoencoderConfig, z: Value) -> Result<Value> {
@@ -216,13 +278,11 @@ fn norm(config: &AutoencoderConfig) -> Norm {
     }
 }
 
-/// Refuses a vector-quantised autoencoder.
-fn refuse_codebook(config: &AutoencoderConfig) -> Result<()> {
+/// What the encoder answers for each channel of the latent: mean and log variance, or one value.
+fn values(config: &AutoencoderConfig) -> usize {
     match config.codebook {
-        None => Ok(()),
-        Some(_) => Err(Error::request(
-            "the model's autoencoder is vector-quantised, which is not supported yet",
-        )),
+        None => 2,
+        Some(_) => 1,
     }
 }
 
@@ -247,142 +307,4 @@ fn check_sides(g: &Graph, config: &AutoencoderConfig, image: Value) -> Result<()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A published autoencoder: 128 channels, two res blocks, attention at the levels named and in the middle.
-    fn config(widths: &[usize], attention: &[usize], latent: usize) -> AutoencoderConfig {
-        let level = |(index, width): (usize, &usize)| AutoencoderLevel {
-            channels: 128 * width,
-            attention: attention.contains(&index),
-        };
-        AutoencoderConfig {
-            in_channels: 3,
-            out_channels: 3,
-            base_channels: 128,
-            levels: widths.iter().enumerate().map(level).collect(),
-            res_blocks: 2,
-            middle_attention: true,
-            z_channels: latent,
-            embed_dim: latent,
-            codebook: None,
-            quant_conv: true,
-            post_quant_conv: true,
-            norm_groups: 32,
-        }
-    }
-
-    fn kl_f8() -> AutoencoderConfig {
-        config(&[1, 2, 4, 4], &[], 4)
-    }
-
-    fn elements(g: &Graph) -> usize {
-        g.params().map(|param| param.shape.len()).sum()
-    }
-
-    #[test]
-    fn published_autoencoders_have_their_published_sizes() {
-        // Tensors of encoder and decoder, without the four of the convolutions at the latent; millions of parameters in all.
-        for (name, config, tensors, millions) in [
-            ("kl-f4", config(&[1, 2, 4], &[], 3), [88, 112], 55.312),
-            ("kl-f8", kl_f8(), [106, 138], 83.654),
-            (
-                "kl-f16",
-                config(&[1, 1, 2, 2, 4], &[4], 16),
-                [144, 194],
-                69.611,
-            ),
-            (
-                "kl-f32",
-                config(&[1, 1, 2, 2, 4, 4], &[4, 5], 64),
-                [182, 250],
-                103.880,
-            ),
-        ] {
-            let side = 2 * config.factor();
-            let encoder = build_encoder(&config, 1, [side, side]).unwrap();
-            let decoder = build_decoder(&config, 1, [2, 2]).unwrap();
-            let counts = [&encoder, &decoder].map(|g| g.params().count() - 2);
-            assert_eq!(counts, tensors, "{name}");
-            let counted = (elements(&encoder) + elements(&decoder)) as f64 / 1e6;
-            assert!(
-                (counted - millions).abs() < 0.000501,
-                "{name}: {counted} M, not {millions} M"
-            );
-        }
-    }
-
-    #[test]
-    fn the_work_of_decoding_is_that_of_the_published_network() {
-        let g = build_decoder(&kl_f8(), 1, [32, 32]).unwrap();
-        let flops = |node: &crate::graph::Node| {
-            let inputs: Vec<_> = node.inputs.iter().map(|&v| g.shape(v)).collect();
-            node.op.operator().cost(&inputs, node.shape).flops
-        };
-        let counted = g.nodes().iter().map(flops).sum::<u64>() as f64 / 1e9;
-        assert!((counted / 622.0 - 1.0).abs() < 0.01, "{counted} GFLOP");
-    }
-
-    #[test]
-    fn modules_answer_under_their_checkpoint_paths() {
-        let f16 = config(&[1, 1, 2, 2, 4], &[4], 16);
-        let encoder = build_encoder(&f16, 2, [32, 48]).unwrap();
-        let decoder = build_decoder(&f16, 2, [2, 3]).unwrap();
-        for (g, path, shape) in [
-            (&encoder, "encoder.conv_in", [2, 32, 48, 128]),
-            (&encoder, "encoder.down.0.block.0.norm1", [2, 32, 48, 128]),
-            (&encoder, "encoder.down.0.downsample", [2, 16, 24, 128]),
-            (&encoder, "encoder.down.4.attn.0", [2, 2, 3, 512]),
-            (&encoder, "encoder.mid", [2, 2, 3, 512]),
-            (&encoder, "encoder", [2, 2, 3, 32]),
-            (&encoder, "quant_conv", [2, 2, 3, 32]),
-            (&decoder, "post_quant_conv", [2, 2, 3, 16]),
-            (&decoder, "decoder.mid.attn_1", [2, 2, 3, 512]),
-            (&decoder, "decoder.up.4.attn.2", [2, 2, 3, 512]),
-            (&decoder, "decoder.up.1.upsample", [2, 32, 48, 128]),
-            (&decoder, "decoder.norm_out", [2, 32, 48, 128]),
-            (&decoder, "decoder", [2, 32, 48, 3]),
-        ] {
-            assert_eq!(
-                g.find(path).map(|value| g.shape(value)),
-                Some(shape.into()),
-                "{path}"
-            );
-        }
-    }
-
-    #[test]
-    fn parts_that_are_left_out_leave_no_tensors() {
-        let mut bare = kl_f8();
-        bare.quant_conv = false;
-        bare.post_quant_conv = false;
-        bare.middle_attention = false;
-        let encoder = build_encoder(&bare, 1, [16, 16]).unwrap();
-        let decoder = build_decoder(&bare, 1, [2, 2]).unwrap();
-        assert_eq!(encoder.params().count(), 106 - 10);
-        assert_eq!(decoder.params().count(), 138 - 10);
-    }
-
-    #[test]
-    fn sizes_that_do_not_fit_are_refused_in_a_sentence() {
-        let error = build_encoder(&kl_f8(), 1, [64, 60])
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("multiples of 8"), "{error}");
-        let empty = config(&[], &[], 4);
-        assert!(build_decoder(&empty, 1, [8, 8]).is_err());
-        assert!(build_encoder(&empty, 1, [8, 8]).is_err());
-    }
-
-    #[test]
-    fn moments_are_split_along_the_channels_and_the_variance_is_bounded() {
-        let moments = Tensor::new(
-            [1, 1, 2, 4],
-            vec![1.0, 2.0, -99.0, 3.0, 4.0, 5.0, 6.0, 99.0],
-        );
-        let (mean, logvar) = split_moments(&moments.unwrap()).unwrap();
-        assert_eq!(mean.data(), [1.0, 2.0, 4.0, 5.0]);
-        assert_eq!(logvar.data(), [-30.0, 3.0, 6.0, 20.0]);
-        assert_eq!(mean.shape(), [1, 1, 2, 2].into());
-    }
-}
+mod tests;

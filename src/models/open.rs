@@ -212,7 +212,7 @@ impl<'a> Opening<'a> {
         let index = folder.join("model_index.json");
         let parts = config::unsupported_parts(&index, &json(&index)?)?;
         self.model.config.unsupported.extend(parts);
-        for part in ["unet", "vae", "text_encoder", "bert"] {
+        for part in ["unet", "vae", "vqvae", "text_encoder", "bert"] {
             let part = folder.join(part);
             if part.join("config.json").symlink_metadata().is_ok() {
                 self.component(&part)?;
@@ -222,7 +222,7 @@ impl<'a> Opening<'a> {
         if config.unet.is_none() && config.autoencoder.is_none() && config.text.is_none() {
             let why = match config.unsupported.first() {
                 Some(part) => format!("cannot be run: {part}"),
-                None => "holds none of `unet`, `vae`, `text_encoder` and `bert`".into(),
+                None => "holds none of `unet`, `vae`, `vqvae`, `text_encoder` and `bert`".into(),
             };
             return Err(Error::file(folder, why));
         }

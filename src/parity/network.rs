@@ -69,8 +69,13 @@ impl<'a> Network<'a> {
         let (config, weights) = model.autoencoder()?;
         let image = dump.required("image", 4)?.nchw_to_nhwc();
         let [batch, height, width, _] = sizes(&image);
+        let latent_alone = dump.outputs().keys().all(|name| name == "latent");
+        let graph = match config.codebook {
+            Some(_) if !latent_alone => autoencoder::build_codes(config, batch, [height, width])?,
+            _ => autoencoder::build_encoder(config, batch, [height, width])?,
+        };
         Ok(Self {
-            graph: autoencoder::build_encoder(config, batch, [height, width])?,
+            graph,
             weights,
             inputs: vec![("image", image)],
         })
@@ -125,7 +130,11 @@ impl<'a> Network<'a> {
 
     /// A session of `graph`, this network's own or one that observes more of it, after its run.
     pub(super) fn run<B: Backend>(&self, backend: &Arc<B>, graph: Graph) -> Result<Session<B>> {
-        let mut session = Session::new(backend, graph, self.weights)?;
+        // A choice of codes is made in 32 bits on every device.
+        let chooses = graph.outputs().iter().any(|(name, _)| name == "indices");
+        let wider = chooses.then(|| backend.wider()).flatten();
+        let backend = wider.map_or(backend.clone(), Arc::new);
+        let mut session = Session::new(&backend, graph, self.weights)?;
         for (name, tensor) in &self.inputs {
             session.set(name, tensor)?;
         }

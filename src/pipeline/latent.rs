@@ -1,11 +1,13 @@
 //! Between images and latents.
 
-use super::{Event, Pipeline, draw};
+use super::{Event, Pipeline, draw, finite};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::models::autoencoder;
 use crate::rng::Noise;
+use crate::session::Session;
 use crate::tensor::Tensor;
+use std::sync::Arc;
 
 impl<B: Backend> Pipeline<B> {
     /// The image of a latent.
@@ -29,10 +31,11 @@ impl<B: Backend> Pipeline<B> {
         self.compute_wide(network, ("latent", &scaled), "image", "the decoder", report)
     }
 
-    /// Mean and log variance of an image's latent, at the autoencoder's own scale.
+    /// Mean and log variance of an image's latent, at the autoencoder's own scale. With a codebook, the latent itself, not
+    /// quantised, and no variance.
     ///
     /// # Shapes
-    /// `[N, H, W, 3]` in -1..1 gives twice `[N, H / f, W / f, C]`.
+    /// `[N, H, W, 3]` in -1..1 gives once or twice `[N, H / f, W / f, C]`.
     ///
     /// # Errors
     /// If the model has no autoencoder, the sides are no multiples of `f`, or the result is not finite.
@@ -40,22 +43,45 @@ impl<B: Backend> Pipeline<B> {
         &self,
         image: &Tensor,
         report: &mut dyn FnMut(Event),
-    ) -> Result<(Tensor, Tensor)> {
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let (config, weights) = self.model.autoencoder()?;
-        let Some([n, h, w, _]) = image.shape().image() else {
-            return Err(Error::request(format!(
-                "an image is [N, H, W, 3], not {}",
-                image.shape()
-            )));
-        };
+        let [n, h, w] = sizes(image)?;
         let graph = autoencoder::build_encoder(config, n, [h, w])?;
         let network = (graph, weights);
         let input = ("image", image);
-        let moments = self.compute_wide(network, input, "moments", "the encoder", report)?;
-        autoencoder::split_moments(&moments)
+        let encoded = |output| self.compute_wide(network, input, output, "the encoder", report);
+        match config.codebook {
+            None => {
+                let (mean, logvar) = autoencoder::split_moments(&encoded("moments")?)?;
+                Ok((mean, Some(logvar)))
+            }
+            Some(_) => Ok((encoded("latent")?, None)),
+        }
     }
 
-    /// The latent of an image, the mean of its distribution, at the diffusion model's scale: what [`decode`](Self::decode) takes.
+    /// The latent of an image as [`encode`](Self::encode) gives it, and the numbers of the codes nearest to it. Both are computed
+    /// in 32 bits on every device: half of a latent may have another nearest code.
+    ///
+    /// # Shapes
+    /// `[N, H, W, 3]` in -1..1 gives `[N, H / f, W / f, C]` and `[N, H / f, W / f]`.
+    ///
+    /// # Errors
+    /// As [`moments`](Self::moments), and if the autoencoder has no codebook.
+    pub fn codes(&self, image: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (config, weights) = self.model.autoencoder()?;
+        let [n, h, w] = sizes(image)?;
+        let graph = autoencoder::build_codes(config, n, [h, w])?;
+        let backend = self.backend.wider().map_or(self.backend.clone(), Arc::new);
+        let mut session = Session::new(&backend, graph, weights)?;
+        session.set("image", image)?;
+        session.run()?;
+        let latent = finite(session.get("latent")?, "the encoder", &mut session)?;
+        let indices = session.get("indices")?;
+        let scaled = self.scaled(&latent, self.model.config.scale_factor)?;
+        Ok((scaled, indices))
+    }
+
+    /// The latent of an image, or the mean of its distribution, at the diffusion model's scale: what [`decode`](Self::decode) takes.
     ///
     /// # Errors
     /// As [`moments`](Self::moments).
@@ -64,7 +90,7 @@ impl<B: Backend> Pipeline<B> {
         self.scaled(&mean, self.model.config.scale_factor)
     }
 
-    /// A latent of the image per stream, drawn from its distribution, at the diffusion model's scale.
+    /// A latent of the image per stream, drawn from its distribution if it has one, at the diffusion model's scale.
     pub(super) fn posterior(
         &self,
         image: &Tensor,
@@ -74,6 +100,10 @@ impl<B: Backend> Pipeline<B> {
         let (mean, logvar) = self.moments(image, report)?;
         let Some([_, h, w, c]) = mean.shape().image() else {
             return Err(Error::request("the encoder answered no image"));
+        };
+        let Some(logvar) = logvar else {
+            let latents = Tensor::stack(&vec![mean; streams.len()])?;
+            return self.scaled(&latents, self.model.config.scale_factor);
         };
         let mut latent = draw(streams, [h, w, c])?;
         for item in latent.data_mut().chunks_mut(h * w * c) {
@@ -90,5 +120,16 @@ impl<B: Backend> Pipeline<B> {
             .iter()
             .map(|&x| (f64::from(x) * factor) as f32);
         Tensor::new(tensor.shape(), scaled.collect())
+    }
+}
+
+/// `[N, H, W]` of images.
+fn sizes(image: &Tensor) -> Result<[usize; 3]> {
+    match image.shape().image() {
+        Some([n, h, w, _]) => Ok([n, h, w]),
+        None => Err(Error::request(format!(
+            "an image is [N, H, W, 3], not {}",
+            image.shape()
+        ))),
     }
 }

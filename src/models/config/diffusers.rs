@@ -114,10 +114,12 @@ fn refuse_unet_variants(root: &Section) -> Result<()> {
     ])
 }
 
-/// `AutoencoderKL`, with its defaults.
-pub(super) fn autoencoder(root: &Section) -> Result<AutoencoderConfig> {
+/// `AutoencoderKL` or `VQModel`, with its defaults.
+pub(super) fn autoencoder(root: &Section, vector_quantised: bool) -> Result<AutoencoderConfig> {
     root.only(&[
         ("act_fn", json!("silu")),
+        ("norm_type", json!("group")),
+        ("lookup_from_codebook", json!(false)),
         ("shift_factor", Value::Null),
         ("latents_mean", Value::Null),
         ("latents_std", Value::Null),
@@ -136,7 +138,15 @@ pub(super) fn autoencoder(root: &Section) -> Result<AutoencoderConfig> {
             "one width for each of `down_block_types`",
         ));
     }
-    let latent_channels = root.size("latent_channels")?.unwrap_or(4);
+    let usual = if vector_quantised { 3 } else { 4 };
+    let latent_channels = root.size("latent_channels")?.unwrap_or(usual);
+    let (codebook, embed_dim) = match vector_quantised {
+        true => (
+            Some(root.size("num_vq_embeddings")?.unwrap_or(256)),
+            root.size("vq_embed_dim")?.unwrap_or(latent_channels),
+        ),
+        false => (None, latent_channels),
+    };
     let config = AutoencoderConfig {
         in_channels: root.size("in_channels")?.unwrap_or(3),
         out_channels: root.size("out_channels")?.unwrap_or(3),
@@ -152,8 +162,8 @@ pub(super) fn autoencoder(root: &Section) -> Result<AutoencoderConfig> {
         res_blocks: root.size("layers_per_block")?.unwrap_or(1),
         middle_attention: root.flag("mid_block_add_attention", true)?,
         z_channels: latent_channels,
-        embed_dim: latent_channels,
-        codebook: None,
+        embed_dim,
+        codebook,
         quant_conv: root.flag("use_quant_conv", true)?,
         post_quant_conv: root.flag("use_post_quant_conv", true)?,
         norm_groups: root.size("norm_num_groups")?.unwrap_or(32),

@@ -23,11 +23,16 @@ impl ModelConfig {
                 self.latent_size = root.size("sample_size")?;
             }
             "AutoencoderKL" => {
-                self.autoencoder = Some(diffusers::autoencoder(&root)?);
+                self.autoencoder = Some(diffusers::autoencoder(&root, false)?);
                 self.scale_factor = root.real("scaling_factor")?.unwrap_or(0.18215);
                 if self.scale_factor <= 0.0 {
                     return Err(root.unfit("scaling_factor", "a number above 0"));
                 }
+            }
+            "VQModel" => {
+                self.autoencoder = Some(diffusers::autoencoder(&root, true)?);
+                // Diffusers writes 0.18215 into every such file; the models were trained without a factor.
+                self.scale_factor = 1.0;
             }
             "CLIPTextModel" | "CLIPTextModelWithProjection" | "CLIPModel" => {
                 self.text = Some(TextConfig::Clip(transformers::clip_text(&root)?));
@@ -97,7 +102,6 @@ pub fn unsupported_parts(file: &Path, json: &Value) -> Result<Vec<String>> {
     let parts = [
         ("transformer", "a diffusion transformer"),
         ("text_encoder_2", "a second text encoder"),
-        ("vqvae", "a vector-quantised autoencoder"),
         ("prior", "a prior"),
         ("controlnet", "a ControlNet"),
     ];

@@ -68,6 +68,7 @@ impl Limits for AutoencoderConfig {
             .or_else(|| within("output channels", self.out_channels, MAX_CHANNELS))
             .or_else(|| within("latent channels", self.embed_dim, MAX_CHANNELS))
             .or_else(|| within("`z` channels", self.z_channels, MAX_CHANNELS))
+            .or_else(|| within("codes", self.codebook.unwrap_or(1), MAX_VOCAB))
             .or_else(|| within("levels", self.levels.len(), MAX_LEVELS))
             .or_else(|| within("res blocks per level", self.res_blocks, MAX_BLOCKS))
             .or_else(|| grouped(self.norm_groups, self.base_channels))
