@@ -215,6 +215,37 @@ fn diffusers_counts_heads_as_it_does() {
 }
 
 #[test]
+fn a_codebook_of_diffusers_has_its_defaults_and_no_scale() {
+    let config = component(json!({"_class_name": "VQModel", "scaling_factor": 0.18215})).unwrap();
+    assert_eq!(
+        config.scale_factor, 1.0,
+        "diffusers' default, in every such file, is wrong"
+    );
+    let first = config.autoencoder.unwrap();
+    assert_eq!(
+        (first.codebook, first.embed_dim, first.z_channels),
+        (Some(256), 3, 3)
+    );
+    let json = json!({"_class_name": "VQModel", "num_vq_embeddings": 16384, "latent_channels": 4, "vq_embed_dim": 2});
+    let first = component(json).unwrap().autoencoder.unwrap();
+    assert_eq!(
+        (first.codebook, first.embed_dim, first.z_channels),
+        (Some(16384), 2, 4)
+    );
+    for (key, value) in [
+        ("norm_type", json!("spatial")),
+        ("num_vq_embeddings", json!(0)),
+        ("lookup_from_codebook", json!(true)),
+    ] {
+        let message = refusal(component(json!({"_class_name": "VQModel", key: value})));
+        assert!(
+            message.contains(key) || message.contains("0 codes"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn token_ids_that_nobody_chose_are_not_believed() {
     let text = |eos, pad| {
         let json =

@@ -28,6 +28,7 @@ Examples:
   ldm sample -m ./sd-v1-5 -p \"a lovely cat\" --steps 25 --sampler \"DPM++ 2M\"
   ldm img2img -i sketch.png --strength 0.6 -p \"a watercolour of a harbour\"
   ldm sample --from-file prompts.txt --outdir images
+  ldm reconstruct -m ./vq-f4 photo.png
   ldm inspect outputs/00000-1.png
   ldm bench -m synthetic:sd1 --what unet --size 256";
 
@@ -50,9 +51,11 @@ pub enum Command {
     #[command(alias = "i2i", args_override_self = true)]
     Img2img(Box<SampleArgs>),
     /// Turn images into latents
-    Encode(CodecArgs),
+    Encode(EncodeArgs),
     /// Turn latents into images
     Decode(CodecArgs),
+    /// Turn images into latents and back, and measure what is lost
+    Reconstruct(ReconstructArgs),
     /// Describe a model, or how an image was made
     #[command(aliases = ["info", "metadata", "png-info"])]
     Inspect(InspectArgs),
@@ -230,6 +233,31 @@ pub struct CodecArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+impl CodecArgs {
+    /// Every file: those without an option first.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.inputs.iter().chain(&self.named)
+    }
+}
+
+#[derive(Args)]
+pub struct EncodeArgs {
+    #[command(flatten)]
+    pub codec: CodecArgs,
+    /// Store the numbers of the nearest codes too, for an autoencoder with a codebook
+    #[arg(long)]
+    pub indices: bool,
+}
+
+#[derive(Args)]
+pub struct ReconstructArgs {
+    #[command(flatten)]
+    pub codec: CodecArgs,
+    /// Describe each image as a line of JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args)]

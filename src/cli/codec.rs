@@ -1,6 +1,6 @@
 //! `ldm encode` and `ldm decode`: between images and latents, without sampling.
 
-use super::args::CodecArgs;
+use super::args::{CodecArgs, EncodeArgs};
 use super::console::Console;
 use super::engine::Engine;
 use super::output::{Names, Output};
@@ -8,21 +8,29 @@ use super::stop::Stop;
 use super::{device, model};
 use latent_diffusion::Result;
 use latent_diffusion::image::{encode_latent, encode_png, read_image, read_latent};
-use latent_diffusion::pipeline::Event;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Encodes each image to the mean of its latent's distribution, at the diffusion model's scale.
+/// Encodes each image to its latent, or to the mean of its latent's distribution, at the diffusion model's scale.
 ///
 /// # Errors
 /// If an image cannot be read, its sides do not fit the model, or the latent cannot be written.
-pub fn encode(args: &CodecArgs, console: &Console, stop: &Stop) -> Result<()> {
-    each(
-        args,
-        "safetensors",
-        console,
-        stop,
-        |engine, path, report| encode_latent(&engine.encode(&read_image(path)?, report)?),
-    )
+pub fn encode(args: &EncodeArgs, console: &Console, stop: &Stop) -> Result<()> {
+    let mut codec = Codec::open(&args.codec, "safetensors", console, stop)?;
+    for path in args.codec.files() {
+        let image = read_image(path)?;
+        let bytes = match args.indices {
+            true => {
+                let (latent, indices) = codec.engine.codes(&image)?;
+                encode_latent(&latent, Some(&indices))
+            }
+            false => {
+                let report = &mut |event| console.event(event);
+                encode_latent(&codec.engine.encode(&image, report)?, None)
+            }
+        };
+        codec.write_and_say(path, &bytes?)?;
+    }
+    Ok(())
 }
 
 /// Decodes each latent to an image.
@@ -30,26 +38,49 @@ pub fn encode(args: &CodecArgs, console: &Console, stop: &Stop) -> Result<()> {
 /// # Errors
 /// If a latent cannot be read or does not fit the model, or the image cannot be written.
 pub fn decode(args: &CodecArgs, console: &Console, stop: &Stop) -> Result<()> {
-    each(args, "png", console, stop, |engine, path, report| {
-        encode_png(&engine.decode(&read_latent(path)?, report)?, &[])
-    })
+    let mut codec = Codec::open(args, "png", console, stop)?;
+    for path in args.files() {
+        let report = &mut |event| console.event(event);
+        let image = codec.engine.decode(&read_latent(path)?, report)?;
+        codec.write_and_say(path, &encode_png(&image, &[])?)?;
+    }
+    Ok(())
 }
 
-/// Turns each input into the bytes of an output of the same name.
-fn each(
-    args: &CodecArgs,
-    extension: &str,
-    console: &Console,
-    stop: &Stop,
-    convert: impl Fn(&Engine, &Path, &mut dyn FnMut(Event)) -> Result<Vec<u8>>,
-) -> Result<()> {
-    let model = model::open(&args.model, console)?;
-    let engine = Engine::new(device::open(&args.engine, console, stop)?, model);
-    let mut report = |event| console.event(event);
-    let mut output = Output::prepare(&args.place, extension)?;
-    for path in args.inputs.iter().chain(&args.named) {
-        let bytes = convert(&engine, path, &mut report)?;
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+/// A model on a device, and the place for what it makes of each file.
+pub(super) struct Codec<'a> {
+    pub engine: Engine,
+    output: Output,
+    extension: &'static str,
+    console: &'a Console,
+}
+
+impl<'a> Codec<'a> {
+    /// Makes model, device and place ready.
+    ///
+    /// # Errors
+    /// If one of them cannot be used.
+    pub fn open(
+        args: &CodecArgs,
+        extension: &'static str,
+        console: &'a Console,
+        stop: &Stop,
+    ) -> Result<Self> {
+        let model = model::open(&args.model, console)?;
+        Ok(Self {
+            engine: Engine::new(device::open(&args.engine, console, stop)?, model),
+            output: Output::prepare(&args.place, extension)?,
+            extension,
+            console,
+        })
+    }
+
+    /// Writes what was made of `input` under its name; `None` where it went to standard output.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&mut self, input: &Path, bytes: &[u8]) -> Result<Option<PathBuf>> {
+        let stem = input.file_stem().unwrap_or_default().to_string_lossy();
         let names = Names {
             stem: &stem,
             index: None,
@@ -57,9 +88,14 @@ fn each(
             prompt: "",
             id: Some(&stem),
         };
-        if let Some(written) = output.write(&bytes, &names, extension, console)? {
-            console.result(&written.display().to_string())?;
+        self.output
+            .write(bytes, &names, self.extension, self.console)
+    }
+
+    fn write_and_say(&mut self, input: &Path, bytes: &[u8]) -> Result<()> {
+        match self.write(input, bytes)? {
+            Some(written) => self.console.result(&written.display().to_string()),
+            None => Ok(()),
         }
     }
-    Ok(())
 }

@@ -57,6 +57,17 @@ impl Engine {
         }
     }
 
+    /// As [`Pipeline::codes`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn codes(&self, image: &Tensor) -> Result<(Tensor, Tensor)> {
+        match self {
+            Self::Cpu(pipeline) => pipeline.codes(image),
+            Self::Cuda(pipeline) => pipeline.codes(image),
+        }
+    }
+
     /// As [`Pipeline::encode`].
     ///
     /// # Errors

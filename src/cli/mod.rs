@@ -17,6 +17,7 @@ mod metadata;
 mod model;
 mod output;
 mod parity;
+mod reconstruct;
 mod request;
 mod sample;
 mod settings;
@@ -63,6 +64,7 @@ fn run(command: Command, commands: &[String], console: &Console, stop: &Stop) ->
         Command::Img2img(args) => return Ok(sample::run_from_image(&args, console, stop)?),
         Command::Encode(args) => codec::encode(&args, console, stop)?,
         Command::Decode(args) => codec::decode(&args, console, stop)?,
+        Command::Reconstruct(args) => reconstruct::run(&args, console, stop)?,
         Command::Inspect(args) => inspect::run(&args, console)?,
         Command::List(args) => list::run(&args, console)?,
         Command::Bench(args) => bench::run(&args, console, stop)?,

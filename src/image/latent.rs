@@ -1,4 +1,5 @@
-//! Latents on disk: a safetensors file with one tensor, `latent`, laid out as PyTorch has it.
+//! Latents on disk: a safetensors file with one tensor, `latent`, laid out as PyTorch has it; the numbers of their codes, `indices`, may
+//! be beside it.
 
 use super::file::{Existing, write_file};
 use crate::error::{Error, Result};
@@ -19,14 +20,17 @@ const NAME: &str = "latent";
 /// # Errors
 /// If the latents hold NaN or infinity, or the file cannot be written; nothing is left behind then.
 pub fn write_latent(path: &Path, latent: &Tensor, existing: Existing) -> Result<()> {
-    write_file(path, &encode_latent(latent)?, existing)
+    write_file(path, &encode_latent(latent, None)?, existing)
 }
 
-/// The bytes of the file that [`write_latent`] writes.
+/// The bytes of the file that [`write_latent`] writes, with the numbers of the nearest codes where there are some.
+///
+/// # Shapes
+/// `latent [N, h, w, Z]`; `indices [N, h, w]`, which the file has in i32.
 ///
 /// # Errors
 /// If the latents hold NaN or infinity.
-pub fn encode_latent(latent: &Tensor) -> Result<Vec<u8>> {
+pub fn encode_latent(latent: &Tensor, indices: Option<&Tensor>) -> Result<Vec<u8>> {
     let bad = latent.count_not_finite();
     if bad > 0 {
         return Err(Error::NotFinite {
@@ -38,8 +42,17 @@ pub fn encode_latent(latent: &Tensor) -> Result<Vec<u8>> {
     let nchw = latent.nhwc_to_nchw();
     let values = nchw.data().iter();
     let bytes: Vec<u8> = values.flat_map(|x| x.to_le_bytes()).collect();
-    TensorView::new(Dtype::F32, nchw.shape().dims().to_vec(), &bytes)
-        .and_then(|view| safetensors::serialize([(NAME, view)], None))
+    let codes: Vec<u8> = (indices.iter())
+        .flat_map(|indices| indices.data())
+        .flat_map(|&index| (index as i32).to_le_bytes())
+        .collect();
+    let view = |dtype, shape: Shape, bytes| TensorView::new(dtype, shape.dims().to_vec(), bytes);
+    let indices = indices
+        .map(|indices| view(Dtype::I32, indices.shape(), &codes).map(|view| ("indices", view)));
+    let latent = view(Dtype::F32, nchw.shape(), &bytes).map(|view| (NAME, view));
+    let tensors = [Some(latent), indices].into_iter().flatten();
+    (tensors.collect::<std::result::Result<Vec<_>, _>>())
+        .and_then(|tensors| safetensors::serialize(tensors, None))
         .map_err(|error| Error::request(format!("the latent cannot be stored: {error}")))
 }
 

@@ -115,7 +115,7 @@ fn refuse_not_finite(image: &Tensor) -> Result<()> {
 }
 
 /// The nearest of 256 levels. Ties go to the even level, as in NumPy.
-fn to_byte(x: f32) -> u8 {
+pub(super) fn to_byte(x: f32) -> u8 {
     ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8
 }
 

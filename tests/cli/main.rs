@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod batch;
+mod codec;
 #[cfg(target_os = "linux")]
 mod driver;
 mod output;

@@ -353,8 +353,11 @@ fn folders_that_are_no_model_are_refused() {
         message.contains("none of the networks") && message.contains("XL"),
         "{message}"
     );
-    put(root.join("config.json"), r#"{"_class_name":"VQModel"}"#);
-    assert!(refusal(open_plain(root)).contains("describes a VQModel"));
+    put(
+        root.join("config.json"),
+        r#"{"_class_name":"AutoencoderTiny"}"#,
+    );
+    assert!(refusal(open_plain(root)).contains("describes a AutoencoderTiny"));
     put(root.join("config.json"), "{");
     assert!(refusal(open_plain(root)).contains("JSON"));
 }
