@@ -11,7 +11,7 @@ from systems import config, folder_of, resized, resized_stage
 SYSTEMS = {
     "celeba256": (dict(channels=4, groups=2, head_channels=2), (8, 8), True),
     "lsun_churches256": (dict(channels=4, groups=2, heads=2), (16, 16), False),
-    "cin256": (dict(channels=4, groups=2, head_channels=2, context=12), (4, 8), False),
+    "cin256": (dict(channels=4, groups=2, head_channels=2, context=12, blocks=1), (8, 8), False),
     "cin256-v2": (dict(channels=4, groups=2, context=10, blocks=1), (8, 8), False),
     "text2img256": (dict(channels=4, groups=2, head_channels=2, context=20, blocks=1, layers=1, vocab=100), (8, 8), False),
     "txt2img-1p4B": (dict(channels=4, groups=2, heads=2, context=16, blocks=1, layers=2, vocab=100), (8, 8), False),
