@@ -4,7 +4,9 @@
 //! not, and is compared too where the script has been run.
 
 use latent_diffusion::error::Error;
-use latent_diffusion::tokenizer::{MAX_PROMPT_BYTES, Tokenizer};
+use latent_diffusion::tokenizer::{
+    ClassNames, Layout, LayoutTokenizer, MAX_PROMPT_BYTES, Tokenizer,
+};
 use serde::Deserialize;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -223,4 +225,98 @@ fn missing_and_damaged_files_are_refused_by_name() {
         },
         &["vocab.json", "cannot be read"],
     );
+}
+
+/// Names `class 0` and so on, as a file beside a model has them.
+fn made_up_classes(count: usize) -> ClassNames {
+    let names: Vec<String> = (0..count).map(|class| format!("class {class}")).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("classes.txt");
+    fs::write(&path, names.join("\n")).unwrap();
+    ClassNames::open(path).unwrap()
+}
+
+/// `tools/layouts.py` writes the file.
+#[test]
+fn layouts_have_their_known_tokens() {
+    let text = fs::read_to_string(data().with_file_name("layouts.json")).unwrap();
+    let known: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let names = made_up_classes(known["stride"].as_u64().unwrap() as usize);
+    let tokenizer = LayoutTokenizer::new(8192, 92).unwrap();
+    let cases = known["cases"].as_array().unwrap();
+    assert!(cases.len() >= 20);
+    for case in cases {
+        let layout: Layout = serde_json::from_value(case["layout"].clone()).unwrap();
+        let expected: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+        assert_eq!(tokenizer.encode(&layout, Some(&names)).unwrap(), expected);
+    }
+    let nothing = tokenizer.unconditional();
+    assert_eq!((nothing[89], nothing.len()), (8191, 92));
+    assert_eq!(nothing[90..], [0, 8099]);
+}
+
+#[test]
+fn layouts_that_mean_nothing_are_refused_in_a_sentence() {
+    let tokenizer = LayoutTokenizer::new(8192, 92).unwrap();
+    let parse = |json: &str| Layout::parse(Path::new("layout.json"), json);
+    let names = made_up_classes(12);
+    for (json, words) in [
+        (
+            r#"{"boxes": [{"class": 0, "box": [0.5, 0, 0.6, 1]}]}"#,
+            "box 0 (`class 0`) is at [0.5, 0.0, 0.6, 1.0]",
+        ),
+        (
+            r#"{"boxes": [{"class": 0, "box": [-0.1, 0, 0.6, 1]}]}"#,
+            "0 to 1",
+        ),
+        (
+            r#"{"boxes": [{"class": 0, "box": [0, 0, 0, 1]}]}"#,
+            "0 to 1",
+        ),
+        (r#"{"boxes": [], "crop": [0, 0, 2, 1]}"#, "the crop"),
+        (
+            r#"{"boxes": [{"class": 12, "box": [0, 0, 1, 1]}]}"#,
+            "numbered 0 to 11",
+        ),
+        (
+            r#"{"boxes": [{"class": "clas 7", "box": [0, 0, 1, 1]}]}"#,
+            "`class 7` (7)",
+        ),
+    ] {
+        let error = tokenizer
+            .encode(&parse(json).unwrap(), Some(&names))
+            .unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+    let many = vec![r#"{"class": 0, "box": [0, 0, 1, 1]}"#; 31].join(",");
+    let many = parse(&format!(r#"{{"boxes": [{many}]}}"#)).unwrap();
+    let error = tokenizer.encode(&many, None).unwrap_err().to_string();
+    assert!(
+        error.contains("31 boxes") && error.contains("at most 30"),
+        "{error}"
+    );
+
+    // Without names, numbers do; words and properties, which are counted by the classes, do not.
+    let number = r#"{"boxes": [{"class": 300, "box": [0, 0, 1, 1]}]}"#;
+    assert_eq!(
+        tokenizer.encode(&parse(number).unwrap(), None).unwrap()[..3],
+        [300, 0, 8099]
+    );
+    for json in [
+        r#"{"boxes": [{"class": "Dog", "box": [0, 0, 1, 1]}]}"#,
+        r#"{"boxes": [{"class": 3, "box": [0, 0, 1, 1], "inside": true}]}"#,
+    ] {
+        let error = tokenizer.encode(&parse(json).unwrap(), None).unwrap_err();
+        assert!(error.to_string().contains("classes.txt"), "{error}");
+    }
+    for json in [
+        "[]",
+        r#"{"boxes": [{"class": 1}]}"#,
+        r#"{"boxes": [], "size": 3}"#,
+    ] {
+        assert_eq!(parse(json).unwrap_err().exit_code(), 3, "{json}");
+    }
+    assert!(LayoutTokenizer::new(8192, 77).is_ok(), "25 objects");
+    assert!(LayoutTokenizer::new(8192, 78).is_err());
 }

@@ -16,9 +16,9 @@ impl<B: Backend> Pipeline<B> {
     /// # Errors
     /// If the model has no text encoder or tokenizer, or a prompt is too long to be read.
     pub fn context(&self, prompts: &[&str], report: &mut dyn FnMut(Event)) -> Result<Tensor> {
-        let (config, weights) = self.model.text()?;
+        let (config, _) = self.model.text()?;
         let tokenizer = self.model.tokenizer()?;
-        let mut ids = Vec::with_capacity(prompts.len() * config.positions());
+        let mut ids = Vec::with_capacity(prompts.len());
         for prompt in prompts {
             let encoding = tokenizer.encode(prompt)?;
             if let Some(dropped) = encoding.dropped {
@@ -28,9 +28,29 @@ impl<B: Backend> Pipeline<B> {
                     config.positions() - 2
                 )));
             }
-            ids.extend(encoding.ids.iter().map(|&id| id as f32));
+            ids.push(encoding.ids);
         }
-        let shape = [prompts.len(), config.positions()];
+        self.encoded(&ids, report)
+    }
+
+    /// The text encoder's answer to each text of token ids.
+    ///
+    /// # Shapes
+    /// `[texts, tokens, width]`.
+    ///
+    /// # Errors
+    /// If the model has no text encoder, or it reads another number of tokens, or does not know one of them.
+    pub fn encoded(&self, texts: &[Vec<u32>], report: &mut dyn FnMut(Event)) -> Result<Tensor> {
+        let (config, weights) = self.model.text()?;
+        let most = texts.iter().flatten().max();
+        if let Some(id) = most.filter(|&&id| id as usize >= config.vocab()) {
+            return Err(self.model.refused(&format!(
+                "has a text encoder of {} tokens, and its tokenizer knows token {id}: take both from the same model",
+                config.vocab()
+            )));
+        }
+        let ids = texts.iter().flatten().map(|&id| id as f32).collect();
+        let shape = [texts.len(), config.positions()];
         let mut graph = Graph::new();
         let input = graph.input_exact("input_ids", shape);
         let hidden = text::forward(&mut graph, config, input)?;

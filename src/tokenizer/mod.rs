@@ -1,13 +1,19 @@
-//! The tokenizers of CLIP and of BERT: a prompt to token ids of fixed number.
+//! The tokenizers of CLIP and of BERT: a prompt to token ids of fixed number. Beside them, what models are told in other ways than
+//! in words: `layout`s, and `classes` by their names.
 //!
 //! Written out by hand because the whole of it is small and is a contract: equal, id for id, to what Hugging Face's `CLIPTokenizer`
 //! and `BertTokenizerFast` give for the same files (`tools/tokens.py` makes the comparison; `tests/tokenizer.rs` repeats it). CLIP's
 //! `split` cuts a prompt into words and `bpe` merges the bytes of a word; `wordpiece` is all of BERT's; `files` reads a vocabulary.
 
 mod bpe;
+mod classes;
 mod files;
+mod layout;
 mod split;
 mod wordpiece;
+
+pub use classes::ClassNames;
+pub use layout::{Class, Layout, LayoutTokenizer, Object};
 
 use crate::error::{Error, Result};
 use bpe::Bpe;
