@@ -94,12 +94,16 @@ impl ClassNames {
         self.names.get(class).map(String::as_str)
     }
 
-    /// The class of this name, in any letter case.
+    /// The class of this name; in any letter case, where no class has it exactly (`Cardigan` is a dog, `cardigan` a garment).
     ///
     /// # Errors
     /// If there is none, with the nearest name.
     pub fn find(&self, name: &str) -> Result<usize> {
-        let wanted = name.trim().to_lowercase();
+        let wanted = name.trim();
+        if let Some(class) = self.names.iter().position(|name| name == wanted) {
+            return Ok(class);
+        }
+        let wanted = wanted.to_lowercase();
         let known: Vec<String> = self.names.iter().map(|name| name.to_lowercase()).collect();
         let place = |name: &str| known.iter().position(|known| known == name);
         place(&wanted).ok_or_else(|| {
