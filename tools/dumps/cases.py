@@ -262,7 +262,22 @@ def text_alone(folder: Path) -> None:
     text.save_pretrained(folder / "model")
 
 
+def clip_projected(folder: Path) -> None:
+    """CLIP's text encoder as retrieval asks it: the embedding that texts share with images, of length 1."""
+    text_config = transformers.CLIPTextConfig(
+        vocab_size=100, bos_token_id=98, eos_token_id=99, pad_token_id=99, num_hidden_layers=2, max_position_embeddings=16,
+        hidden_size=24, num_attention_heads=3, intermediate_size=64, projection_dim=20, hidden_act="quick_gelu")
+    model = randomise(transformers.CLIPTextModelWithProjection(text_config), 90)
+
+    def embedded(ids):
+        embeds = model(ids).text_embeds
+        return (embeds / embeds.norm(dim=-1, keepdim=True))[:, None]
+
+    components.condition(folder / "condition.safetensors", embedded, prompts(2, 16, 98, 99, 91))
+    model.half().save_pretrained(folder / "model")
+
+
 CASES = {
     "sd1": sd1, "sd2": sd2, "unet_alone": unet_alone, "compvis": compvis, "compvis_v": compvis_v,
-    "autoencoder_alone": autoencoder_alone, "text_alone": text_alone,
+    "autoencoder_alone": autoencoder_alone, "text_alone": text_alone, "clip_projected": clip_projected,
 }
