@@ -6,7 +6,9 @@
 // passes over the keys once, tile by tile. It keeps, per query, the largest logit m so far, the sum of the weights and the unscaled result;
 // where a tile raises m, the last two are multiplied by 2^(old m - new m).
 //
-// Tensors      q, y [N, T, A D]   k, v [N, L, A D]   halves; the heads lie side by side along the channels, D = head_size
+// Tensors      y [N, T, A D], q [N, T, ..], k and v [N, L, ..]   halves, D = head_size. From a token of q, k and v to the next it is
+//              `token_pitch` elements, from a head to the next `head_pitch`; keys begin `part_pitch` elements behind k and values twice as many
+//              behind v, so that all three may lie in one tensor, stacked head by head or in thirds
 // Arithmetic   q k^T by mma.sync, f32 sums. A weight is 2^(s c - m c + 12) for c = scale log2 e: one multiply-add, one ex2.approx. Weights
 //              are summed in f32, and rounded to halves for the product with v, whose sums are f32. 2^12 cancels; it keeps weights down to
 //              2^-26 of the largest out of the denormal halves. Against the definition: each logit is off by a sum over D, each weight
@@ -62,23 +64,23 @@ struct AttentionTile {
 // A row is an even count of chunks of 16 bytes. As many columns of chunks are copied together as the largest power of two in that count,
 // then the rest: neighbouring lanes read neighbouring bytes, no lane idles, and every address is a constant step from the one before.
 template <class Tile, int COUNT, int TENSORS, int FIRST_CHUNK = 0>
-DEVICE void attention_copy(half* shared, const half* const (&heads)[TENSORS], int first, int rows, int channels, int head_size) {
+DEVICE void attention_copy(half* shared, const half* const (&heads)[TENSORS], int first, int rows, int pitch, int head_size) {
     constexpr int CHUNKS = Tile::DEPTH / 8 - FIRST_CHUNK;
     constexpr int WIDTH = CHUNKS >= 16 ? 16 : CHUNKS >= 8 ? 8 : CHUNKS >= 4 ? 4 : 2, STEP = ATTENTION_THREADS / WIDTH;
     const int row = static_cast<int>(threadIdx.x / WIDTH), channel = static_cast<int>(threadIdx.x % WIDTH + FIRST_CHUNK) * 8;
     const int left = channel < head_size ? rows - first - row : 0;
     half* to = shared + row * Tile::PITCH + channel;
-    const int from = (first + row) * channels + channel;
+    const int from = (first + row) * pitch + channel;
 #pragma unroll
     for (int i = 0; i < COUNT; i += STEP) {
         if (i + STEP > COUNT && i + row >= COUNT) break;
 #pragma unroll
         for (int j = 0; j < TENSORS; j++) {
-            copy_async_16(to + (j * COUNT + i) * Tile::PITCH, heads[j] + from + i * channels, i < left);
+            copy_async_16(to + (j * COUNT + i) * Tile::PITCH, heads[j] + from + i * pitch, i < left);
         }
     }
     if constexpr (CHUNKS > WIDTH) {
-        attention_copy<Tile, COUNT, TENSORS, FIRST_CHUNK + WIDTH>(shared, heads, first, rows, channels, head_size);
+        attention_copy<Tile, COUNT, TENSORS, FIRST_CHUNK + WIDTH>(shared, heads, first, rows, pitch, head_size);
     }
 }
 
@@ -219,13 +221,14 @@ DEVICE void attention_store(half* y, half* shared, const AttentionState<Tile>& s
 // Shared memory holds two stages of keys and values. Before the first pass the second stage, and afterwards the first, holds the queries
 // or results.
 template <class Tile>
-DEVICE void attention(half* y, const half* q, const half* k, const half* v, int queries, int keys, int head_size, int causal, float scale) {
+DEVICE void attention(half* y, const half* q, const half* k, const half* v, int queries, int keys, int head_size, int token_pitch,
+                      int head_pitch, int part_pitch, int causal, float scale) {
     SHARED_DYNAMIC(bytes);
     half* shared = reinterpret_cast<half*>(bytes);
-    const int channels = static_cast<int>(gridDim.y) * head_size;
-    const size_t head = static_cast<size_t>(blockIdx.y) * head_size;
-    const size_t image_q = static_cast<size_t>(blockIdx.z) * queries * channels + head;
-    const size_t image_k = static_cast<size_t>(blockIdx.z) * keys * channels + head;
+    const size_t head = static_cast<size_t>(blockIdx.y) * head_pitch;
+    q += static_cast<size_t>(blockIdx.z) * queries * token_pitch + head;
+    k += static_cast<size_t>(blockIdx.z) * keys * token_pitch + head + part_pitch;
+    v += static_cast<size_t>(blockIdx.z) * keys * token_pitch + head + 2 * static_cast<size_t>(part_pitch);
     const int block_row = static_cast<int>(blockIdx.x) * Tile::QUERIES;
     const int warp_rows = warp_index() * Tile::ROWS * 16;
     const int row = block_row + warp_rows;
@@ -233,12 +236,12 @@ DEVICE void attention(half* y, const half* q, const half* k, const half* v, int 
     const int tiles = (needed + Tile::KEYS - 1) / Tile::KEYS;
 
     auto copy = [&](int tile) {
-        const half* const heads[] = {k + image_k, v + image_k};
-        attention_copy<Tile, Tile::KEYS>(shared + tile % 2 * Tile::STAGE, heads, tile * Tile::KEYS, keys, channels, head_size);
+        const half* const heads[] = {k, v};
+        attention_copy<Tile, Tile::KEYS>(shared + tile % 2 * Tile::STAGE, heads, tile * Tile::KEYS, keys, token_pitch, head_size);
         copy_async_commit();
     };
-    const half* const queries_only[] = {q + image_q};
-    attention_copy<Tile, Tile::QUERIES>(shared + Tile::STAGE, queries_only, block_row, queries, channels, head_size);
+    const half* const queries_only[] = {q};
+    attention_copy<Tile, Tile::QUERIES>(shared + Tile::STAGE, queries_only, block_row, queries, token_pitch, head_size);
     copy(0);
     copy_async_wait<0>();
     sync_block();
@@ -276,15 +279,19 @@ DEVICE void attention(half* y, const half* q, const half* k, const half* v, int 
         attention_weights<Tile>(s, state, scale);
         attention_mix<Tile>(state, s, stage + Tile::STAGE / 2);
     }
+    const int channels = static_cast<int>(gridDim.y) * head_size;
+    y += static_cast<size_t>(blockIdx.z) * queries * channels + static_cast<size_t>(blockIdx.y) * head_size;
     sync_block();
-    attention_store<Tile>(y + image_q, shared + warp_rows * Tile::PITCH, state, row, queries, channels, head_size);
+    attention_store<Tile>(y, shared + warp_rows * Tile::PITCH, state, row, queries, channels, head_size);
 }
 
 }  // namespace
 
 #define ATTENTION_PARAMETERS \
-    half *y, const half *q, const half *k, const half *v, int queries, int keys, int head_size, int causal, float scale
-#define ATTENTION(HEAD, QUERIES, KEYS) attention<AttentionTile<HEAD, QUERIES, KEYS>>(y, q, k, v, queries, keys, head_size, causal, scale)
+    half *y, const half *q, const half *k, const half *v, int queries, int keys, int head_size, int token_pitch, int head_pitch, \
+        int part_pitch, int causal, float scale
+#define ATTENTION(HEAD, QUERIES, KEYS) \
+    attention<AttentionTile<HEAD, QUERIES, KEYS>>(y, q, k, v, queries, keys, head_size, token_pitch, head_pitch, part_pitch, causal, scale)
 
 ENTRY(128, 4, attention_f16_16_64x64, ATTENTION_PARAMETERS) { ATTENTION(16, 64, 64); }
 ENTRY(128, 3, attention_f16_32_128x64, ATTENTION_PARAMETERS) { ATTENTION(32, 128, 64); }

@@ -1,8 +1,10 @@
-// Normalisation over groups of channels, and SiLU behind it (Wu and He, arXiv:1803.08494, equation 1).
+// Normalisation over groups of channels (Wu and He, arXiv:1803.08494, equation 1), and a scale, a shift and SiLU behind it.
 //
 //   y[n, p, c] = f((x[n, p, c] - mean) / sqrt(variance + eps) weight[c] + bias[c]), mean and variance over the pixels and channels of c's group
+//   f(z) = silu(z (1 + s[n or row, c]) + s[n or row, C0 + C1 + c]), of which each part may be left out
 //
 // Tensors       x: [N, P, C0] and, beside it, [N, P, C1] or null; y: [N, P, C0 + C1]; weight, bias: [C0 + C1], f32.
+//               scale_shift, s above: [N, 2 (C0 + C1)], or a table [scale_rows, 2 (C0 + C1)] of which all images take row scale_row[0]; or null
 //               partials: [N, G, S, 2] f32, the mean and the squared deviations of each of S pieces of a group
 // Arithmetic    f32. Statistics per thread and channel, then joined without cancellation (moments.cuh), so a mean far from zero costs nothing
 // Launch        A tile is `tile` channels: whole groups or, where a group is wider than a block, a part of one. A thread keeps one column of a
@@ -147,6 +149,14 @@ DEVICE Moments join_rows(const float* means, const float* squares, int width, in
     return {count, mean, warp_sum(deviations)};
 }
 
+// Scales and shifts of this block's image, scales first.
+template <typename T>
+DEVICE const T* scale_shift_of_image(const T* scale_shift, const float* scale_row, int scale_rows, int channels) {
+    if (scale_shift == nullptr) return nullptr;
+    const int row = scale_row == nullptr ? static_cast<int>(blockIdx.z) : row_of(scale_row[0], scale_rows);
+    return scale_shift + static_cast<size_t>(row) * 2 * channels;
+}
+
 // Mean and scale of a group, for the channels that belong to it.
 struct Scale {
     float mean;
@@ -158,7 +168,7 @@ DEVICE Scale scale_of(const Moments& moments, float eps) { return {moments.mean,
 template <typename T, bool PACKED, bool SILU_AFTER>
 DEVICE void normalise_column(T* y, typename Stored<T, PACKED>::Type (&raw)[AHEAD], const Column<T, PACKED>& column, const Pixels& slice,
                              int pixels, int channels, const Tile& tile, int group, const Scale* scales, const float* weight,
-                             const float* bias) {
+                             const float* bias, const T* scale_shift) {
     using C = Column<T, PACKED>;
     if (!column.used) return;
     const int channel = tile.first + column.channel;
@@ -169,6 +179,19 @@ DEVICE void normalise_column(T* y, typename Stored<T, PACKED>::Type (&raw)[AHEAD
         const Scale scale = scales[(channel + i) / group - tile.first / group];
         factor[i] = scale.scale * weight[channel + i];
         addend[i] = bias[channel + i] - scale.mean * factor[i];
+    }
+    if (scale_shift != nullptr) {
+        typename C::Raw stored[2];
+        load(stored[0], scale_shift + channel);
+        load(stored[1], scale_shift + channels + channel);
+        float by[C::SIZE], shift[C::SIZE];
+        widen(stored[0], by);
+        widen(stored[1], shift);
+#pragma unroll
+        for (int i = 0; i < C::SIZE; i++) {
+            factor[i] *= 1.0f + by[i];
+            addend[i] = addend[i] * (1.0f + by[i]) + shift[i];
+        }
     }
     const size_t step = static_cast<size_t>(column.rows) * channels;
     int p = slice.first + column.row;
@@ -199,8 +222,8 @@ DEVICE void normalise_column(T* y, typename Stored<T, PACKED>::Type (&raw)[AHEAD
 DEVICE int groups_of(const Tile& tile, int group) { return (tile.first + tile.channels - 1) / group - tile.first / group + 1; }
 
 template <typename T, bool PACKED, bool SILU_AFTER>
-DEVICE void whole(T* y, const T* x0, const T* x1, const float* weight, const float* bias, int pixels, int channels0, int channels1,
-                  int group, int width, float eps) {
+DEVICE void whole(T* y, const T* x0, const T* x1, const float* weight, const float* bias, const T* scale_shift, const float* scale_row,
+                  int scale_rows, int pixels, int channels0, int channels1, int group, int width, float eps) {
     constexpr int MOST = 512 * Stored<T, PACKED>::SIZE;
     SHARED_ARRAY(float, means, MOST);
     SHARED_ARRAY(float, squares, MOST);
@@ -216,10 +239,11 @@ DEVICE void whole(T* y, const T* x0, const T* x1, const float* weight, const flo
         const Moments moments = join_rows(means, squares, width, column.rows, pixels, g * group, group);
         if (lane_index() == 0) scales[g] = scale_of(moments, eps);
     }
+    scale_shift = scale_shift_of_image(scale_shift, scale_row, scale_rows, channels);
     sync_block();
     typename Stored<T, PACKED>::Type raw[AHEAD] = {};
     load_ahead(raw, column, column.row, slice);
-    normalise_column<T, PACKED, SILU_AFTER>(y, raw, column, slice, pixels, channels, tile, group, scales, weight, bias);
+    normalise_column<T, PACKED, SILU_AFTER>(y, raw, column, slice, pixels, channels, tile, group, scales, weight, bias, scale_shift);
 }
 
 template <typename T, bool PACKED>
@@ -271,8 +295,8 @@ DEVICE Moments join_pieces(const float* partials, int pixels, int slices, int gr
 }
 
 template <typename T, bool PACKED, bool SILU_AFTER>
-DEVICE void normalise(T* y, const T* x0, const T* x1, const float* weight, const float* bias, const float* partials, int pixels,
-                      int channels0, int channels1, int group, int width, float eps) {
+DEVICE void normalise(T* y, const T* x0, const T* x1, const float* weight, const float* bias, const T* scale_shift, const float* scale_row,
+                      int scale_rows, const float* partials, int pixels, int channels0, int channels1, int group, int width, float eps) {
     SHARED_ARRAY(Scale, scales, MOST_GROUPS);
     const int channels = channels0 + channels1;
     const Tile tile = tile_of_block(channels, group, width);
@@ -287,85 +311,91 @@ DEVICE void normalise(T* y, const T* x0, const T* x1, const float* weight, const
         const Moments moments = join_pieces(partials + 2 * row * slices * tile.parts, pixels, slices, group, width, tile.parts);
         if (lane_index() == 0) scales[g] = scale_of(moments, eps);
     }
+    scale_shift = scale_shift_of_image(scale_shift, scale_row, scale_rows, channels);
     sync_block();
-    normalise_column<T, PACKED, SILU_AFTER>(y, raw, column, slice, pixels, channels, tile, group, scales, weight, bias);
+    normalise_column<T, PACKED, SILU_AFTER>(y, raw, column, slice, pixels, channels, tile, group, scales, weight, bias, scale_shift);
 }
 
+#define WHOLE(T, PACKED, SILU_AFTER) \
+    whole<T, PACKED, SILU_AFTER>(y, x0, x1, weight, bias, scale_shift, scale_row, scale_rows, pixels, channels0, channels1, group, tile, eps)
+#define NORMALISE(T, PACKED, SILU_AFTER)                                                                                            \
+    normalise<T, PACKED, SILU_AFTER>(y, x0, x1, weight, bias, scale_shift, scale_row, scale_rows, partials, pixels, channels0, channels1, \
+                                     group, tile, eps)
 #define WHOLE_F16 \
-    half* y, const half* x0, const half* x1, const float* weight, const float* bias, int pixels, int channels0, int channels1, int group, \
-        int tile, float eps
+    half* y, const half* x0, const half* x1, const float* weight, const float* bias, const half* scale_shift, const float* scale_row, \
+        int scale_rows, int pixels, int channels0, int channels1, int group, int tile, float eps
 #define STATISTICS_F16 \
     float* partials, const half* x0, const half* x1, int pixels, int channels0, int channels1, int group, int tile
 #define NORMALISE_F16 \
-    half* y, const half* x0, const half* x1, const float* weight, const float* bias, const float* partials, int pixels, int channels0, \
-        int channels1, int group, int tile, float eps
+    half* y, const half* x0, const half* x1, const float* weight, const float* bias, const half* scale_shift, const float* scale_row, \
+        int scale_rows, const float* partials, int pixels, int channels0, int channels1, int group, int tile, float eps
 #define WHOLE_F32 \
-    float* y, const float* x0, const float* x1, const float* weight, const float* bias, int pixels, int channels0, int channels1, int group, \
-        int tile, float eps
+    float* y, const float* x0, const float* x1, const float* weight, const float* bias, const float* scale_shift, const float* scale_row, \
+        int scale_rows, int pixels, int channels0, int channels1, int group, int tile, float eps
 #define STATISTICS_F32 \
     float* partials, const float* x0, const float* x1, int pixels, int channels0, int channels1, int group, int tile
 #define NORMALISE_F32 \
-    float* y, const float* x0, const float* x1, const float* weight, const float* bias, const float* partials, int pixels, int channels0, \
-        int channels1, int group, int tile, float eps
+    float* y, const float* x0, const float* x1, const float* weight, const float* bias, const float* scale_shift, const float* scale_row, \
+        int scale_rows, const float* partials, int pixels, int channels0, int channels1, int group, int tile, float eps
 
 ENTRY(512, 2, group_norm_whole_f16, WHOLE_F16) {
-    whole<half, true, false>(y, x0, x1, weight, bias, pixels, channels0, channels1, group, tile, eps);
+    WHOLE(half, true, false);
 }
 ENTRY(512, 2, group_norm_whole_silu_f16, WHOLE_F16) {
-    whole<half, true, true>(y, x0, x1, weight, bias, pixels, channels0, channels1, group, tile, eps);
+    WHOLE(half, true, true);
 }
 ENTRY(256, 3, group_norm_statistics_f16, STATISTICS_F16) {
     statistics<half, true>(partials, x0, x1, pixels, channels0, channels1, group, tile);
 }
 ENTRY(256, 3, group_norm_normalise_f16, NORMALISE_F16) {
-    normalise<half, true, false>(y, x0, x1, weight, bias, partials, pixels, channels0, channels1, group, tile, eps);
+    NORMALISE(half, true, false);
 }
 ENTRY(256, 3, group_norm_normalise_silu_f16, NORMALISE_F16) {
-    normalise<half, true, true>(y, x0, x1, weight, bias, partials, pixels, channels0, channels1, group, tile, eps);
+    NORMALISE(half, true, true);
 }
 ENTRY(512, 2, group_norm_whole_ragged_f16, WHOLE_F16) {
-    whole<half, false, false>(y, x0, x1, weight, bias, pixels, channels0, channels1, group, tile, eps);
+    WHOLE(half, false, false);
 }
 ENTRY(512, 2, group_norm_whole_silu_ragged_f16, WHOLE_F16) {
-    whole<half, false, true>(y, x0, x1, weight, bias, pixels, channels0, channels1, group, tile, eps);
+    WHOLE(half, false, true);
 }
 ENTRY(256, 3, group_norm_statistics_ragged_f16, STATISTICS_F16) {
     statistics<half, false>(partials, x0, x1, pixels, channels0, channels1, group, tile);
 }
 ENTRY(256, 3, group_norm_normalise_ragged_f16, NORMALISE_F16) {
-    normalise<half, false, false>(y, x0, x1, weight, bias, partials, pixels, channels0, channels1, group, tile, eps);
+    NORMALISE(half, false, false);
 }
 ENTRY(256, 3, group_norm_normalise_silu_ragged_f16, NORMALISE_F16) {
-    normalise<half, false, true>(y, x0, x1, weight, bias, partials, pixels, channels0, channels1, group, tile, eps);
+    NORMALISE(half, false, true);
 }
 
 ENTRY(512, 1, group_norm_whole_f32, WHOLE_F32) {
-    whole<float, true, false>(y, x0, x1, weight, bias, pixels, channels0, channels1, group, tile, eps);
+    WHOLE(float, true, false);
 }
 ENTRY(512, 1, group_norm_whole_silu_f32, WHOLE_F32) {
-    whole<float, true, true>(y, x0, x1, weight, bias, pixels, channels0, channels1, group, tile, eps);
+    WHOLE(float, true, true);
 }
 ENTRY(256, 3, group_norm_statistics_f32, STATISTICS_F32) {
     statistics<float, true>(partials, x0, x1, pixels, channels0, channels1, group, tile);
 }
 ENTRY(256, 3, group_norm_normalise_f32, NORMALISE_F32) {
-    normalise<float, true, false>(y, x0, x1, weight, bias, partials, pixels, channels0, channels1, group, tile, eps);
+    NORMALISE(float, true, false);
 }
 ENTRY(256, 3, group_norm_normalise_silu_f32, NORMALISE_F32) {
-    normalise<float, true, true>(y, x0, x1, weight, bias, partials, pixels, channels0, channels1, group, tile, eps);
+    NORMALISE(float, true, true);
 }
 ENTRY(512, 1, group_norm_whole_ragged_f32, WHOLE_F32) {
-    whole<float, false, false>(y, x0, x1, weight, bias, pixels, channels0, channels1, group, tile, eps);
+    WHOLE(float, false, false);
 }
 ENTRY(512, 1, group_norm_whole_silu_ragged_f32, WHOLE_F32) {
-    whole<float, false, true>(y, x0, x1, weight, bias, pixels, channels0, channels1, group, tile, eps);
+    WHOLE(float, false, true);
 }
 ENTRY(256, 3, group_norm_statistics_ragged_f32, STATISTICS_F32) {
     statistics<float, false>(partials, x0, x1, pixels, channels0, channels1, group, tile);
 }
 ENTRY(256, 3, group_norm_normalise_ragged_f32, NORMALISE_F32) {
-    normalise<float, false, false>(y, x0, x1, weight, bias, partials, pixels, channels0, channels1, group, tile, eps);
+    NORMALISE(float, false, false);
 }
 ENTRY(256, 3, group_norm_normalise_silu_ragged_f32, NORMALISE_F32) {
-    normalise<float, false, true>(y, x0, x1, weight, bias, partials, pixels, channels0, channels1, group, tile, eps);
+    NORMALISE(float, false, true);
 }

@@ -6,7 +6,7 @@
 
 use super::math;
 use super::simd::{self, Ahead, BLOCK, HALF, Lane, Loop, Row, Stored, Stripe, WIDTH};
-use crate::ops::{Attention, Slice};
+use crate::ops::{Attention, Operator, Slice, Strides};
 use crate::plan::pack::Depth;
 use crate::tensor::Shape;
 use rayon::prelude::*;
@@ -27,18 +27,20 @@ struct Sizes {
     heads: usize,
     /// Channels of a head.
     head: usize,
+    strides: Strides,
 }
 
 impl Sizes {
     fn new(op: &Attention, inputs: &[Shape]) -> Option<Self> {
-        let ([_, queries, channels], [_, keys, _]) =
-            (inputs.first()?.tokens()?, inputs.get(1)?.tokens()?);
+        let [_, queries, channels] = op.infer(inputs).ok()?.tokens()?;
+        let [_, k, _] = op.roles(inputs)?;
         Some(Self {
             queries,
-            keys,
+            keys: k.tokens()?[1],
             channels,
             heads: op.heads,
             head: channels / op.heads,
+            strides: op.strides(channels),
         })
     }
 
@@ -52,9 +54,14 @@ impl Sizes {
         self.head.div_ceil(WIDTH) * self.keys
     }
 
-    /// Where token `token` of `tokens` in image `image` keeps the channels of `head`.
-    fn start(&self, image: usize, tokens: usize, token: usize, head: usize) -> usize {
-        (image * tokens + token) * self.channels + head * self.head
+    /// Where token `token` of `tokens` in image `image` keeps the channels of `head`, of its queries (part 0), keys or values.
+    fn start(&self, part: usize, [image, tokens, token]: [usize; 3], head: usize) -> usize {
+        let Strides {
+            token: pitch,
+            head: step,
+            part: third,
+        } = self.strides;
+        (image * tokens + token) * pitch + head * step + part * third
     }
 
     fn key_blocks(&self) -> usize {
@@ -99,8 +106,8 @@ struct Task<'a> {
 
 /// Runs the operation.
 pub(super) fn run(op: &Attention, inputs: &[Slice], workspace: &mut [f32], output: &mut [f32]) {
-    let [q, k, v] = inputs else { return };
-    let Some(sizes) = Sizes::new(op, &[q.shape, k.shape]) else {
+    let shapes: Vec<Shape> = inputs.iter().map(|x| x.shape).collect();
+    let (Some([q, k, v]), Some(sizes)) = (op.roles(inputs), Sizes::new(op, &shapes)) else {
         return;
     };
     let (Some(depth), Ok(packed)) = (
@@ -141,8 +148,8 @@ fn pack_keys(sizes: Sizes, k: &[f32], image: usize, head: usize, packed: &mut [L
                 let first = (panel * WIDTH + half * HALF).min(sizes.keys);
                 let stripe = Stripe {
                     matrix: Stored::from(k),
-                    pitch: sizes.channels,
-                    start: sizes.start(image, sizes.keys, first, head),
+                    pitch: sizes.strides.token,
+                    start: sizes.start(1, [image, sizes.keys, first], head),
                     rows: (sizes.keys - first).min(HALF),
                     columns: sizes.head,
                 };
@@ -159,7 +166,7 @@ fn pack_values(sizes: Sizes, v: &[f32], image: usize, head: usize, packed: &mut 
             let first = panel * WIDTH;
             let columns = (sizes.head - first).min(WIDTH);
             for (key, lane) in packed.iter_mut().enumerate() {
-                let start = sizes.start(image, sizes.keys, key, head) + first;
+                let start = sizes.start(2, [image, sizes.keys, key], head) + first;
                 lane[..columns].copy_from_slice(&v[start..start + columns]);
                 lane[columns..].fill(0.0);
             }
@@ -212,7 +219,8 @@ fn attend(
     totals.resize(height, 0.0);
     for (channels, queries) in depth.blocks().zip(queries.chunks_mut(height)) {
         for (i, row) in queries.iter_mut().enumerate() {
-            let start = sizes.start(task.image, sizes.queries, task.first_query + i, task.head);
+            let token = [task.image, sizes.queries, task.first_query + i];
+            let start = sizes.start(0, token, task.head);
             let q = &q[start..start + sizes.head][channels.clone()];
             row.iter_mut().zip(q).for_each(|(y, q)| *y = q * op.scale);
         }

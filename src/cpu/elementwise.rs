@@ -3,7 +3,7 @@
 
 use super::math;
 use super::simd::{self, Loop};
-use crate::ops::{Activate, Activation, AddChannels, Axis, Concat, Embedding, Slice};
+use crate::ops::{Activate, Activation, AddChannels, Axis, Concat, Embedding, ScaleShift, Slice};
 use crate::weights::TensorView;
 use rayon::prelude::*;
 
@@ -86,6 +86,23 @@ pub(super) fn add_channels(op: &AddChannels, inputs: &[Slice], output: &mut [f32
         });
 }
 
+pub(super) fn scale_shift(op: &ScaleShift, inputs: &[Slice], output: &mut [f32]) {
+    let (x, channels) = (inputs[0], inputs[0].shape.channels());
+    let rows_per_image = (x.shape.rows() / x.shape.batch().max(1)).max(1);
+    let rows = output
+        .par_chunks_mut(channels)
+        .zip(x.data.par_chunks(channels));
+    rows.enumerate()
+        .with_min_len(ELEMENTS / channels)
+        .for_each(|(row, (y, x))| {
+            let v = op.channels.of_image(row / rows_per_image, &inputs[1..]);
+            let (scales, shifts) = v.split_at(channels);
+            for (((y, x), scale), shift) in y.iter_mut().zip(x).zip(scales).zip(shifts) {
+                *y = x * (1.0 + scale) + shift;
+            }
+        });
+}
+
 pub(super) fn concat(op: &Concat, inputs: &[Slice], output: &mut [f32]) {
     let (rows, width) = match op.axis {
         Axis::Channels => (
@@ -118,6 +135,24 @@ pub(super) fn upsample(inputs: &[Slice], output: &mut [f32]) {
             y[c..].copy_from_slice(x);
         }
         second.copy_from_slice(first);
+    });
+}
+
+pub(super) fn average_pool(inputs: &[Slice], output: &mut [f32]) {
+    let Some([_, h, w, c]) = inputs[0].shape.image() else {
+        return;
+    };
+    let rows = h / 2;
+    let lines = output.par_chunks_mut(w / 2 * c).enumerate();
+    lines.for_each(|(i, y)| {
+        let first = (i / rows * h + i % rows * 2) * w * c;
+        let (above, below) = inputs[0].data[first..][..2 * w * c].split_at(w * c);
+        let pairs = above.chunks_exact(2 * c).zip(below.chunks_exact(2 * c));
+        for (y, (above, below)) in y.chunks_exact_mut(c).zip(pairs) {
+            for (k, y) in y.iter_mut().enumerate() {
+                *y = 0.25 * ((above[k] + above[c + k]) + (below[k] + below[c + k]));
+            }
+        }
     });
 }
 

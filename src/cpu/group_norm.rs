@@ -2,7 +2,7 @@
 //!
 //! The first sums each channel of each block in f64, where sums of squares lose nothing; the sums of a group's channels and of an image's
 //! blocks are then added in order, and the second pass applies them. Blocks have a fixed number of pixels. Sources joined along the channels
-//! are read where they lie, one after the other.
+//! are read where they lie, one after the other. A scale and a shift fused behind become part of what is done to each channel.
 
 use super::math;
 use super::simd::{self, Loop};
@@ -23,6 +23,18 @@ struct Channels {
     bias: Vec<f32>,
 }
 
+impl Channels {
+    /// Scales and shifts what comes out, by one of each for every channel.
+    fn scale_shift(&mut self, v: &[f32]) {
+        let (scales, shifts) = v.split_at(self.scale.len());
+        let channels = self.scale.iter_mut().zip(&mut self.bias);
+        for ((scale, bias), (by, shift)) in channels.zip(scales.iter().zip(shifts)) {
+            *scale *= 1.0 + by;
+            *bias = *bias * (1.0 + by) + shift;
+        }
+    }
+}
+
 /// Runs the operation.
 pub(super) fn run(op: &GroupNorm, inputs: &[Slice], weights: &[TensorView], output: &mut [f32]) {
     let x = inputs[0].shape;
@@ -35,7 +47,7 @@ pub(super) fn run(op: &GroupNorm, inputs: &[Slice], weights: &[TensorView], outp
     let [gain, bias] = [0, 1].map(|i| weights[i].to_f32());
     let images = output.par_chunks_mut(item).enumerate();
     images.for_each(|(image, y)| {
-        let sources: Vec<(&[f32], usize)> = inputs
+        let sources: Vec<(&[f32], usize)> = inputs[..op.sources]
             .iter()
             .map(|x| {
                 let channels = x.shape.channels();
@@ -56,7 +68,10 @@ pub(super) fn run(op: &GroupNorm, inputs: &[Slice], weights: &[TensorView], outp
             .into_par_iter()
             .map(|index| sum(block(index), channels))
             .collect();
-        let per_channel = normalise(op, &sums, item, &gain, &bias);
+        let mut per_channel = normalise(op, &sums, item, &gain, &bias);
+        if let Some(channels) = op.scale_shift {
+            per_channel.scale_shift(channels.of_image(image, &inputs[op.sources..]));
+        }
         let blocks = y.par_chunks_mut(PIXELS * channels).enumerate();
         blocks.for_each(|(index, y)| {
             let mut first = 0;

@@ -140,9 +140,11 @@ fn run_step(arena: &mut Arena, step: &Step<Cpu>) -> Result<()> {
         Op::Geglu(_) => elementwise::geglu(&inputs, output),
         Op::Add(_) => elementwise::add(&inputs, output),
         Op::AddChannels(op) => elementwise::add_channels(op, &inputs, output),
+        Op::ScaleShift(op) => elementwise::scale_shift(op, &inputs, output),
         Op::Concat(op) => elementwise::concat(op, &inputs, output),
         Op::Upsample2x(_) => elementwise::upsample(&inputs, output),
         Op::Codebook(op) => codebook::run(op, &inputs, &step.weights, output),
+        Op::AveragePool2x(_) => elementwise::average_pool(&inputs, output),
         Op::Embedding(op) => elementwise::embedding(op, &inputs, &step.weights, output),
         Op::Input(_)
         | Op::AddPositions(_)

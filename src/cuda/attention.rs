@@ -5,7 +5,7 @@
 
 use super::attention_large;
 use super::kernel::{self, Argument, Kernel, Launch, Precision, Target};
-use crate::ops::Attention;
+use crate::ops::{Attention, Strides};
 use crate::tensor::Shape;
 
 /// Head sizes that `attention.cu` is compiled for, and the keys of its tiles. Heads are padded to the next in shared memory only.
@@ -38,6 +38,9 @@ pub(super) struct Sizes {
     pub keys: usize,
     pub heads: usize,
     pub head_size: usize,
+    /// Queries, keys and values.
+    pub operands: [Argument; 3],
+    pub strides: Strides,
     pub causal: Argument,
     /// Factor of the logits, as exponents of two.
     pub scale: Argument,
@@ -49,11 +52,14 @@ pub(super) fn select(
     output: Shape,
     target: &Target,
 ) -> Result<Kernel, String> {
-    let (Some([images, queries, channels]), Some([_, keys, _])) =
-        (output.tokens(), inputs.get(1).and_then(Shape::tokens))
-    else {
+    let roles = op.roles(inputs).and_then(|[_, k, _]| k.tokens());
+    let (Some([images, queries, channels]), Some([_, keys, _])) = (output.tokens(), roles) else {
         return Err(format!("attention takes tokens [N, T, C], not {output}"));
     };
+    let all: Vec<Argument> = (0..inputs.len()).map(Argument::Input).collect();
+    let operands = op
+        .roles(&all)
+        .ok_or("attention takes three operands or one")?;
     if !(op.scale > 0.0 && op.scale.is_finite()) {
         let scale = op.scale;
         return Err(format!(
@@ -72,11 +78,13 @@ pub(super) fn select(
         keys,
         heads: op.heads,
         head_size: channels / op.heads.max(1),
+        operands,
+        strides: op.strides(channels),
         causal: Argument::Int(op.causal.into()),
         scale: Argument::Float((f64::from(op.scale) * std::f64::consts::LOG2_E) as f32),
     };
     // Within an image, elements are counted in 32 bits.
-    kernel::int(queries.max(keys) * channels)?;
+    kernel::int(queries.max(keys) * sizes.strides.token)?;
     let kernel = match FLASH.iter().find(|(head, _)| *head >= sizes.head_size) {
         Some(&tile) if sizes.on_tensor_cores(target) => sizes.flash(tile, target)?,
         _ => attention_large::select(&sizes, target)?,
@@ -97,6 +105,12 @@ impl Sizes {
         target.precision == Precision::F16 && self.head_size.is_multiple_of(8)
     }
 
+    /// The strides as arguments.
+    pub fn strides(&self) -> Result<[Argument; 3], String> {
+        let Strides { token, head, part } = self.strides;
+        Ok([kernel::int(token)?, kernel::int(head)?, kernel::int(part)?])
+    }
+
     fn flash(&self, (head, keys): (usize, usize), target: &Target) -> Result<Kernel, String> {
         let text = TEXT.contains(&head) && self.keys > keys.max(64) && self.keys <= TEXT_KEYS;
         let keys = if text { TEXT_KEYS } else { keys };
@@ -115,17 +129,18 @@ impl Sizes {
             entry: format!("attention_f16_{head}_{queries}x{keys}"),
             grid: [self.queries.div_ceil(queries), self.heads, self.images].map(|x| x as u32),
             shared_bytes: (halves * Precision::F16.bytes()) as u32,
-            arguments: vec![
-                Argument::Output,
-                Argument::Input(0),
-                Argument::Input(1),
-                Argument::Input(2),
-                kernel::int(self.queries)?,
-                kernel::int(self.keys)?,
-                kernel::int(self.head_size)?,
-                self.causal,
-                self.scale,
-            ],
+            arguments: [
+                &[Argument::Output][..],
+                &self.operands,
+                &[
+                    kernel::int(self.queries)?,
+                    kernel::int(self.keys)?,
+                    kernel::int(self.head_size)?,
+                ],
+                &self.strides()?,
+                &[self.causal, self.scale],
+            ]
+            .concat(),
         };
         Ok(Kernel::single(launch, vec![]))
     }
@@ -135,6 +150,7 @@ impl Sizes {
 mod tests {
     use super::*;
     use crate::cuda::table::{self, Kind};
+    use crate::ops::Qkv;
 
     /// A GeForce RTX 3090 and an H200.
     const TARGETS: [Target; 2] = [
@@ -161,6 +177,7 @@ mod tests {
             heads,
             scale: 0.125,
             causal,
+            operands: Qkv::Separate,
         };
         let q = Shape::new(&[images, queries, heads * head_size]);
         let k = Shape::new(&[images, keys, heads * head_size]);
@@ -281,6 +298,7 @@ mod tests {
                 heads: 1,
                 scale,
                 causal: false,
+                operands: Qkv::Separate,
             };
             select(&op, &[shape; 3], shape, &TARGETS[0]).unwrap_err()
         };
@@ -296,6 +314,7 @@ mod tests {
             heads: 1,
             scale: 1.0,
             causal: false,
+            operands: Qkv::Separate,
         };
         let refused = select(&op, &[shape; 3], shape, &small).unwrap_err();
         assert!(refused.contains("bytes of shared memory"), "{refused}");

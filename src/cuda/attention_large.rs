@@ -137,11 +137,15 @@ impl<'a> Parts<'a> {
         let pitch = kernel::int(self.pitch)?;
         let all_rows = kernel::int(pairs * rows)?;
         let [at_row, row_count] = [kernel::int(first_row)?, kernel::int(rows)?];
+        let [token, head, part] = sizes.strides()?;
         let shape = [
             kernel::int(sizes.queries)?,
             keys,
             kernel::int(sizes.heads)?,
             kernel::int(sizes.head_size)?,
+            token,
+            head,
+            part,
             pitch,
             kernel::int(first_pair)?,
             at_row,
@@ -155,7 +159,7 @@ impl<'a> Parts<'a> {
             grid: grid(self.entries.tiles[0], sizes.keys),
             shared_bytes: self.entries.shared_bytes[0] as u32,
             arguments: [
-                &[scores, Argument::Input(0), Argument::Input(1)][..],
+                &[scores, sizes.operands[0], sizes.operands[1]][..],
                 &shape,
                 &[sizes.causal],
             ]
@@ -183,7 +187,7 @@ impl<'a> Parts<'a> {
             grid: grid(self.entries.tiles[1], sizes.head_size),
             shared_bytes: self.entries.shared_bytes[1] as u32,
             arguments: [
-                &[Argument::Output, probabilities, factors, Argument::Input(2)][..],
+                &[Argument::Output, probabilities, factors, sizes.operands[2]][..],
                 &shape,
             ]
             .concat(),
@@ -195,6 +199,7 @@ impl<'a> Parts<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::Strides;
 
     fn target(precision: Precision) -> Target {
         Target {
@@ -212,6 +217,12 @@ mod tests {
             keys,
             heads,
             head_size,
+            operands: [0, 1, 2].map(Argument::Input),
+            strides: Strides {
+                token: heads * head_size,
+                head: head_size,
+                part: 0,
+            },
             causal: Argument::Int(0),
             scale: Argument::Float(1.0),
         }
@@ -246,9 +257,9 @@ mod tests {
                 let mut seen = vec![false; images * heads * queries];
                 for [scores, softmax, mixture] in kernel.launches.as_chunks().0 {
                     let numbers = ints(scores);
-                    let [first_pair, first_row, rows] = [numbers[5], numbers[6], numbers[7]];
+                    let [first_pair, first_row, rows] = [numbers[8], numbers[9], numbers[10]];
                     let [columns, height, pairs] = scores.grid.map(|blocks| blocks as usize);
-                    assert_eq!(numbers[..8], ints(mixture)[..8]);
+                    assert_eq!(numbers[..11], ints(mixture)[..11]);
                     assert_eq!([pairs * rows, keys], [ints(softmax)[0], ints(softmax)[1]]);
                     assert!(columns * 128 >= keys && height * 128 >= rows);
                     assert!(mixture.grid[0] as usize * 64 >= head_size);

@@ -1,7 +1,7 @@
 //! One element at a time: a thread for every 16 bytes of the result.
 
 use super::kernel::{self, Argument, Kernel, Launch, Layout, Target};
-use crate::ops::{Activate, Activation, AddChannels, AddPositions, Channels};
+use crate::ops::{Activate, Activation, AddChannels, AddPositions, Channels, ScaleShift};
 use crate::tensor::Shape;
 
 /// Threads of a block of every kernel that streams.
@@ -83,6 +83,59 @@ pub(super) fn add_channels(
         stride: channels,
     };
     let launch = repeated.added(output, target)?;
+    Ok(Kernel::single(launch, vec![]))
+}
+
+/// The values that `channels` are, from operand `first` on: themselves, the row of all images, and how many rows there are.
+pub(super) fn of_channels(
+    channels: Channels,
+    inputs: &[Shape],
+    first: usize,
+) -> Result<[Argument; 3], String> {
+    let row = match channels {
+        Channels::PerImage => Argument::Null,
+        Channels::Row => Argument::Input(first + 1),
+    };
+    let rows = kernel::int(inputs[first].batch())?;
+    Ok([Argument::Input(first), row, rows])
+}
+
+pub(super) fn scale_shift(
+    op: &ScaleShift,
+    inputs: &[Shape],
+    output: Shape,
+    target: &Target,
+) -> Result<Kernel, String> {
+    let channels = output.channels();
+    let [values, row, rows] = of_channels(op.channels, inputs, 1)?;
+    let arguments = vec![
+        Argument::Output,
+        Argument::Input(0),
+        values,
+        row,
+        rows,
+        kernel::int(output.len() / output.batch().max(1))?,
+        kernel::int(channels)?,
+    ];
+    let entry = by_rows("scale_shift", channels, target);
+    let launch = streaming(&entry, arguments, output.len(), target)?;
+    Ok(Kernel::single(launch, vec![]))
+}
+
+pub(super) fn average_pool(
+    inputs: &[Shape],
+    output: Shape,
+    target: &Target,
+) -> Result<Kernel, String> {
+    let (Some([_, height, width, channels]), Some(_)) = (inputs[0].image(), output.image()) else {
+        return Err(format!("takes an image, not {}", inputs[0]));
+    };
+    kernel::elements(inputs[0])?;
+    let sizes = [height, width, channels].map(kernel::int);
+    let [height, width, size] = sizes;
+    let arguments = vec![Argument::Output, Argument::Input(0), height?, width?, size?];
+    let entry = by_rows("average_pool", channels, target);
+    let launch = streaming(&entry, arguments, output.len(), target)?;
     Ok(Kernel::single(launch, vec![]))
 }
 

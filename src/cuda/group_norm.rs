@@ -4,7 +4,7 @@
 //! joins its statistics by itself. Small images take one launch, others two with partial statistics between them. All of it follows from
 //! one image's shape, so an image's bytes do not depend on its batch.
 
-use super::elementwise::pack;
+use super::elementwise::{of_channels, pack};
 use super::kernel::{self, Argument, Kernel, Launch, Layout, Target};
 use crate::ops::GroupNorm;
 use crate::tensor::Shape;
@@ -154,10 +154,10 @@ pub(super) fn select(
         channels,
         group: channels / op.groups,
     };
-    let sources = match inputs {
+    let sources = match &inputs[..op.sources] {
         [x] => [x.channels(), 0],
         [x, beside] => [x.channels(), beside.channels()],
-        _ => return Err(format!("joins at most 2 operands, not {}", inputs.len())),
+        _ => return Err(format!("joins at most 2 operands, not {}", op.sources)),
     };
     let packed = sources.iter().all(|c| c.is_multiple_of(pack(target)));
     let whole = image.tile(packed, 64, WHOLE_THREADS, target);
@@ -178,6 +178,10 @@ pub(super) fn select(
     };
     let operands = [Argument::Input(0), second];
     let factors = [Argument::Weight(0), Argument::Weight(1)];
+    let scale_shift = match op.scale_shift {
+        Some(channels) => of_channels(channels, inputs, op.sources)?,
+        None => [Argument::Null, Argument::Null, Argument::Int(0)],
+    };
     let sizes = [
         kernel::int(image.pixels)?,
         kernel::int(sources[0])?,
@@ -204,7 +208,14 @@ pub(super) fn select(
     let eps = [Argument::Float(op.eps)];
     let layouts = vec![Layout::Vector; 2];
     if in_one {
-        let arguments = [&[Argument::Output], &operands[..], &factors, &sizes, &eps];
+        let arguments = [
+            &[Argument::Output],
+            &operands[..],
+            &factors,
+            &scale_shift,
+            &sizes,
+            &eps,
+        ];
         return Ok(Kernel::single(launch("whole", 1, &arguments), layouts));
     }
     let slices = image.slices(tile, target);
@@ -222,6 +233,7 @@ pub(super) fn select(
                 &[Argument::Output],
                 &operands,
                 &factors,
+                &scale_shift,
                 &partials,
                 &sizes,
                 &eps,
@@ -260,6 +272,7 @@ mod tests {
             eps: 1e-5,
             weight: param.clone(),
             bias: param,
+            scale_shift: None,
             silu: true,
         };
         select(&op, &[shape], shape, &TARGET).unwrap()

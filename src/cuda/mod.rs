@@ -309,6 +309,8 @@ pub fn select(op: &Op, inputs: &[Shape], output: Shape, target: &Target) -> Resu
         Op::AddChannels(op) => elementwise::add_channels(op, inputs, output, target),
         Op::AddPositions(op) => elementwise::add_positions(op, output, target),
         Op::Concat(op) => movement::concat(op, inputs, output, target),
+        Op::ScaleShift(op) => elementwise::scale_shift(op, inputs, output, target),
+        Op::AveragePool2x(_) => elementwise::average_pool(inputs, output, target),
         Op::Upsample2x(_) => movement::upsample(inputs, output, target),
         Op::Embedding(op) => movement::embedding(op, output, target),
         Op::Codebook(op) => codebook::select(op, inputs, target),

@@ -1,13 +1,14 @@
 //! Normalisation over groups of channels.
 
 use super::concat::{joined, joined_shape};
-use super::{Activation, Cost, Operator, Slice, require};
+use super::scale_shift::{self, scaled};
+use super::{Activation, Channels, Cost, Operator, Slice, require};
 use crate::error::Result as CrateResult;
 use crate::graph::{Graph, Param, Value};
 use crate::tensor::Shape;
 
 /// `y = (x - mean) / sqrt(variance + eps) * weight[c] + bias[c]`, mean and variance over the pixels and channels of one group of
-/// one image; then SiLU where the fusion pass found one.
+/// one image; then a scale, a shift and SiLU where the fusion pass found them.
 ///
 /// # Source
 /// Wu and He, arXiv:1803.08494, equation (1).
@@ -23,7 +24,9 @@ pub struct GroupNorm {
     pub weight: Param,
     /// `[C]`.
     pub bias: Param,
-    /// Applies SiLU to the result.
+    /// Scales and shifts the result by extra operands, as `scale_shift` does.
+    pub scale_shift: Option<Channels>,
+    /// Applies SiLU to the result, last.
     pub silu: bool,
 }
 
@@ -45,6 +48,7 @@ impl Graph {
                 eps,
                 weight,
                 bias,
+                scale_shift: None,
                 silu: false,
             },
             &[x],
@@ -55,7 +59,6 @@ impl Graph {
 impl Operator for GroupNorm {
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
         let (x, rest) = joined_shape(inputs, self.sources)?;
-        require(rest.is_empty(), || "has operands left over".to_owned())?;
         let (channels, groups) = (x.channels(), self.groups);
         require(
             x.rank() >= 2 && groups > 0 && channels.is_multiple_of(groups),
@@ -64,6 +67,10 @@ impl Operator for GroupNorm {
         require(self.weight.shape == [channels].into(), || {
             format!("the weight {} does not fit {x}", self.weight.shape)
         })?;
+        match self.scale_shift {
+            Some(channels) => scale_shift::check(channels, x, rest)?,
+            None => require(rest.is_empty(), || "has operands left over".to_owned())?,
+        }
         Ok(x)
     }
 
@@ -76,11 +83,13 @@ impl Operator for GroupNorm {
     }
 
     fn eval(&self, inputs: &[Slice], params: &[Slice], output: &mut [f32]) {
-        let (shape, x) = joined(inputs);
+        let (sources, operands) = inputs.split_at(self.sources);
+        let (shape, x) = joined(sources);
         let channels = shape.channels();
         let per_group = channels / self.groups;
         let item = shape.len() / shape.batch().max(1);
-        for (x, y) in x.chunks(item).zip(output.chunks_mut(item)) {
+        for (image, (x, y)) in x.chunks(item).zip(output.chunks_mut(item)).enumerate() {
+            let v = self.scale_shift.map(|v| v.of_image(image, operands));
             for group in 0..self.groups {
                 let first = group * per_group;
                 let values = || {
@@ -95,7 +104,10 @@ impl Operator for GroupNorm {
                 for (x, y) in x.chunks(channels).zip(y.chunks_mut(channels)) {
                     for c in first..first + per_group {
                         let [w, b] = [params[0].data[c], params[1].data[c]].map(f64::from);
-                        let normal = ((f64::from(x[c]) - mean) * scale * w + b) as f32;
+                        let mut normal = ((f64::from(x[c]) - mean) * scale * w + b) as f32;
+                        if let Some(v) = v {
+                            normal = scaled(normal, v[c], v[channels + c]);
+                        }
                         y[c] = if self.silu {
                             Activation::Silu.apply(normal)
                         } else {

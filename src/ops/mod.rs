@@ -10,6 +10,7 @@ mod activation;
 mod add;
 mod assign;
 mod attention;
+mod average_pool;
 mod blend;
 mod channels;
 mod codebook;
@@ -26,13 +27,16 @@ mod input;
 mod layer_norm;
 mod linear;
 mod reshape;
+mod scale_shift;
 mod timestep_embedding;
 mod upsample;
 
 pub use activation::{Activate, Activation};
 pub use add::{Add, AddPositions};
 pub use assign::Assign;
-pub use attention::Attention;
+pub(crate) use attention::Strides;
+pub use attention::{Attention, Qkv};
+pub use average_pool::AveragePool2x;
 pub use blend::Blend;
 pub use channels::{AddChannels, Channels};
 pub use codebook::Codebook;
@@ -49,6 +53,7 @@ pub use input::Input;
 pub use layer_norm::LayerNorm;
 pub use linear::{Epilogue, Linear};
 pub use reshape::Reshape;
+pub use scale_shift::ScaleShift;
 pub use timestep_embedding::TimestepEmbedding;
 pub use upsample::Upsample2x;
 
@@ -162,7 +167,7 @@ operations! {
     Linear => "linear",
     /// Two-dimensional convolution, and what is fused around it.
     Conv2d => "conv2d",
-    /// Normalisation over groups of channels, and the SiLU fused after it.
+    /// Normalisation over groups of channels, and the scale, shift and SiLU fused after it.
     GroupNorm => "group_norm",
     /// Normalisation over channels.
     LayerNorm => "layer_norm",
@@ -176,6 +181,8 @@ operations! {
     Add => "add",
     /// Sum with one value per channel, an image's own or a row of a table.
     AddChannels => "add_channels",
+    /// Scale and shift per channel, an image's own or a row of a table.
+    ScaleShift => "scale_shift",
     /// Sum with a learnt value per position.
     AddPositions => "add_positions",
     /// Tensors joined along an axis.
@@ -184,6 +191,8 @@ operations! {
     Reshape => "reshape",
     /// Nearest-neighbour upsampling by two.
     Upsample2x => "upsample",
+    /// Averages of two by two pixels.
+    AveragePool2x => "average_pool",
     /// Rows of a learnt table.
     Embedding => "embedding",
     /// The nearest rows of a learnt table.

@@ -1,7 +1,7 @@
 //! Attention: every head size of the published networks and those around them, few keys and many, causal, sharp.
 
 use super::{Case, IMAGES, Operand, case};
-use latent_diffusion::ops::Attention;
+use latent_diffusion::ops::{Attention, Qkv};
 
 pub(super) fn cases() -> Vec<Case> {
     // Queries, keys, heads, head size.
@@ -19,6 +19,8 @@ pub(super) fn cases() -> Vec<Case> {
         [4, 21, 8, 5],
         [33, 130, 1, 16],
         [3, 4096, 1, 8],
+        [2, 16384, 1, 8],
+        [4, 4, 2, 32],
         [300, 77, 3, 40],
         [40, 700, 2, 24],
         [50, 50, 1, 350],
@@ -49,7 +51,34 @@ pub(super) fn cases() -> Vec<Case> {
     let sharp = [[17, 77, 2, 40], [20, 300, 1, 64]];
     let sharp = sharp.into_iter().map(|size| attention(size, false, 5.0));
     let shifted = [[20, 90, 2, 40], [9, 70, 1, 200]].map(shifted);
-    plain.chain(causal).chain(sharp).chain(shifted).collect()
+    let stacked = [Qkv::HeadByHead, Qkv::Thirds].map(|order| {
+        [
+            [4, 4, 14, 32],
+            [77, 77, 3, 24],
+            [65, 65, 2, 40],
+            [130, 130, 8, 64],
+            [64, 64, 2, 96],
+            [64, 64, 1, 128],
+            [33, 33, 2, 176],
+            [20, 20, 3, 5],
+            [2, 2, 108, 32],
+        ]
+        .map(|size| self::stacked(size, order))
+    });
+    let stacked = stacked.into_iter().flatten();
+    let all = plain.chain(causal).chain(sharp).chain(shifted);
+    all.chain(stacked).collect()
+}
+
+/// Attention on one operand that holds queries, keys and values in that order.
+fn stacked([tokens, keys, heads, size]: [usize; 4], order: Qkv) -> Case {
+    let mut case = attention([tokens, keys, heads, size], false, 1.0);
+    if let latent_diffusion::ops::Op::Attention(op) = &mut case.op {
+        op.operands = order;
+    }
+    case.operands = vec![Operand::normal([IMAGES, tokens, 3 * heads * size])];
+    case.name.push_str(&format!(", {order:?}"));
+    case
 }
 
 /// Attention on values that are far from zero, and close together.
@@ -66,6 +95,7 @@ pub fn attention([queries, keys, heads, size]: [usize; 4], causal: bool, deviati
         heads,
         scale: (1.0 / (size as f64).sqrt()) as f32,
         causal,
+        operands: Qkv::Separate,
     };
     let width = heads * size;
     let operands = vec![

@@ -2,7 +2,9 @@
 
 use super::{CHANNELS, Case, IMAGES, Operand, case, channels_name, param};
 use latent_diffusion::Shape;
-use latent_diffusion::ops::{Activate, Activation, Add, AddChannels, AddPositions, Geglu};
+use latent_diffusion::ops::{
+    Activate, Activation, Add, AddChannels, AddPositions, AveragePool2x, Geglu, ScaleShift,
+};
 
 pub(super) fn cases() -> Vec<Case> {
     let shapes: [Shape; 4] = [
@@ -21,7 +23,18 @@ pub(super) fn cases() -> Vec<Case> {
             ];
             let what = format!("{shape}{}", channels_name(channels));
             all.push(case(what, AddChannels { channels }, operands.concat()));
+            let operands = [
+                vec![Operand::normal(shape)],
+                super::channels(channels, shape.with_channels(2 * shape.channels())),
+            ];
+            let what = format!("{shape}{}", channels_name(channels));
+            all.push(case(what, ScaleShift { channels }, operands.concat()));
         }
+    }
+    // Odd sizes, of which the last line and column are left out, and whole packs.
+    for [h, w, c] in [[2, 2, 1], [3, 5, 7], [5, 2, 33], [8, 6, 16], [7, 9, 48]] {
+        let x = Operand::normal([IMAGES, h, w, c]);
+        all.push(case(x.shape, AveragePool2x, vec![x]));
     }
     for activation in [Activation::Silu, Activation::Gelu, Activation::QuickGelu] {
         // Deviation 30: far into both tails, where an exponential overflows or vanishes.

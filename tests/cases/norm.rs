@@ -1,8 +1,8 @@
 //! Group and layer normalisation: every group size of the published networks, large means, tiny variances.
 
-use super::{Case, IMAGES, Operand, case, join, param};
+use super::{CHANNELS, Case, IMAGES, Operand, case, channels_name, join, param};
 use latent_diffusion::Shape;
-use latent_diffusion::ops::{GroupNorm, LayerNorm};
+use latent_diffusion::ops::{Channels, GroupNorm, LayerNorm, Op};
 
 /// Channels per group of the published networks, all of 32 groups.
 const GROUP_SIZES: [usize; 28] = [
@@ -46,6 +46,20 @@ pub(super) fn cases() -> Vec<Case> {
         let x = Operand::normal([IMAGES, 9, 11, channels[0] + channels[1]]);
         all.push(join(group_norm(x, groups, 1e-5, true), channels));
     }
+    // In one launch and in two, whole packs and not.
+    for channels in CHANNELS {
+        for (shape, groups, silu) in [
+            ([IMAGES, 2, 3, 192], 32, true),
+            ([IMAGES, 23, 25, 120], 8, true),
+            ([IMAGES, 20, 30, 33], 3, false),
+        ] {
+            let case = group_norm(Operand::normal(shape), groups, 1e-5, silu);
+            all.push(scale_shift(case, channels));
+        }
+        let x = Operand::normal([IMAGES, 9, 11, 96]);
+        let case = scale_shift(group_norm(x, 12, 1e-5, true), channels);
+        all.push(join(case, [32, 64]));
+    }
     let tokens = Operand::normal([IMAGES, 9, 48]);
     all.push(group_norm(tokens, 8, 1e-6, false));
     // A mean far from zero drowns a variance computed as the mean of squares less the square of the mean; at a variance near
@@ -88,11 +102,24 @@ fn group_norm(x: Operand, groups: usize, eps: f32, silu: bool) -> Case {
         eps,
         weight: param("weight", [channels]),
         bias: param("bias", [channels]),
+        scale_shift: None,
         silu,
     };
     let silu = if silu { " + silu" } else { "" };
     let what = format!("{}{}, {groups} groups{silu}", x.shape, spread(&x));
     case(what, op, vec![x])
+}
+
+/// The case with a scale and a shift behind it.
+fn scale_shift(mut case: Case, channels: Channels) -> Case {
+    let x = case.operands[0].shape;
+    let v = super::channels(channels, x.with_channels(2 * x.channels()));
+    case.operands.extend(v);
+    if let Op::GroupNorm(op) = &mut case.op {
+        op.scale_shift = Some(channels);
+    }
+    case.name += &format!(", scaled and shifted{}", channels_name(channels));
+    case
 }
 
 fn layer_norm(x: Operand) -> Case {

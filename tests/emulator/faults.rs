@@ -159,7 +159,7 @@ pub const FAULTS: &[Fault] = &[
         LONG, &["RACE_WRITE_AFTER_READ", "RACE_READ_AFTER_WRITE"]),
     fault("attention.cu", "row + at < queries && chunk < head_size", "chunk < head_size",
         WIDE, &["GLOBAL_OUT_OF_BOUNDS", "BLOCK_RACE"]),
-    fault("attention.cu", "+ from + i * channels, i < left);", "+ from + i * channels);",
+    fault("attention.cu", "+ from + i * pitch, i < left);", "+ from + i * pitch);",
         LONG, &["GLOBAL_OUT_OF_BOUNDS"]),
     fault("attention.cu", "            load_matrix_x4(r, keys", "            if (lane != 3) load_matrix_x4(r, keys",
         LONG, &["DIVERGENT_COLLECTIVE"]),

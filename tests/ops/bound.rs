@@ -11,7 +11,7 @@
 use latent_diffusion::Shape;
 use latent_diffusion::backend::Backend;
 use latent_diffusion::ops::{
-    Attention, Axis, Concat, Conv2d, Epilogue, Linear, Op, Operator, Slice,
+    Attention, Axis, Channels, Concat, Conv2d, Epilogue, Linear, Op, Operator, Qkv, Slice,
 };
 
 /// Unit roundoff of f32, in which every device accumulates.
@@ -77,6 +77,9 @@ impl Bound {
         expected: &[f32],
         roundoff: f64,
     ) -> Self {
+        if let Some((op, inputs)) = unstacked(op, inputs) {
+            return Self::new(&op, &inputs, params, expected, roundoff);
+        }
         let absolute = || evaluate(op, &abs(inputs), &abs(params), expected.len());
         let (condition, terms, growth) = match op {
             Op::Linear(Linear {
@@ -89,12 +92,23 @@ impl Bound {
                 (absolute(), terms as f64, growth(*epilogue))
             }
             Op::GroupNorm(norm) => {
-                let x = joined(inputs);
+                let x = joined(&inputs[..norm.sources]);
                 let channels = x.shape.channels();
                 let image = x.data.len() / x.shape.batch();
                 let group = |i: usize| (i / image, i % channels / (channels / norm.groups));
                 let terms = (image / norm.groups) as f64;
-                (normalised(&x, params, norm.eps, group), terms, 2.3)
+                let mut condition = normalised(&x, params, norm.eps, group);
+                if let Some(of) = norm.scale_shift {
+                    let v = abs(&inputs[norm.sources..]);
+                    let v: Vec<Slice> = v.iter().map(Elements::slice).collect();
+                    for (i, condition) in condition.iter_mut().enumerate() {
+                        let v = of_image(of, i / image, &v);
+                        let [scale, shift] =
+                            [0, channels].map(|at| f64::from(v[at + i % channels]));
+                        *condition = *condition * (1.0 + scale) + shift;
+                    }
+                }
+                (condition, terms, 2.3)
             }
             Op::LayerNorm(norm) => {
                 let channels = inputs[0].shape.channels();
@@ -139,9 +153,12 @@ impl Bound {
                 1.0,
                 1.0,
             ),
-            Op::Geglu(_) | Op::Add(_) | Op::AddChannels(_) | Op::AddPositions(_) => {
-                (absolute(), 1.0, 2.3)
-            }
+            Op::Geglu(_)
+            | Op::Add(_)
+            | Op::AddChannels(_)
+            | Op::ScaleShift(_)
+            | Op::AddPositions(_)
+            | Op::AveragePool2x(_) => (absolute(), 1.0, 2.3),
             // Only moved or counted: equal to the bit wherever the elements are f32.
             Op::Input(_)
             | Op::Assign(_)
@@ -227,6 +244,16 @@ fn growth(epilogue: Epilogue) -> f64 {
     activation * gate
 }
 
+/// The values of `channels` for an image, written down once more.
+fn of_image<'a>(channels: Channels, image: usize, operands: &[Slice<'a>]) -> &'a [f32] {
+    let row = match channels {
+        Channels::PerImage => image,
+        Channels::Row => operands[1].data[0] as usize,
+    };
+    let width = operands[0].shape.channels();
+    &operands[0].data[row * width..][..width]
+}
+
 /// How much attention enlarges relative errors: an error of the logits changes each weight and their sum by as much, and a logit,
 /// of at most `scale |q| |k|`, has the error of a sum over the head.
 fn mixture(attention: &Attention, inputs: &[Elements]) -> f64 {
@@ -240,6 +267,32 @@ fn mixture(attention: &Attention, inputs: &[Elements]) -> f64 {
     };
     let logit = f64::from(attention.scale) * longest(&inputs[0]) * longest(&inputs[1]);
     1.0 + 2.0 * logit * (size as f64).sqrt() / (inputs[1].shape.dims()[1] as f64).sqrt()
+}
+
+/// The same attention on an operand each for queries, keys and values, where one holds them all.
+fn unstacked(op: &Op, inputs: &[Elements]) -> Option<(Op, Vec<Elements>)> {
+    let Op::Attention(attention) = op else {
+        return None;
+    };
+    let channels = inputs[0].shape.channels() / 3;
+    let size = channels / attention.heads;
+    let place = |part: usize, channel: usize| match attention.operands {
+        Qkv::Separate => None,
+        Qkv::HeadByHead => Some(channel / size * 3 * size + part * size + channel % size),
+        Qkv::Thirds => Some(part * channels + channel),
+    };
+    place(0, 0)?;
+    let separate = |part: usize| Elements {
+        shape: inputs[0].shape.with_channels(channels),
+        data: (inputs[0].data.chunks(3 * channels))
+            .flat_map(|token| (0..channels).filter_map(move |c| Some(token[place(part, c)?])))
+            .collect(),
+    };
+    let attention = Attention {
+        operands: Qkv::Separate,
+        ..*attention
+    };
+    Some((attention.into(), (0..3).map(separate).collect()))
 }
 
 /// The condition of a normalisation over `group`s of elements: `(|x| + mean |x|) |w| / deviation + |b|`.
