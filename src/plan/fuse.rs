@@ -6,9 +6,12 @@
 //! stands where the later of the two stood, so all operands exist; no pair is folded over an assignment, which would change what it reads,
 //! and nothing that is [computed once](super::hoist) into what is computed at every run.
 //!
+//! One more rule changes three nodes together, and goes first: [`single_key`].
+//!
 //! A fused operation is defined by its parts: its `eval` is their composition, and `fused == unfused` is tested for every model.
 
 mod rules;
+mod single_key;
 
 use super::{hoist, renumbered};
 use crate::graph::{Graph, Node, Value};
@@ -17,11 +20,14 @@ use rules::{Folded, RULES, Rule};
 
 /// The names of the rules.
 pub fn rules() -> impl Iterator<Item = &'static str> {
-    RULES.iter().map(|rule| rule.name)
+    std::iter::once(single_key::NAME).chain(RULES.iter().map(|rule| rule.name))
 }
 
 /// Applies every rule that `enabled` lets through wherever it fits.
-pub fn fuse(graph: Graph, enabled: impl Fn(&str) -> bool) -> Graph {
+pub fn fuse(mut graph: Graph, enabled: impl Fn(&str) -> bool) -> Graph {
+    if enabled(single_key::NAME) {
+        graph = single_key::collapse(&graph);
+    }
     let mut nodes: Vec<Option<Node>> = graph.nodes().iter().cloned().map(Some).collect();
     let constants = hoist::constants(&graph);
     let assigns = |(index, node): (usize, &Node)| matches!(node.op, Op::Assign(_)).then_some(index);
@@ -110,6 +116,7 @@ mod tests {
         let time = g.input("time", [2, 8]);
         let time = g.scope("embed", |g| g.linear(time, 8, true)).unwrap();
         let time = g.activate(time, Activation::QuickGelu).unwrap();
+        let scales = g.input("scales", [2, 16]);
         let h = g.scope("norm", |g| g.group_norm(x, 4, 1e-5)).unwrap();
         let h = g
             .scope("silu", |g| g.activate(h, Activation::Silu))
@@ -118,6 +125,8 @@ mod tests {
             .scope("conv", |g| g.conv2d(h, 8, 3, 1, Padding::all(1)))
             .unwrap();
         let h = g.add_channels(h, time).unwrap();
+        let h = g.scope("norm2", |g| g.group_norm(h, 4, 1e-5)).unwrap();
+        let h = g.scale_shift(h, scales).unwrap();
         let skip = g.scope("skip", |g| g.linear(x, 8, true)).unwrap();
         let y = g.add(skip, h).unwrap();
         let y = g.upsample2x(y).unwrap();
@@ -126,6 +135,17 @@ mod tests {
             .unwrap();
         let y = g.scope("ff", |g| g.linear(y, 16, true)).unwrap();
         let y = g.geglu(y).unwrap();
+        let y = g.reshape(y, [2, 64, 8]).unwrap();
+        let context = g.input("context", [2, 1, 4]);
+        let mut project = |name: &str, from| g.scope(name, |g| g.linear(from, 8, true)).unwrap();
+        let qkv = [
+            project("q", y),
+            project("k", context),
+            project("v", context),
+        ];
+        let h = g.attention(qkv, 2, false).unwrap();
+        let h = g.scope("out", |g| g.linear(h, 8, true)).unwrap();
+        let y = g.add(y, h).unwrap();
         g.output("y", y);
         g
     }
@@ -141,16 +161,24 @@ mod tests {
                 "input",
                 "input",
                 "linear",
+                "input",
                 "group_norm",
                 "conv2d",
+                "group_norm",
                 "linear",
                 "conv2d",
-                "linear"
+                "linear",
+                "reshape",
+                "input",
+                "linear",
+                "reshape",
+                "linear",
+                "add_channels",
             ]
         );
         let output = fused.outputs()[0].1;
-        assert_eq!(fused.shape(output), [2, 8, 8, 8].into());
-        let Op::Linear(skip) = &fused.nodes()[6].op else {
+        assert_eq!(fused.shape(output), [2, 64, 8].into());
+        let Op::Linear(skip) = &fused.nodes()[8].op else {
             panic!("the skip connection")
         };
         assert!(skip.epilogue.residual && skip.sources == 2);

@@ -1,7 +1,7 @@
 //! The rules: which operation a node and its operand are together.
 
 use crate::graph::{Node, Value};
-use crate::ops::{Activate, Activation, Axis, Conv2d, Epilogue, GroupNorm, Linear, Op};
+use crate::ops::{Activate, Activation, Axis, Conv2d, Epilogue, GroupNorm, Linear, Op, ScaleShift};
 
 /// One rule: `node` reads `producer`'s result as operand number `operand`; the answer is the one operation that both are.
 pub(super) struct Rule {
@@ -21,11 +21,16 @@ pub(super) struct Folded {
 }
 
 /// Every rule, in the order they are tried.
-pub(super) const RULES: [Rule; 7] = [
+pub(super) const RULES: [Rule; 8] = [
     Rule {
         name: "concat + consumers",
         shared: true,
         fold: concat_consumers,
+    },
+    Rule {
+        name: "group_norm + scale_shift",
+        shared: false,
+        fold: group_norm_scale_shift,
     },
     Rule {
         name: "group_norm + silu",
@@ -78,6 +83,20 @@ fn concat_consumers(node: &Node, operand: usize, producer: &Node) -> Option<Fold
     Some(folded(op, inputs, node))
 }
 
+fn group_norm_scale_shift(node: &Node, operand: usize, producer: &Node) -> Option<Folded> {
+    match (&node.op, &producer.op, operand) {
+        (Op::ScaleShift(ScaleShift { channels }), Op::GroupNorm(norm), 0)
+            if norm.scale_shift.is_none() && !norm.silu =>
+        {
+            let mut norm = norm.clone();
+            norm.scale_shift = Some(*channels);
+            let inputs = [&producer.inputs, &node.inputs[1..]].concat();
+            Some(folded(norm.into(), inputs, producer))
+        }
+        _ => None,
+    }
+}
+
 fn group_norm_silu(node: &Node, _: usize, producer: &Node) -> Option<Folded> {
     match (&node.op, &producer.op) {
         (
@@ -115,11 +134,25 @@ fn product_channels(node: &Node, operand: usize, producer: &Node) -> Option<Fold
     let (Op::AddChannels(add), 0) = (&node.op, operand) else {
         return None;
     };
-    product(producer, &node.inputs[1..], |e| {
-        let first = *e == Epilogue::default();
+    let mut both = product(producer, &[], |e| {
+        let only_sums = e.channels.is_none() && e.activation.is_none() && !e.gate;
         e.channels = Some(add.channels);
-        first
-    })
+        only_sums
+    })?;
+    // A residual stays the last operand.
+    let residual = matches!(
+        &both.op,
+        Op::Linear(Linear {
+            epilogue: Epilogue { residual: true, .. },
+            ..
+        }) | Op::Conv2d(Conv2d {
+            epilogue: Epilogue { residual: true, .. },
+            ..
+        })
+    );
+    let at = both.inputs.len() - usize::from(residual);
+    both.inputs.splice(at..at, node.inputs[1..].iter().copied());
+    Some(both)
 }
 
 fn product_activation(node: &Node, _: usize, producer: &Node) -> Option<Folded> {
