@@ -8,208 +8,37 @@ mod networks;
 use latent_diffusion::backend::Backend;
 use latent_diffusion::cpu::Cpu;
 use latent_diffusion::models::config::{
-    Attention, AutoencoderConfig, AutoencoderLevel, ModelConfig, UNetConfig, UNetLevel,
+    self, AutoencoderConfig, AutoencoderLevel, ModelConfig, UNetConfig,
 };
 use latent_diffusion::models::{autoencoder, text, unet};
 use latent_diffusion::ops::Cost;
 use latent_diffusion::plan::{Plan, fuse::fuse};
 use latent_diffusion::{Graph, Session, Tensor, Weights};
+use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 fn cpu(threads: usize) -> Arc<Cpu> {
     Arc::new(Cpu::new(threads, Arc::default()).unwrap())
 }
 
-/// How a published configuration gives the heads.
-#[derive(Clone, Copy)]
-enum Heads {
-    /// As many at every width.
-    Number(usize),
-    /// Of one size at every width.
-    Size(usize),
+/// The UNet of a published system, by the name of its description in `assets/systems`.
+fn published(system: &str) -> UNetConfig {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/systems");
+    let path = folder.join(system).with_added_extension("yaml");
+    let yaml = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{system}: {e}"));
+    let config = config::from_yaml(&path, &yaml).unwrap_or_else(|e| panic!("{e}"));
+    config.unet.expect("a system has a UNet")
 }
 
-/// A published UNet: what differs between them.
-struct Published {
-    name: &'static str,
-    /// Channels in and out.
-    channels: [usize; 2],
-    width: usize,
-    multipliers: &'static [usize],
-    /// The levels that have transformers, first and last.
-    attention: [usize; 2],
-    heads: Heads,
-    depth: usize,
-    /// Tokens and width.
-    context: [usize; 2],
-    /// Side of the latent.
-    side: usize,
-    /// Work of one step there.
-    gflop: f64,
-}
-
-impl Published {
-    fn config(&self) -> UNetConfig {
-        let transformer = |channels| Attention::Transformer {
-            heads: match self.heads {
-                Heads::Number(heads) => heads,
-                Heads::Size(size) => channels / size,
-            },
-            depth: self.depth,
-        };
-        let level = |(index, multiplier): (usize, &usize)| UNetLevel {
-            channels: multiplier * self.width,
-            res_blocks: 2,
-            attention: if (self.attention[0]..=self.attention[1]).contains(&index) {
-                transformer(multiplier * self.width)
-            } else {
-                Attention::None
-            },
-        };
-        let levels: Vec<UNetLevel> = self.multipliers.iter().enumerate().map(level).collect();
-        UNetConfig {
-            in_channels: self.channels[0],
-            out_channels: self.channels[1],
-            model_channels: self.width,
-            middle: transformer(levels[levels.len() - 1].channels),
-            levels,
-            context_dim: Some(self.context[1]),
-            ..networks::parts(ModelConfig::stable_diffusion_1()).0
-        }
-    }
-}
-
-/// Every published UNet of res blocks and spatial transformers.
-fn published() -> Vec<Published> {
-    use Heads::{Number, Size};
-    let row =
-        |name, channels, width, multipliers, attention, heads, depth, context, side, gflop| {
-            Published {
-                name,
-                channels,
-                width,
-                multipliers,
-                attention,
-                heads,
-                depth,
-                context,
-                side,
-                gflop,
-            }
-        };
-    const SD: &[usize] = &[1, 2, 4, 4];
-    const ST: &[usize] = &[1, 2, 3, 5];
-    const RDM: &[usize] = &[1, 2, 3, 4];
-    vec![
-        row(
-            "sd 1, 512",
-            [4, 4],
-            320,
-            SD,
-            [0, 2],
-            Number(8),
-            1,
-            [77, 768],
-            64,
-            803.3,
-        ),
-        row(
-            "sd 1, 256",
-            [4, 4],
-            320,
-            SD,
-            [0, 2],
-            Number(8),
-            1,
-            [77, 768],
-            32,
-            180.0,
-        ),
-        row(
-            "sd 1, 768",
-            [4, 4],
-            320,
-            SD,
-            [0, 2],
-            Number(8),
-            1,
-            [77, 768],
-            96,
-            2148.0,
-        ),
-        row(
-            "txt2img-1p4B",
-            [4, 4],
-            320,
-            SD,
-            [0, 2],
-            Number(8),
-            1,
-            [77, 1280],
-            32,
-            182.1,
-        ),
-        row(
-            "cin256",
-            [4, 4],
-            256,
-            &[1, 2, 4],
-            [0, 2],
-            Size(32),
-            1,
-            [1, 512],
-            32,
-            114.1,
-        ),
-        row(
-            "cin256-v2",
-            [3, 3],
-            192,
-            ST,
-            [1, 3],
-            Number(1),
-            1,
-            [1, 512],
-            64,
-            208.4,
-        ),
-        row(
-            "text2img256",
-            [3, 3],
-            192,
-            ST,
-            [1, 3],
-            Size(32),
-            1,
-            [77, 640],
-            64,
-            211.4,
-        ),
-        row(
-            "layout2img",
-            [3, 3],
-            128,
-            RDM,
-            [1, 3],
-            Size(32),
-            3,
-            [92, 512],
-            64,
-            151.2,
-        ),
-        row(
-            "rdm 768",
-            [16, 16],
-            448,
-            RDM,
-            [0, 2],
-            Size(32),
-            1,
-            [2, 768],
-            48,
-            694.6,
-        ),
-    ]
+/// Distinct learnt tensors, and how many millions of elements they have together.
+fn size(graph: &Graph) -> (usize, f64) {
+    let params: HashMap<&str, usize> = graph
+        .params()
+        .map(|param| (param.name.as_str(), param.shape.len()))
+        .collect();
+    let elements: usize = params.values().sum();
+    (params.len(), elements as f64 / 1e6)
 }
 
 /// A published autoencoder.
@@ -258,13 +87,52 @@ fn does_the_published_work(name: &str, graph: &Graph, published: f64) {
     );
 }
 
+/// Of CompVis's own modules: tensors, millions of parameters, and GFLOP of one call for a latent of that side and a context of so many tokens.
 #[test]
-fn published_unets_do_their_work_and_plan() {
-    for model in published() {
-        let latent = [model.side, model.side];
-        let graph = unet::build(&model.config(), 1, latent, model.context[0]).unwrap();
-        does_the_published_work(model.name, &graph, model.gflop);
-        plans(model.name, graph);
+fn published_unets_have_their_sizes_do_their_work_and_plan() {
+    for (system, tokens, tensors, millions, calls) in [
+        ("celeba256", 0, 368, 274.06, &[(64, 202.4)][..]),
+        ("ffhq256", 0, 368, 274.06, &[(64, 202.4)]),
+        ("lsun_beds256", 0, 368, 274.06, &[(64, 202.4)]),
+        ("lsun_churches256", 0, 520, 294.97, &[(32, 41.8)]),
+        ("cin256", 1, 626, 394.98, &[(32, 114.1)]),
+        ("cin256-v2", 1, 688, 400.92, &[(64, 208.4)]),
+        ("text2img256", 77, 688, 403.62, &[(64, 211.4)]),
+        ("txt2img-1p4B", 77, 686, 872.30, &[(32, 182.1)]),
+        ("bsr_sr", 0, 306, 113.62, &[(64, 80.5), (128, 322.6)]),
+        (
+            "inpainting_big",
+            0,
+            416,
+            387.25,
+            &[(64, 300.9), (128, 1345.5)],
+        ),
+        ("semantic_synthesis256", 0, 216, 215.23, &[(64, 207.6)]),
+        ("semantic_synthesis512", 0, 216, 215.23, &[(128, 833.7)]),
+        ("layout2img-openimages256", 92, 1328, 246.28, &[(64, 151.2)]),
+        ("rdm768", 2, 688, 1335.48, &[(48, 694.6)]),
+        (
+            "sd-v1",
+            77,
+            686,
+            859.52,
+            &[(64, 803.3), (32, 180.0), (96, 2148.0)],
+        ),
+        ("sd-v1-inpainting", 77, 686, 859.54, &[(64, 803.3)]),
+        ("sd-v2", 77, 686, 865.91, &[]),
+    ] {
+        let config = published(system);
+        let (count, counted) = size(&unet::build(&config, 1, [32, 32], tokens).unwrap());
+        assert_eq!(count, tensors, "{system}");
+        assert!(
+            (counted - millions).abs() < 0.00501,
+            "{system}: {counted} M, not {millions} M"
+        );
+        for &(side, gflop) in calls {
+            let graph = unet::build(&config, 1, [side, side], tokens).unwrap();
+            does_the_published_work(system, &graph, gflop);
+            plans(system, graph);
+        }
     }
 }
 
@@ -328,11 +196,14 @@ fn results(session: &Session<Cpu>, graph: &Graph) -> Vec<Tensor> {
 #[test]
 fn networks_give_the_same_bits_however_they_are_run() {
     let images = 3;
-    let single = networks::networks(&networks::tiny(), 1, [8, 16]);
-    for (one, batch) in single
-        .iter()
-        .zip(networks::networks(&networks::tiny(), images, [8, 16]))
-    {
+    let all = |batch| {
+        let mut all = networks::networks(&networks::tiny(), batch, [8, 16]);
+        let unets = networks::unets(batch, [8, 16]).into_iter();
+        // A step's state has no mean of its own.
+        all.extend(unets.filter(|network| !network.name.ends_with("step")));
+        all
+    };
+    for (one, batch) in all(1).iter().zip(all(images)) {
         let (name, inputs) = (one.name, networks::inputs(&batch.graph));
         let expected = run(&cpu(1), &batch.graph, &inputs);
         assert_eq!(

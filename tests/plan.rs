@@ -21,6 +21,13 @@ fn all(model: &ModelConfig, batch: usize, latent: [usize; 2]) -> Vec<Network> {
     all
 }
 
+/// A network of every kind, narrow.
+fn narrow(batch: usize, latent: [usize; 2]) -> Vec<Network> {
+    let mut narrow = all(&networks::tiny(), batch, latent);
+    narrow.extend(networks::unets(batch, latent));
+    narrow
+}
+
 /// The results of a network with the rules that `enabled` lets through.
 fn results(graph: &Graph, enabled: impl Fn(&str) -> bool) -> Vec<Tensor> {
     let cpu = Arc::new(Cpu::new(2, Arc::default()).unwrap());
@@ -50,7 +57,7 @@ fn same_up_to_rounding(what: &str, graph: &Graph, expected: &[Tensor], found: &[
 
 #[test]
 fn fusion_changes_no_network() {
-    for network in all(&networks::tiny(), 2, [8, 8]) {
+    for network in narrow(2, [8, 8]) {
         let (name, graph) = (network.name, &network.graph);
         let unfused = results(graph, |_| false);
         same_up_to_rounding(name, graph, &unfused, &results(graph, |_| true));
@@ -65,7 +72,7 @@ fn fusion_changes_no_network() {
 
 #[test]
 fn every_rule_finds_work_in_the_networks() {
-    let all = all(&networks::tiny(), 1, [8, 8]);
+    let all = narrow(1, [8, 8]);
     for rule in rules() {
         let works =
             |graph: &Graph| fuse(graph.clone(), |r| r == rule).nodes().len() < graph.nodes().len();

@@ -7,7 +7,7 @@ mod networks;
 use latent_diffusion::backend::{Backend, Selection, Step};
 use latent_diffusion::cpu::Cpu;
 use latent_diffusion::graph::{Node, Param};
-use latent_diffusion::models::config::ModelConfig;
+use latent_diffusion::models::config::{self, ModelConfig};
 use latent_diffusion::models::unet;
 use latent_diffusion::ops::Op;
 use latent_diffusion::pipeline::{self, Denoiser, Guided, Kept, StepSizes};
@@ -15,6 +15,7 @@ use latent_diffusion::plan::{Place, Plan, fuse::fuse, hoist::hoist};
 use latent_diffusion::sampler::{Options, Sampler};
 use latent_diffusion::schedule::Schedule;
 use latent_diffusion::{Error, Graph, Result, Session, Shape, Tensor, Weights};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// The same graph without constants, so that everything is computed at every run.
@@ -35,14 +36,27 @@ fn everything_every_time(graph: &Graph) -> Graph {
     plain
 }
 
-/// A sampling run, the context changed on the way, gives the same bits whether or not anything is kept from step to step.
 #[test]
 fn what_is_computed_once_is_what_would_be_computed_every_time() {
-    let step = networks::step(&networks::tiny(), 2, [8, 8]).graph;
-    let inputs = networks::inputs(&step);
+    keeps_what_it_computed_once(
+        &networks::step(&networks::tiny(), 2, [8, 8]).graph,
+        "context",
+    );
+    for network in networks::unets(2, [8, 8]) {
+        match network.name {
+            "churches' step" => keeps_what_it_computed_once(&network.graph, "class_labels"),
+            "class's step" => keeps_what_it_computed_once(&network.graph, "context"),
+            _ => {}
+        }
+    }
+}
+
+/// A sampling run, its condition changed on the way, gives the same bits whether or not anything is kept from step to step.
+fn keeps_what_it_computed_once(step: &Graph, condition: &str) {
+    let inputs = networks::inputs(step);
     let cpu = Arc::new(Cpu::new(2, Arc::default()).unwrap());
     let weights = Weights::synthetic(3);
-    let graphs = [step.clone(), everything_every_time(&step)];
+    let graphs = [step.clone(), everything_every_time(step)];
     let mut sessions = graphs.map(|graph| Session::new(&cpu, graph, &weights).unwrap());
     let [kept, plain] = sessions.each_ref().map(|session| session.plan().prologue);
     assert!(kept > 0 && plain == 0, "{kept} and {plain}");
@@ -57,9 +71,9 @@ fn what_is_computed_once_is_what_would_be_computed_every_time() {
                     .for_each(|(name, x)| session.set(name, x).unwrap());
             }
             if run == 2 {
-                let (name, context) = inputs.iter().find(|(name, _)| name == "context").unwrap();
-                let other = context.data().iter().map(|x| 1.0 - x).collect();
-                let other = Tensor::new(context.shape(), other).unwrap();
+                let (name, told) = inputs.iter().find(|(name, _)| name == condition).unwrap();
+                let other = told.data().iter().map(|x| (1.0 - x).abs()).collect();
+                let other = Tensor::new(told.shape(), other).unwrap();
                 session.set(name, &other).unwrap();
             }
             session.set("step", &Tensor::full([1], run as f32)).unwrap();
@@ -307,4 +321,41 @@ fn a_step_of_stable_diffusion_leaves_out_what_is_done_once() {
         kernels(every),
         plan.arena_bytes as f64 / 1e6
     );
+}
+
+/// Classes as a context of one token: what asked for it disappears from every step, and what it answers is computed once a run.
+#[test]
+fn a_context_of_one_token_costs_a_step_nothing() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/systems/cin256.yaml");
+    let yaml = std::fs::read_to_string(&path).unwrap();
+    let unet = config::from_yaml(&path, &yaml).unwrap().unet.unwrap();
+    let sizes = StepSizes {
+        batch: 1,
+        latent: [32, 32, 4],
+        context: Some([2, 1, 512].into()),
+        concat: 0,
+        class_labels: false,
+        guided: true,
+        rows: 20,
+        memory: 0,
+    };
+    let step = |enabled: fn(&str) -> bool| {
+        let graph = hoist(&fuse(pipeline::step(&unet, &sizes).unwrap(), enabled));
+        let workspaces = vec![0; graph.nodes().len()];
+        Plan::new(graph, 2, &workspaces)
+    };
+    let [with, without] = [
+        step(|_| true),
+        step(|rule| rule != "attention over one key"),
+    ];
+    let asks = |node: &&Node| node.name.contains("attn2") || node.name.contains("norm2");
+    let body = |plan: &Plan| plan.graph.nodes()[plan.prologue..].to_vec();
+    let asking: Vec<Node> = body(&without).iter().filter(asks).cloned().collect();
+    assert_eq!(body(&with).iter().filter(asks).count(), 0);
+    // A normalisation, queries, the attention and its projection in each of 16 transformers.
+    assert_eq!(asking.len(), 4 * 16);
+    let [less, more] = [&with, &without].map(|plan| work(&plan.graph, &body(plan)));
+    let saved = work(&without.graph, &asking);
+    assert!((less + saved - more).abs() < 1e-9 * more && saved > 0.08 * more);
+    println!("{less:.2} GFLOP at every step, and {more:.2} with the attention over one key");
 }

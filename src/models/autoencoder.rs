@@ -8,8 +8,8 @@
 //! diffusion model's sample, need not be made of codes. The codes of an image are a graph of their own ([`build_codes`]).
 
 use super::blocks::{
-    self, Norm, NormConv, ProjectedAttention, ResBlock, conv3x3, expect_channels, norm_conv,
-    on_tokens,
+    self, Norm, NormConv, ProjectedAttention, ResBlock, Resample, conv3x3, expect_channels,
+    norm_conv, on_tokens,
 };
 use super::config::{AutoencoderConfig, AutoencoderLevel};
 use crate::error::{Error, Result};
@@ -256,7 +256,7 @@ fn res_block(
     channels: usize,
 ) -> Result<Value> {
     g.scope(name, |g| {
-        RES_BLOCK.forward(g, x, channels, norm(config), None)
+        RES_BLOCK.forward(g, x, channels, norm(config), None, Resample::Keep)
     })
 }
 

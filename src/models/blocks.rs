@@ -24,6 +24,28 @@ pub(super) struct TimeEmbedding {
     pub(super) values: Value,
     /// Which row of the table all images take, `[1]`, exact.
     pub(super) row: Option<Value>,
+    /// Whether it scales and shifts what the second normalisation made, rather than being added before it.
+    pub(super) scale_shift: bool,
+}
+
+/// What a residual block does to the size of an image, between its first normalisation and convolution.
+#[derive(Clone, Copy)]
+pub(super) enum Resample {
+    Keep,
+    /// Averages of two by two pixels.
+    Down,
+    /// Nearest neighbour by two.
+    Up,
+}
+
+impl Resample {
+    fn forward(self, g: &mut Graph, x: Value, name: &str) -> Result<Value> {
+        match self {
+            Self::Keep => Ok(x),
+            Self::Down => g.scope(name, |g| g.average_pool2x(x)),
+            Self::Up => g.scope(name, |g| g.upsample2x(x)),
+        }
+    }
 }
 
 /// The names inside a residual block.
@@ -37,7 +59,8 @@ pub(super) struct ResBlock {
 }
 
 impl ResBlock {
-    /// `skip(x) + conv(silu(norm(conv(silu(norm(x))) + linear(embedding))))`, within the current scope.
+    /// `skip(x) + conv(silu(norm(conv(silu(norm(x))) + linear(embedding))))`, within the current scope. What `resample` says happens to
+    /// the first convolution's operand, and to `x`.
     pub(super) fn forward(
         &self,
         g: &mut Graph,
@@ -45,16 +68,38 @@ impl ResBlock {
         channels: usize,
         norm: Norm,
         embedding: Option<TimeEmbedding>,
+        resample: Resample,
     ) -> Result<Value> {
-        let mut h = norm_conv(g, x, norm, self.first, channels)?;
-        if let Some(TimeEmbedding { values, row }) = embedding {
-            let shift = g.scope(self.embedding, |g| g.linear(values, channels, true))?;
-            h = match row {
-                Some(row) => g.add_row(h, shift, row)?,
-                None => g.add_channels(h, shift)?,
-            };
+        let [first, silu, conv] = self.first;
+        let h = g.scope(first, |g| g.group_norm(x, norm.groups, norm.eps))?;
+        let h = g.scope(silu, |g| g.activate(h, Activation::Silu))?;
+        let h = resample.forward(g, h, "h_upd")?;
+        let x = resample.forward(g, x, "x_upd")?;
+        let mut h = g.scope(conv, |g| conv3x3(g, h, channels))?;
+        let mut modulation = None;
+        if let Some(TimeEmbedding {
+            values,
+            row,
+            scale_shift,
+        }) = embedding
+        {
+            let width = if scale_shift { 2 * channels } else { channels };
+            let v = g.scope(self.embedding, |g| g.linear(values, width, true))?;
+            match (scale_shift, row) {
+                (true, row) => modulation = Some((v, row)),
+                (false, Some(row)) => h = g.add_row(h, v, row)?,
+                (false, None) => h = g.add_channels(h, v)?,
+            }
         }
-        h = norm_conv(g, h, norm, self.second, channels)?;
+        let [second, silu, conv] = self.second;
+        h = g.scope(second, |g| g.group_norm(h, norm.groups, norm.eps))?;
+        h = match modulation {
+            Some((v, Some(row))) => g.scale_shift_row(h, v, row)?,
+            Some((v, None)) => g.scale_shift(h, v)?,
+            None => h,
+        };
+        h = g.scope(silu, |g| g.activate(h, Activation::Silu))?;
+        h = g.scope(conv, |g| conv3x3(g, h, channels))?;
         let skip = if g.shape(x).channels() == channels {
             x
         } else {
@@ -64,7 +109,7 @@ impl ResBlock {
     }
 }
 
-/// `conv(silu(norm(x)))` with a 3x3 convolution to `channels`: half a residual block, and the end of every network here.
+/// `conv(silu(norm(x)))` with a 3x3 convolution to `channels`: the end of every network here.
 pub(super) fn norm_conv(
     g: &mut Graph,
     x: Value,

@@ -1,5 +1,6 @@
 //! The published networks: what a model on disk is, and the graphs its configuration describes.
 
+mod attention_block;
 pub mod autoencoder;
 pub mod bert;
 mod blocks;

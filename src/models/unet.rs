@@ -3,12 +3,15 @@
 //! Blocks are numbered through, as in ADM's code: `input_blocks` down, `middle_block`, `output_blocks` up, where each
 //! output block first takes the latest unused input block's answer.
 
-use super::blocks::{self, Norm, ResBlock, TimeEmbedding, conv3x3, expect_channels, norm_conv};
+use super::attention_block;
+use super::blocks::{
+    self, Norm, ResBlock, Resample, TimeEmbedding, conv3x3, expect_channels, norm_conv,
+};
 use super::config::{Attention, UNetConfig};
 use super::spatial_transformer::SpatialTransformer;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
-use crate::ops::{Activation, Axis, Padding};
+use crate::ops::{Activation, Axis, Padding, Qkv};
 
 const RES_BLOCK: ResBlock = ResBlock {
     first: ["in_layers.0", "in_layers.1", "in_layers.2"],
@@ -130,14 +133,19 @@ impl Body<'_> {
         for (index, level) in self.config.levels.iter().enumerate() {
             for _ in 0..level.res_blocks {
                 x = g.scope(&format!("input_blocks.{}", skips.len()), |g| {
-                    let x = self.res_block(g, 0, x, level.channels)?;
+                    let x = self.res_block(g, "0", x, level.channels, Resample::Keep)?;
                     self.attention(g, x, level.attention)
                 })?;
                 skips.push(x);
             }
             if index + 1 < self.config.levels.len() {
-                x = g.scope(&format!("input_blocks.{}.0.op", skips.len()), |g| {
-                    g.conv2d(x, level.channels, 3, 2, Padding::all(1))
+                x = g.scope(&format!("input_blocks.{}", skips.len()), |g| {
+                    match self.config.res_block_updown {
+                        true => self.res_block(g, "0", x, level.channels, Resample::Down),
+                        false => g.scope("0.op", |g| {
+                            g.conv2d(x, level.channels, 3, 2, Padding::all(1))
+                        }),
+                    }
                 })?;
                 skips.push(x);
             }
@@ -147,9 +155,9 @@ impl Body<'_> {
 
     fn middle(&self, g: &mut Graph, x: Value) -> Result<Value> {
         let channels = g.shape(x).channels();
-        let x = self.res_block(g, 0, x, channels)?;
+        let x = self.res_block(g, "0", x, channels, Resample::Keep)?;
         let x = self.attention(g, x, self.config.middle)?;
-        self.res_block(g, 2, x, channels)
+        self.res_block(g, "2", x, channels, Resample::Keep)
     }
 
     /// The output blocks, each on the answers of the block before and of its counterpart on the way down.
@@ -163,7 +171,7 @@ impl Body<'_> {
                     .ok_or_else(|| Error::shape(&scope, "there is no input block left to take"))?;
                 x = g.scope(&scope, |g| {
                     let x = g.concat(&[x, skip], Axis::Channels)?;
-                    let x = self.res_block(g, 0, x, level.channels)?;
+                    let x = self.res_block(g, "0", x, level.channels, Resample::Keep)?;
                     let x = self.attention(g, x, level.attention)?;
                     if block < level.res_blocks || index == 0 {
                         return Ok(x);
@@ -173,7 +181,10 @@ impl Body<'_> {
                     } else {
                         "2"
                     };
-                    g.scope(position, |g| blocks::upsample(g, x))
+                    match self.config.res_block_updown {
+                        true => self.res_block(g, position, x, level.channels, Resample::Up),
+                        false => g.scope(position, |g| blocks::upsample(g, x)),
+                    }
                 })?;
             }
         }
@@ -183,12 +194,13 @@ impl Body<'_> {
     fn res_block(
         &self,
         g: &mut Graph,
-        position: usize,
+        position: &str,
         x: Value,
         channels: usize,
+        resample: Resample,
     ) -> Result<Value> {
-        g.scope(&position.to_string(), |g| {
-            RES_BLOCK.forward(g, x, channels, self.norm(), Some(self.embedding))
+        g.scope(position, |g| {
+            RES_BLOCK.forward(g, x, channels, self.norm(), Some(self.embedding), resample)
         })
     }
 
@@ -196,10 +208,15 @@ impl Body<'_> {
     fn attention(&self, g: &mut Graph, x: Value, attention: Attention) -> Result<Value> {
         match attention {
             Attention::None => Ok(x),
-            Attention::Pixels { .. } => Err(Error::shape(
-                g.path("1"),
-                "attention over pixels without a transformer (AttentionBlock) is not supported yet",
-            )),
+            Attention::Pixels { heads } => {
+                let order = match self.config.new_attention_order {
+                    true => Qkv::Thirds,
+                    false => Qkv::HeadByHead,
+                };
+                g.scope("1", |g| {
+                    attention_block::forward(g, x, self.norm(), heads, order)
+                })
+            }
             Attention::Transformer { heads, depth } => {
                 let transformer = SpatialTransformer {
                     heads,
@@ -233,18 +250,16 @@ fn embedding(g: &mut Graph, config: &UNetConfig, inputs: &UNetInputs) -> Result<
         })?;
     }
     let values = g.scope("emb", |g| g.activate(values, Activation::Silu))?;
-    Ok(TimeEmbedding { values, row })
+    Ok(TimeEmbedding {
+        values,
+        row,
+        scale_shift: config.scale_shift_norm,
+    })
 }
 
 /// Refuses inputs that are not the configuration's, and configurations that are not supported.
 fn check(g: &Graph, config: &UNetConfig, inputs: &UNetInputs) -> Result<()> {
     let refuse = |problem: &str| Err(Error::shape(g.path("unet"), problem));
-    if config.scale_shift_norm || config.res_block_updown {
-        return refuse(
-            "scale-shift normalisation (use_scale_shift_norm) and res blocks that change the resolution (resblock_updown) \
-             are not supported yet",
-        );
-    }
     if config.levels.is_empty() {
         return refuse("the configuration has no levels");
     }

@@ -129,25 +129,81 @@ pub fn networks(model: &ModelConfig, batch: usize, latent: [usize; 2]) -> Vec<Ne
 }
 
 /// A sampler's step with guidance, over a table of three rows, of a sampler that keeps two results.
-pub fn step(model: &ModelConfig, batch: usize, [height, width]: [usize; 2]) -> Network {
+pub fn step(model: &ModelConfig, batch: usize, latent: [usize; 2]) -> Network {
     let (unet, _, text) = parts(model.clone());
+    Network {
+        name: "step",
+        graph: step_of(&unet, text.positions, batch, latent),
+    }
+}
+
+/// The step of a network, on a context of so many tokens.
+fn step_of(unet: &UNetConfig, tokens: usize, batch: usize, [height, width]: [usize; 2]) -> Graph {
     let sizes = StepSizes {
         batch,
         latent: [height, width, unet.in_channels],
         context: unet
             .context_dim
-            .map(|features| [2 * batch, text.positions, features].into()),
+            .map(|features| [2 * batch, tokens, features].into()),
         concat: 0,
-        class_labels: false,
+        class_labels: unet.num_classes.is_some(),
         guided: true,
         kept: false,
         rows: 3,
         memory: 2,
     };
-    Network {
-        name: "step",
-        graph: pipeline::step(&unet, &sizes).expect("a step"),
-    }
+    pipeline::step(unet, &sizes).expect("a step")
+}
+
+/// UNets of the kinds that Stable Diffusion's is not, and a sampler's step around each: attention over pixels in both orders, timesteps that
+/// scale and shift, res blocks that resample, classes as labels and as a context of one token.
+pub fn unets(batch: usize, latent: [usize; 2]) -> Vec<Network> {
+    let level = |channels, attention| UNetLevel {
+        channels,
+        res_blocks: 1,
+        attention,
+    };
+    let pixels = |heads| Attention::Pixels { heads };
+    let churches = UNetConfig {
+        levels: vec![
+            level(24, pixels(3)),
+            level(40, Attention::None),
+            level(48, pixels(2)),
+        ],
+        middle: pixels(1),
+        context_dim: None,
+        scale_shift_norm: true,
+        res_block_updown: true,
+        num_classes: Some(10),
+        ..parts(tiny()).0
+    };
+    let celeba = UNetConfig {
+        new_attention_order: true,
+        scale_shift_norm: false,
+        res_block_updown: false,
+        num_classes: None,
+        ..churches.clone()
+    };
+    let transformer = |heads| Attention::Transformer { heads, depth: 2 };
+    let class = UNetConfig {
+        levels: vec![level(24, transformer(3)), level(40, transformer(1))],
+        middle: transformer(1),
+        ..parts(tiny()).0
+    };
+    let named = [
+        (["churches", "churches' step"], churches),
+        (["celeba", "celeba's step"], celeba),
+        (["class", "class's step"], class),
+    ];
+    let both = named.into_iter().flat_map(|(names, config)| {
+        let graphs = [
+            unet::build(&config, batch, latent, 1).expect("a UNet"),
+            step_of(&config, 1, batch, latent),
+        ];
+        let network = |(name, graph)| Network { name, graph };
+        names.into_iter().zip(graphs).map(network)
+    });
+    both.collect()
 }
 
 /// Inputs of the right kind for every input of a network; those of image `i` depend on `i` and not on the batch.
@@ -165,6 +221,7 @@ pub fn inputs(graph: &Graph) -> Vec<(String, Tensor)> {
                 "guidance" => Tensor::full(item, [3.0, 0.7][image]),
                 "pooled_token" => exact(4),
                 "input_ids" => exact(99),
+                "class_labels" => exact(10),
                 _ => {
                     let noise = Noise::cpu(image as u64).normal(item.len());
                     Tensor::from_fn(item, |i| noise[i])

@@ -142,7 +142,6 @@ fn unet(params: &Section) -> Result<UNetConfig> {
     params.only(&[
         ("dims", json!(2)),
         ("conv_resample", json!(true)),
-        ("use_new_attention_order", json!(false)),
         ("n_embed", Value::Null),
         ("adm_in_channels", Value::Null),
         ("disable_self_attentions", Value::Null),
@@ -206,6 +205,7 @@ fn unet(params: &Section) -> Result<UNetConfig> {
         levels,
         context_dim: context_dim.filter(|_| transformers),
         linear_projections: params.flag("use_linear_in_transformer", false)?,
+        new_attention_order: params.flag("use_new_attention_order", false)?,
         scale_shift_norm: params.flag("use_scale_shift_norm", false)?,
         res_block_updown: params.flag("resblock_updown", false)?,
         num_classes: params.size("num_classes")?,

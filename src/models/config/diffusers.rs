@@ -67,6 +67,7 @@ pub(super) fn unet(root: &Section) -> Result<UNetConfig> {
         middle: attention(count - 1),
         context_dim: Some(root.size("cross_attention_dim")?.unwrap_or(1280)),
         linear_projections: root.flag("use_linear_projection", false)?,
+        new_attention_order: false,
         scale_shift_norm: match root.text("resnet_time_scale_shift")? {
             None | Some("default") => false,
             Some("scale_shift") => true,

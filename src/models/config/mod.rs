@@ -182,6 +182,9 @@ pub struct UNetConfig {
     /// Whether a spatial transformer's `proj_in` and `proj_out` are linear (SD 2) or 1x1 convolutions. The arithmetic is
     /// the same; only the rank of the weights differs.
     pub linear_projections: bool,
+    /// Whether [`Attention::Pixels`] finds all heads' queries first, then all keys, then all values; otherwise one head's three after the
+    /// other's.
+    pub new_attention_order: bool,
     /// Whether the time embedding scales and shifts the normalised activations, rather than being added.
     pub scale_shift_norm: bool,
     /// Whether res blocks change the resolution, rather than (transposed) convolutions.

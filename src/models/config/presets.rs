@@ -67,6 +67,7 @@ fn unet(heads: impl Fn(usize) -> usize, context_dim: usize) -> UNetConfig {
         middle: transformer(1280),
         context_dim: Some(context_dim),
         linear_projections: false,
+        new_attention_order: false,
         scale_shift_norm: false,
         res_block_updown: false,
         num_classes: None,
