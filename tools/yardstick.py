@@ -7,8 +7,10 @@
 
 The model has Stable Diffusion 1's shape at random weights in f16; both sides read the same folder, compute in f32 and use
 the same number of threads. Three things are timed: one UNet forward pass, one autoencoder decode, each the fastest of
-`--repeat` after a warm-up, and a whole process from start to PNG with `--steps` Euler steps without guidance. The two
-sides take turns, round after round; medians and their ratio are printed.
+`--repeat` after a warm-up, and a whole process from start to PNG with `--steps` Euler steps without guidance. `--what
+sampling` times a step of unconditional sampling (the network and the sampler's update) of celeba256 at half its width, at
+batch 16; its folder lies in DIR and needs no diffusers. The two sides take turns, round after round; medians and their
+ratio are printed.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent / "yardstick"
 ROOT = HERE.parents[1]
+BATCH = 16
 PROMPT = "a red balloon over snowy mountains at sunset"
 
 
@@ -57,9 +60,9 @@ class Yardstick:
 
     arguments: argparse.Namespace
 
-    def ldm(self, *words) -> Process:
+    def ldm(self, *words, model: Path | None = None) -> Process:
         threads = self.arguments.threads
-        return run([self.arguments.ldm, *words, "--device", "cpu", "--threads", threads, "-m", self.arguments.folder], threads)
+        return run([self.arguments.ldm, *words, "--device", "cpu", "--threads", threads, "-m", model or self.arguments.folder], threads)
 
     def peer(self, *words) -> Process:
         return run([sys.executable, "-W", "ignore", HERE / "peer.py", *words], self.arguments.threads)
@@ -68,6 +71,14 @@ class Yardstick:
         a = self.arguments
         ours = self.ldm("bench", "--what", what, "--size", f"{a.side}x{a.side}", "--repeat", a.repeat, "--json").output
         theirs = self.peer("time", what, a.folder, a.side, a.repeat).output
+        return json.loads(ours)["networks"][0]["seconds"], float(theirs)
+
+    def sampling(self) -> tuple[float, float]:
+        a, script, folder = self.arguments, HERE / "unconditional.py", self.arguments.folder / "unconditional"
+        if not (folder / "model.safetensors").exists():
+            run([sys.executable, script, "write", folder], a.threads)
+        ours = self.ldm("bench", "--what", "step", "--batch", BATCH, "--size", "64x64", "--repeat", a.repeat, "--json", model=folder).output
+        theirs = run([sys.executable, script, "time", folder, BATCH, 64, a.repeat], a.threads).output
         return json.loads(ours)["networks"][0]["seconds"], float(theirs)
 
     def process(self) -> tuple[Process, Process]:
@@ -94,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="the model's folder, written where it does not exist")
     parser.add_argument("--ldm", type=Path, default=ROOT / "target/release/ldm", help="the engine's binary")
-    parser.add_argument("--what", nargs="+", choices=["unet", "decode", "process"], default=["unet", "decode", "process"])
+    parser.add_argument("--what", nargs="+", choices=["unet", "decode", "process", "sampling"], default=["unet", "decode", "process"])
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
     parser.add_argument("--repeat", type=int, default=3, help="forward passes per turn; the fastest counts")
     parser.add_argument("--threads", type=int, default=2)
@@ -103,7 +114,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="write a narrow model")
     arguments = parser.parse_args()
 
-    if not (arguments.folder / "model_index.json").exists():
+    if arguments.what != ["sampling"] and not (arguments.folder / "model_index.json").exists():
         print(f"writing {arguments.folder}", file=sys.stderr)
         tiny = ["--tiny"] if arguments.tiny else []
         run([sys.executable, "-W", "ignore", HERE / "model.py", arguments.folder, *tiny], arguments.threads)
@@ -117,6 +128,9 @@ def main() -> None:
             turns = [yardstick.process() for _ in range(arguments.rounds)]
             report(f"whole process, {arguments.steps} Euler steps", *[[p.seconds for p in side] for side in zip(*turns)])
             report("  its peak memory", *[[p.peak_mib for p in side] for side in zip(*turns)], unit="MiB")
+        elif what == "sampling":
+            turns = [yardstick.sampling() for _ in range(arguments.rounds)]
+            report(f"unconditional step, batch {BATCH}", *zip(*turns))
         else:
             turns = [yardstick.network(what) for _ in range(arguments.rounds)]
             report(names[what], *zip(*turns))

@@ -204,6 +204,7 @@ fn networks<'a>(model: &'a Model, args: &BenchArgs) -> Result<Vec<Network<'a>>> 
     if args.what == Part::Step {
         let (config, weights) = model.unet()?;
         let tokens = model.config.context_tokens();
+        let guided = config.context_dim.is_some() || config.num_classes.is_some();
         let sizes = StepSizes {
             batch,
             latent: [latent[0], latent[1], config.out_channels],
@@ -212,13 +213,16 @@ fn networks<'a>(model: &'a Model, args: &BenchArgs) -> Result<Vec<Network<'a>>> 
                 .map(|features| [2 * batch, tokens, features].into()),
             concat: config.concat_channels(),
             class_labels: config.num_classes.is_some(),
-            guided: true,
+            guided,
             kept: false,
             rows: STEPS,
             memory: 0,
         };
         found.push((
-            format!("step with guidance, {at}"),
+            match guided {
+                true => format!("step with guidance, {at}"),
+                false => format!("step, {at}"),
+            },
             pipeline::step(config, &sizes)?,
             weights,
         ));
