@@ -22,6 +22,8 @@ pub struct ModelFiles {
     pub condition: Option<Weights>,
     /// The folder that holds the tokenizer's files.
     pub tokenizer: Option<PathBuf>,
+    /// The file that names the model's classes.
+    pub classes: Option<PathBuf>,
     /// Which of its weights the denoising network has here.
     pub average: Average,
     /// What was assumed about the model and a user should know, in sentences.
@@ -63,6 +65,7 @@ impl ModelFiles {
             text: None,
             condition: None,
             tokenizer: None,
+            classes: None,
             average: Average::Absent,
             notes: vec![],
         }

@@ -90,7 +90,7 @@ impl<'a> Opening<'a> {
             self.pipeline(folder)?;
         } else if given.is_none() && folder.join("config.json").is_file() {
             self.component(folder)?;
-            self.model.tokenizer = tokenizer(&[folder, &folder.join("tokenizer")]);
+            self.beside(folder);
         } else if given.is_some() || original::configuration(folder)?.is_some() {
             if self.options.synthetic.is_some() {
                 let (path, yaml) = self.configuration(folder, None, None)?;
@@ -181,7 +181,7 @@ impl<'a> Opening<'a> {
     ) -> Result<ModelFiles> {
         self.describe(path, yaml)?;
         let folder = checkpoint.path().parent().unwrap_or(Path::new(""));
-        self.model.tokenizer = tokenizer(&[folder, &folder.join("tokenizer")]);
+        self.beside(folder);
         original::assign(&mut self.model, checkpoint, self.options.average)?;
         Ok(self.model)
     }
@@ -189,7 +189,7 @@ impl<'a> Opening<'a> {
     /// A CompVis configuration with made-up weights.
     fn synthetic(mut self, path: &Path, yaml: &str, folder: &Path) -> Result<ModelFiles> {
         self.describe(path, yaml)?;
-        self.model.tokenizer = tokenizer(&[folder, &folder.join("tokenizer")]);
+        self.beside(folder);
         self.model
             .make_up_weights(self.options.synthetic.unwrap_or_default());
         Ok(self.model)
@@ -205,6 +205,20 @@ impl<'a> Opening<'a> {
             config.sampling = system.config()?.sampling;
         }
         Ok(())
+    }
+
+    /// Finds what belongs to a model and is neither weights nor configuration: a tokenizer's files and the names of classes.
+    fn beside(&mut self, folder: &Path) {
+        let first = |folders: &[&Path], names: &[&str]| {
+            let mut files = folders
+                .iter()
+                .flat_map(|folder| names.iter().map(|name| folder.join(name)));
+            files.find(|file| file.is_file())
+        };
+        let names = ["vocab.json", "vocab.txt", "tokenizer.json"];
+        let tokenizer = first(&[folder, &folder.join("tokenizer")], &names);
+        self.model.tokenizer = tokenizer.and_then(|file| Some(file.parent()?.to_owned()));
+        self.model.classes = first(&[folder], &["classes.json", "classes.txt"]);
     }
 
     /// A folder with a component in each of its folders.
@@ -232,7 +246,7 @@ impl<'a> Opening<'a> {
                 .config
                 .read_scheduler(&scheduler, &json(&scheduler)?)?;
         }
-        self.model.tokenizer = tokenizer(&[&folder.join("tokenizer")]);
+        self.beside(folder);
         Ok(())
     }
 
@@ -289,19 +303,6 @@ fn assumed(fitting: &[&System]) -> String {
     };
     let first = fitting.first().map_or("", |system| system.name);
     format!("no configuration beside the checkpoint: its tensors are those of {first}{others}")
-}
-
-/// The first of the folders that holds a tokenizer's files.
-fn tokenizer(folders: &[&Path]) -> Option<PathBuf> {
-    let holds = |folder: &&&Path| {
-        ["vocab.json", "vocab.txt", "tokenizer.json"]
-            .iter()
-            .any(|name| folder.join(name).is_file())
-    };
-    folders
-        .iter()
-        .find(holds)
-        .map(|folder| folder.to_path_buf())
 }
 
 /// A configuration file's text.

@@ -4,7 +4,7 @@ use super::Request;
 use crate::error::{Error, Result};
 use crate::models::config::{AutoencoderConfig, Condition, ModelConfig, TextConfig, UNetConfig};
 use crate::models::{Average, ModelFiles, OpenOptions, Part, open};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{ClassNames, Tokenizer};
 use crate::weights::Weights;
 use std::path::Path;
 
@@ -24,6 +24,7 @@ pub struct Model {
     text: Option<Weights>,
     condition: Option<Weights>,
     tokenizer: Option<Tokenizer>,
+    class_names: Option<ClassNames>,
 }
 
 impl Model {
@@ -43,11 +44,15 @@ impl Model {
     /// A model of files that are open, with the tokenizer its text encoder was trained with.
     ///
     /// # Errors
-    /// If the text encoder has fewer than two positions.
+    /// If the text encoder has fewer than two positions, or the names of classes cannot be read.
     pub fn new(files: ModelFiles, tokenizer: Option<Tokenizer>) -> Result<Self> {
         let tokenizer = match (tokenizer, &files.config.text) {
             (Some(tokenizer), Some(text)) => Some(tokenizer.with_max_length(text.positions())?),
             (tokenizer, _) => tokenizer,
+        };
+        let class_names = match &files.classes {
+            Some(file) => Some(ClassNames::open(file)?),
+            None => None,
         };
         Ok(Self {
             name: files.name,
@@ -59,6 +64,7 @@ impl Model {
             text: files.text,
             condition: files.condition,
             tokenizer,
+            class_names,
         })
     }
 
@@ -104,9 +110,41 @@ impl Model {
         self.tokenizer.as_ref().ok_or_else(|| {
             Error::file(
                 &self.name,
-                "has no tokenizer: put CLIP's vocab.json and merges.txt beside the weights, or in a folder `tokenizer` there",
+                match self.config.text {
+                    Some(TextConfig::Bert(_)) => {
+                        "has no tokenizer: put the vocab.txt of `bert-base-uncased` beside the weights, or in a folder `tokenizer` there"
+                    }
+                    _ => {
+                        "has no tokenizer: put CLIP's vocab.json and merges.txt beside the weights, or in a folder `tokenizer` there"
+                    }
+                },
             )
         })
+    }
+
+    /// The names of the model's classes: those beside its weights, or ImageNet's where the model knows as many.
+    pub fn class_names(&self) -> Option<ClassNames> {
+        match (&self.class_names, self.classes()) {
+            (Some(names), _) => Some(names.clone()),
+            (None, 1000 | 1001) => Some(ClassNames::imagenet()),
+            (None, _) => None,
+        }
+    }
+
+    /// A class that was given by its number or its name.
+    ///
+    /// # Errors
+    /// If no class is called so, with the nearest name.
+    pub fn class_number(&self, class: &str) -> Result<usize> {
+        match (class.trim().parse(), self.class_names()) {
+            (Ok(number), _) => Ok(number),
+            (Err(_), Some(names)) => names.find(class),
+            (Err(_), None) => Err(Error::request(format!(
+                "class `{class}`: {} has no names of its classes; give a number, or put `classes.txt`, a name a line in the order of \
+                 the numbers, beside its weights",
+                self.name
+            ))),
+        }
     }
 
     fn part<'a, C>(

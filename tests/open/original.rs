@@ -2,6 +2,7 @@
 
 use super::*;
 use latent_diffusion::models::{Average, Part, System, networks};
+use latent_diffusion::pipeline::Model;
 use serde_json::{Map, json};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -236,4 +237,30 @@ fn buffers_fill_in_the_configuration_or_contradict_it() {
             assert!(message.contains(part), "expected `{part}`: {message}");
         }
     }
+}
+
+#[test]
+fn classes_are_called_as_a_file_beside_the_weights_says_or_as_imagenet_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = include_str!("../../assets/systems/cin256-v2.yaml");
+    put(folder.path().join("config.yaml"), yaml);
+    let options = OpenOptions {
+        synthetic: Some(1),
+        ..OpenOptions::default()
+    };
+    let model = || Model::open(folder.path(), &options);
+    let imagenet = model().unwrap();
+    assert_eq!(imagenet.class_number("golden retriever").unwrap(), 207);
+    assert_eq!(imagenet.class_number("1000").unwrap(), 1000);
+    let error = imagenet.class_number("golden retreiver").unwrap_err();
+    assert!(error.to_string().contains("(207)"), "{error}");
+
+    put(folder.path().join("classes.txt"), "balloon\nhouse\n");
+    assert_eq!(model().unwrap().class_number("House").unwrap(), 1);
+    put(folder.path().join("classes.txt"), "balloon\n\nhouse\n");
+    let error = model().err().unwrap().to_string();
+    assert!(
+        error.contains("classes.txt") && error.contains("class 1"),
+        "{error}"
+    );
 }
