@@ -357,6 +357,9 @@ fn a_context_of_one_token_costs_a_step_nothing() {
     assert_eq!(asking.len(), 4 * 16);
     let [less, more] = [&with, &without].map(|plan| work(&plan.graph, &body(plan)));
     let saved = work(&without.graph, &asking);
-    assert!((less + saved - more).abs() < 1e-9 * more, "{less} + {saved} GFLOP, not {more}");
+    assert!(
+        (less + saved - more).abs() < 1e-9 * more,
+        "{less} + {saved} GFLOP, not {more}"
+    );
     println!("{less:.2} GFLOP at every step, and {more:.2} with the attention over one key");
 }

@@ -93,9 +93,17 @@ pub fn networks(config: &ModelConfig) -> Result<Vec<Network>> {
         let graph = text::build(encoder, 1, encoder.positions())?;
         add(Part::Text, prefix, graph);
     }
-    if let Condition::Class { classes, width } = config.condition {
-        let graph = condition::build_class_embedder(classes, width, 1)?;
-        add(Part::Condition, "cond_stage_model.", graph);
+    match &config.condition {
+        Condition::Class { classes, width } => {
+            let graph = condition::build_class_embedder(*classes, *width, 1)?;
+            add(Part::Condition, "cond_stage_model.", graph);
+        }
+        Condition::Segmentation(rescaler) => {
+            let side = 1 << rescaler.halvings;
+            let graph = condition::build_rescaler(rescaler, 1, [side, side])?;
+            add(Part::Condition, "cond_stage_model.", graph);
+        }
+        _ => {}
     }
     Ok(found)
 }

@@ -119,6 +119,12 @@ impl<'a> Network<'a> {
                 let graph = condition::build_class_embedder(*classes, *width, batch)?;
                 (graph, ("class_labels", labels))
             }
+            Condition::Segmentation(config) => {
+                let map = dump.required("segmentation", 4)?.nchw_to_nhwc();
+                let [batch, height, width, _] = sizes(&map);
+                let graph = condition::build_rescaler(config, batch, [height, width])?;
+                (graph, ("segmentation", map))
+            }
             _ => return Err(dump.refuse("is of a condition that this model has no network for")),
         };
         Ok(Self {

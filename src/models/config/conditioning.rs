@@ -101,12 +101,13 @@ fn rescaler(params: &Section) -> Result<RescalerConfig> {
     // Halving with bilinear weights is the mean of four pixels.
     params.only(&[("method", json!("bilinear")), ("multiplier", json!(0.5))])?;
     let in_channels = params.size("in_channels")?.unwrap_or(3);
-    Ok(RescalerConfig {
+    let config = RescalerConfig {
         in_channels,
         out_channels: params.size("out_channels")?.unwrap_or(in_channels),
         halvings: params.size("n_stages")?.unwrap_or(1),
         bias: params.flag("bias", false)?,
-    })
+    };
+    checked(params, config)
 }
 
 /// `BERTEmbedder` of `encoders/modules.py`, with its defaults.

@@ -4,7 +4,7 @@
 //! multiplied together would overflow or exhaust memory before a weight is missed.
 
 use super::section::Section;
-use super::{Attention, AutoencoderConfig, BertConfig, ClipConfig, UNetConfig};
+use super::{Attention, AutoencoderConfig, BertConfig, ClipConfig, RescalerConfig, UNetConfig};
 use crate::error::Result;
 
 const MAX_CHANNELS: usize = 1 << 15;
@@ -116,6 +116,14 @@ impl Limits for BertConfig {
             .or_else(|| within("channels", self.width, MAX_CHANNELS))
             .or_else(|| within("layers", self.layers, MAX_BLOCKS))
             .or_else(|| within("positions", self.positions, MAX_CHANNELS))
+    }
+}
+
+impl Limits for RescalerConfig {
+    fn problem(&self) -> Option<String> {
+        within("labels", self.in_channels, MAX_CHANNELS)
+            .or_else(|| within("channels", self.out_channels, MAX_CHANNELS))
+            .or_else(|| within("halvings", self.halvings.saturating_add(1), MAX_LEVELS))
     }
 }
 
