@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 RAW, AVERAGE = "model.", "model_ema."
+# Two of the buffers that every checkpoint of a diffusion model has, computed from its configuration.
+SCHEDULE = ("betas", "alphas_cumprod")
 
 
 def averaged(name: str) -> str | None:
@@ -62,10 +64,13 @@ def fill(model: nn.Module, state: dict, use_ema: bool) -> None:
     model.load_state_dict(wanted)
 
 
-def published(model: nn.Module, use_ema: bool, seed: int) -> dict:
-    """A checkpoint's tensors for a model: where it runs with an average, the raw weights beside it are others."""
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    if use_ema:
+def published(model: nn.Module, seed: int) -> dict:
+    """All tensors of a model's checkpoint: where it runs with an average, the raw weights beside it are others."""
+    state = pruned(model)
+    if hasattr(model, "alphas_cumprod"):
+        signal = model.alphas_cumprod()
+        state |= dict(zip(SCHEDULE, (1 - signal / torch.cat([torch.ones(1), signal[:-1]]), signal)))
+    if getattr(model, "use_ema", False):
         generator = torch.Generator().manual_seed(seed)
         for name in [name for name in state if averaged(name)]:
             state[averaged(name)] = state[name]
@@ -76,10 +81,18 @@ def published(model: nn.Module, use_ema: bool, seed: int) -> dict:
     return state
 
 
+def pruned(model: nn.Module) -> dict:
+    """The weights that a model runs with, and nothing else."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
 def save(path: Path, state: dict, half: bool = True) -> None:
-    """Writes a checkpoint: `.safetensors`, or `.ckpt` as the training framework does. Floats become f16 where `half`."""
-    small = lambda tensor: tensor.half() if half and tensor.is_floating_point() and tensor.ndim else tensor
-    state = {name: small(tensor).contiguous() for name, tensor in state.items()}
+    """Writes a checkpoint: `.safetensors`, or `.ckpt` as the training framework does. Weights become f16 where `half`; what was
+    computed, and the counters of averages, are f32 everywhere."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point():
+            tensor = tensor.half() if half and tensor.ndim and name not in SCHEDULE else tensor.float()
+        state[name] = tensor.contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         save_file(state, path)

@@ -100,7 +100,7 @@ def factor(stage: dict) -> int:
     return 2 ** (len(stage["ddconfig"]["ch_mult"]) - 1)
 
 
-def folder_of(described: dict, folder: Path, size, seed: int, form: str = "safetensors", average: bool = True,
+def folder_of(described: dict, folder: Path, size, seed: int, form: str = "safetensors", whole: bool = True,
               parts=("unet", "decode", "encode", "condition", "sampler"), stage_size=None, nodes=lambda modules: {}) -> None:
     """Writes `model/` and the dumps of `parts` for latents of `size`: height and width; those of the first stage have a size of
     their own where it is given."""
@@ -110,8 +110,8 @@ def folder_of(described: dict, folder: Path, size, seed: int, form: str = "safet
     with torch.no_grad():
         first_stage(dumps, described["model"]["params"], model, size, seed) if alone else system(
             dumps, model, size, stage_size or size, seed, parts)
-    use_ema = average and getattr(model, "use_ema", False)
-    checkpoint.save(folder / "model" / f"model.{form}", checkpoint.published(model, use_ema, seed))
+    state = checkpoint.published(model, seed) if whole else checkpoint.pruned(model)
+    checkpoint.save(folder / "model" / f"model.{form}", state)
     (folder / "model" / "config.yaml").write_text(yaml.safe_dump(described, sort_keys=False, default_flow_style=None, width=120))
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import names
 from systems import config, folder_of, resized, resized_stage
 
-# Of each system: the UNet's sizes, latents' height and width, and whether the checkpoint holds averages (of pruned ones only the
-# weights to run with are left). Systems that differ by their training alone (ffhq256, lsun_beds256) or by their native size
+# Of each system: the UNet's sizes, latents' height and width, and whether the checkpoint is whole, with averages (of pruned
+# ones only the weights to run with are left). Systems that differ by their training alone (ffhq256, lsun_beds256) or by their native size
 # (semantic_synthesis512, sd-v2-base) stand beside one of these.
 SYSTEMS = {
     "celeba256": (dict(channels=4, groups=2, head_channels=2), (8, 8), True),
@@ -41,14 +41,14 @@ WITH_STAGE = ("celeba256", "cin256", "inpainting_big")
 
 
 def system(name: str, seed: int):
-    unet, size, average = SYSTEMS[name]
-    whole = name in WITH_STAGE
-    parts = ("unet", "condition", "sampler") + (("decode", "encode") if whole else ())
-    stage = dict(channels=4 if whole else 2, groups=2 if whole else 1, blocks=1, codes=64)
+    unet, size, whole = SYSTEMS[name]
+    compared = name in WITH_STAGE
+    parts = ("unet", "condition", "sampler") + (("decode", "encode") if compared else ())
+    stage = dict(channels=4 if compared else 2, groups=2 if compared else 1, blocks=1, codes=64)
 
     def write(folder: Path) -> None:
         described = resized_stage(resized(config(name), **unet), **stage)
-        folder_of(described, folder, size, seed, average=average, parts=parts, stage_size=(2, 3), nodes=names.blocks)
+        folder_of(described, folder, size, seed, whole=whole, parts=parts, stage_size=(2, 3), nodes=names.blocks)
     return write
 
 
@@ -63,7 +63,7 @@ def adm(folder: Path) -> None:
     params = described["model"]["params"]
     params |= dict(conditioning_key="adm", cond_stage_config=dict(target="torch.nn.Identity"))
     params["unet_config"]["params"] |= dict(channel_mult=[1, 2], num_classes=10, use_new_attention_order=True)
-    folder_of(described, folder, (4, 6), 5900, average=False, parts=("unet", "sampler"), nodes=names.blocks)
+    folder_of(described, folder, (4, 6), 5900, whole=False, parts=("unet", "sampler"), nodes=names.blocks)
 
 
 # So narrow a network is as sensitive as its few weights make it; with these seeds PyTorch's own halves stay within 0.7 % of its floats.
