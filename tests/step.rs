@@ -282,6 +282,7 @@ fn a_step_of_stable_diffusion_leaves_out_what_is_done_once() {
         class_labels: false,
         guided: true,
         kept: false,
+        codebook: None,
         rows: 20,
         memory: 0,
     };
@@ -337,6 +338,7 @@ fn a_context_of_one_token_costs_a_step_nothing() {
         class_labels: false,
         guided: true,
         kept: false,
+        codebook: None,
         rows: 20,
         memory: 0,
     };

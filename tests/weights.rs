@@ -30,6 +30,40 @@ fn refusal(result: Result<impl Sized, Error>) -> String {
 }
 
 #[test]
+fn one_networks_weights_are_found_under_a_scope_of_anothers() {
+    let header =
+        |name| format!(r#"{{"{name}":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}}}"#);
+    let [outer, inner] = [("a.weight", 1f32), ("b.weight", 2.0)].map(|(name, value)| {
+        folder_with(
+            "w.safetensors",
+            &file_with(&header(name), &value.to_le_bytes()),
+        )
+    });
+    let [own, other] = [&outer.1, &inner.1].map(|path| Weights::open(path).unwrap());
+    let both = own.with("part", &other);
+    let shape = Shape::new(&[1]);
+    let value = |name: &str| both.get(name, &shape).map(|view| view.to_f32()[0]);
+    assert_eq!(
+        (value("a.weight").unwrap(), value("part.b.weight").unwrap()),
+        (1.0, 2.0)
+    );
+    assert!(both.contains("part.b.weight") && !both.contains("b.weight"));
+    assert!(
+        both.check([("a.weight", shape), ("part.b.weight", shape)])
+            .is_ok()
+    );
+    let message = refusal(both.check([("a.weight", shape), ("part.c.weight", shape)]));
+    assert!(
+        message.contains("c.weight") && message.contains("nearest"),
+        "{message}"
+    );
+    // What was made from a tensor can be found again, whoever asks.
+    assert!(both.identity("a.weight") == own.identity("a.weight"));
+    assert!(both.identity("part.b.weight") == other.identity("b.weight"));
+    assert!(both.identity("a.weight") != both.identity("part.b.weight"));
+}
+
+#[test]
 fn files_that_are_no_model_are_named_for_what_they_are() {
     let one = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
     let endless_header = [u64::MAX.to_le_bytes().as_slice(), b"{}"].concat();

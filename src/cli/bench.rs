@@ -215,6 +215,7 @@ fn networks<'a>(model: &'a Model, args: &BenchArgs) -> Result<Vec<Network<'a>>> 
             class_labels: config.num_classes.is_some(),
             guided,
             kept: false,
+            codebook: None,
             rows: STEPS,
             memory: 0,
         };

@@ -29,6 +29,7 @@ pub fn settings(request: &Request, settings: &Settings, seed: u64) -> Map<String
         "width": request.width,
         "height": request.height,
         "eta": options.eta,
+        "quantize_x0": options.quantise.then_some(true),
         "strength": options.strength,
         "init_image": settings.init_image.as_ref().map(|path| path.display().to_string()),
         "rng": rng_name(request.rng),

@@ -48,6 +48,7 @@ pub fn build(
         request.options.steps = count("steps", steps)?;
     }
     request.options.eta = settings.eta;
+    request.options.quantise = settings.quantize_x0;
     if let Some(scale) = settings.cfg_scale {
         request.guidance_scale = scale as f32;
     }

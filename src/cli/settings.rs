@@ -60,6 +60,9 @@ pub struct Settings {
         value_name = "X"
     )]
     pub eta: Option<f64>,
+    /// Put the codebook's nearest codes in the place of each predicted image (DDIM and DDPM, autoencoders with a codebook)
+    #[arg(long, aliases = ["quantize-denoised", "quantise-x0"])]
+    pub quantize_x0: bool,
     /// Image to start from
     #[arg(short, long, aliases = ["init-img", "image", "img2img", "input"], value_name = "FILE")]
     pub init_image: Option<PathBuf>,
@@ -91,6 +94,7 @@ impl Settings {
             sampler: self.sampler.or(base.sampler),
             scheduler: self.scheduler.or(base.scheduler),
             eta: self.eta.or(base.eta),
+            quantize_x0: self.quantize_x0 || base.quantize_x0,
             init_image: self.init_image.or(base.init_image),
             strength: self.strength.or(base.strength),
             rng: self.rng.or(base.rng),

@@ -104,7 +104,7 @@ impl Store {
 impl Key {
     fn new(param: &Param, weights: &Weights, layout: Layout, precision: Precision) -> Self {
         Self {
-            weights: weights.identity(),
+            weights: weights.identity(&param.name),
             param: param.clone(),
             layout,
             precision: layout.precision(precision),

@@ -26,6 +26,8 @@ pub struct Guided {
     pub settings: Option<[f32; 2]>,
     /// The part of the image that is known beforehand, where the network is not told of it.
     pub kept: Option<Kept>,
+    /// Entries of the first stage's codebook.
+    pub codebook: Option<usize>,
 }
 
 /// What a run keeps to outside of a mask: there, the state of every step is this latent with noise.
@@ -47,6 +49,7 @@ impl Guided {
             class_labels: None,
             settings: None,
             kept: None,
+            codebook: None,
         }
     }
 }

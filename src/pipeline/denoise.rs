@@ -8,14 +8,21 @@ use super::{Event, Guided, not_finite};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
+use crate::models::autoencoder;
 use crate::models::config::UNetConfig;
 use crate::models::unet::{self, Timestep, UNetInputs};
 use crate::ops::Axis;
-use crate::sampler::Trajectory;
+use crate::sampler::{Combination, Trajectory};
 use crate::session::Session;
 use crate::tensor::{Shape, Tensor};
 use crate::weights::Weights;
 use std::sync::Arc;
+
+/// The scope of the first stage in a graph that needs a part of it.
+pub const FIRST_STAGE: &str = "first_stage_model";
+
+/// The name of the coefficients that make the predicted image.
+const IMAGE: &str = "coefficients.image";
 
 /// The sizes of a sampling step.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +41,8 @@ pub struct StepSizes {
     pub guided: bool,
     /// Whether a part of the image is known beforehand.
     pub kept: bool,
+    /// Entries of the codebook that predicted images are quantised by.
+    pub codebook: Option<usize>,
     /// Rows of the sampler's tables: network calls of a run.
     pub rows: usize,
     /// Earlier results that the sampler keeps.
@@ -47,7 +56,8 @@ pub struct StepSizes {
 /// `timesteps [S]`, `concat [N, h, w, K]`, `class_labels [calls]`, and for each vector of the state its `coefficients [S, 3 + memory]`; `step [1]` is the row. Results are the
 /// count `not_finite [N]` and the next state; what each vector was before the step is kept as `state.before` and so on. Where a part of the image
 /// is known, its latent `kept.latent` and the mask `kept.mask` of what is not are constants like the state, the levels `kept.levels [S, 2]` are
-/// exact, and `kept.noise` is like `noise`.
+/// exact, and `kept.noise` is like `noise`. Where predicted images are quantised, `coefficients.image [S, 3 + memory]` are constants, and the
+/// other coefficients are one more: of the nearest codes.
 ///
 /// # Errors
 /// As [`unet::forward`].
@@ -87,14 +97,27 @@ pub fn step(config: &UNetConfig, sizes: &StepSizes) -> Result<Graph> {
         let settings = g.constant_exact("guidance", [2]);
         output = g.scope("guidance", |g| g.guidance(output, settings))?;
     }
-    let terms = [&[x, output, noise], &vectors[1..]].concat();
+    let mut terms = [&[x, output, noise], &vectors[1..]].concat();
+    let image = match sizes.codebook {
+        Some(codes) => {
+            let [image, quantised] = quantise(&mut g, row, &terms, codes, sizes.rows)?;
+            terms.push(quantised);
+            Some(image)
+        }
+        None => None,
+    };
     g.scope("sampler", |g| {
         let mut next = Vec::with_capacity(vectors.len());
         for index in 0..vectors.len() {
             let table = g.constant_exact(&coefficients(index), [sizes.rows, terms.len()]);
             next.push(g.combine(table, row, &terms)?);
         }
-        let count = g.count_not_finite(next[0])?;
+        let watched = match image {
+            // Of what is no number there are codes too.
+            Some(image) => g.concat(&[next[0], image], Axis::Channels)?,
+            None => next[0],
+        };
+        let count = g.count_not_finite(watched)?;
         g.output("not_finite", count);
         for (index, &value) in vectors.iter().enumerate() {
             let kept = g.input(&before(index), shape);
@@ -126,6 +149,20 @@ fn keep(g: &mut Graph, row: Value, x: Value, sizes: &StepSizes) -> Result<Value>
     })
 }
 
+/// The predicted image, a combination of `terms`, and its nearest codes.
+fn quantise(
+    g: &mut Graph,
+    row: Value,
+    terms: &[Value],
+    codes: usize,
+    rows: usize,
+) -> Result<[Value; 2]> {
+    let table = g.constant_exact(IMAGE, [rows, terms.len()]);
+    let image = g.scope("sampler", |g| g.combine(table, row, terms))?;
+    let [_, quantised] = g.scope(FIRST_STAGE, |g| autoencoder::quantise(g, image, codes))?;
+    Ok([image, quantised])
+}
+
 /// One after the other, for the two calls of guidance.
 fn twice(g: &mut Graph, x: Value, guided: bool) -> Result<Value> {
     match guided {
@@ -145,10 +182,11 @@ pub struct Denoiser<B: Backend> {
 }
 
 impl<B: Backend> Denoiser<B> {
-    /// The UNet for latents of shape `[h, w, C]`, and the rows of `trajectory`.
+    /// The UNet for latents of shape `[h, w, C]`, and the rows of `trajectory`. If these quantise, the weights also hold the first stage's,
+    /// under [`FIRST_STAGE`].
     ///
     /// # Errors
-    /// If the network does not fit the latents or the context, or weights are missing.
+    /// If the network does not fit the latents or the context, or weights are missing, or there is no codebook to quantise by.
     pub fn new(
         backend: &Arc<B>,
         (config, weights): (&UNetConfig, &Weights),
@@ -165,6 +203,10 @@ impl<B: Backend> Denoiser<B> {
             class_labels: guided.class_labels.is_some(),
             guided: guided.settings.is_some(),
             kept: guided.kept.is_some(),
+            codebook: match trajectory.quantises() {
+                true => Some(guided.codebook.ok_or_else(no_codebook)?),
+                false => None,
+            },
             rows: rows.len(),
             memory,
         };
@@ -191,13 +233,18 @@ impl<B: Backend> Denoiser<B> {
         }
         let timesteps = rows.iter().map(|row| row.at.timestep as f32).collect();
         session.set("timesteps", &Tensor::new([rows.len()], timesteps)?)?;
+        let used = |c: &Combination| c.coefficients()[..3 + memory].to_vec();
+        if trajectory.quantises() {
+            let images = rows.iter().flat_map(|row| row.quantised.as_ref().map(used));
+            session.set(IMAGE, &table(images)?)?;
+        }
         for index in 0..=memory {
-            let used = rows
-                .iter()
-                .map(|row| &row.next[index].coefficients()[..3 + memory]);
-            let table = used.flatten().map(|&c| c as f32).collect();
-            let table = Tensor::new([rows.len(), 3 + memory], table)?;
-            session.set(&coefficients(index), &table)?;
+            let next = rows.iter().map(|row| &row.next[index]);
+            let next = next.map(|c| {
+                let quantised = trajectory.quantises().then(|| c.of_quantised());
+                used(c).into_iter().chain(quantised).collect()
+            });
+            session.set(&coefficients(index), &table(next)?)?;
         }
         Ok(Self {
             session,
@@ -236,7 +283,8 @@ impl<B: Backend> Denoiser<B> {
             let bad: f32 = self.session.get("not_finite")?.data().iter().sum();
             if bad > 0.0 {
                 let stage = format!("the UNet, step {} of {total}", index + 1);
-                return Err(self.fault(&stage, bad as usize, x.shape())?);
+                let bad = (bad as usize).min(x.shape().len());
+                return Err(self.fault(&stage, bad, x.shape())?);
             }
             report(Event::Step {
                 done: index + 1,
@@ -254,6 +302,21 @@ impl<B: Backend> Denoiser<B> {
         }
         not_finite(bad, shape, stage, &mut self.session)
     }
+}
+
+/// Rows of coefficients as a tensor.
+fn table(rows: impl Iterator<Item = Vec<f64>>) -> Result<Tensor> {
+    let rows: Vec<Vec<f64>> = rows.collect();
+    let width = rows.first().map_or(0, Vec::len);
+    let values = rows.iter().flatten().map(|&c| c as f32).collect();
+    Tensor::new([rows.len(), width], values)
+}
+
+/// The refusal to quantise predicted images of a model that has no codes.
+pub(super) fn no_codebook() -> Error {
+    Error::request(
+        "this model's autoencoder has no codebook that predicted images could be quantised by: leave out `--quantize-x0`",
+    )
 }
 
 /// The name of a state vector: the state itself is 0, the memory follows, latest first.

@@ -22,7 +22,7 @@ mod task;
 mod text;
 
 pub use condition::{Guided, Kept};
-pub use denoise::{Denoiser, StepSizes, step};
+pub use denoise::{Denoiser, FIRST_STAGE, StepSizes, step};
 pub use inpaint::Mask;
 pub use model::Model;
 pub use neighbours::{Database, Neighbour};
@@ -132,7 +132,15 @@ impl<B: Backend> Pipeline<B> {
             (start.latent * known + start.noise * f64::from(*noise)) as f32
         });
         let first = Tensor::new(noise.shape(), mixed.collect())?;
-        let unet = self.model.unet()?;
+        let (unet, mut weights) = self.model.unet()?;
+        let quantising;
+        if trajectory.quantises() {
+            let (first_stage, codes) = self.model.autoencoder()?;
+            guided.codebook = first_stage.codebook;
+            quantising = weights.with(denoise::FIRST_STAGE, codes);
+            weights = &quantising;
+        }
+        let unet = (unet, weights);
         let draw = &mut || draw(&mut streams, shape);
         let enlarging = self.model.config.condition == Condition::LowResolution;
         let last = if enlarging && shape[..2].iter().any(|&side| side > patches::SIDE) {

@@ -148,6 +148,12 @@ pub(super) fn run<B: Backend>(
             "only models that are conditioned on channels alone are sampled in patches",
         ));
     }
+    if trajectory.quantises() {
+        return Err(Error::request(
+            "large images are sampled in patches, where predicted images cannot be quantised: leave out `--quantize-x0`, or take \
+             a smaller image",
+        ));
+    }
     let patches = Patches::new([height, width]);
     let graph = unet::build(config, batch, patches.patch, 0)?;
     let mut session = Session::new(backend, graph, weights)?;

@@ -1,5 +1,6 @@
 //! What a user asks for, checked against the model before anything is loaded.
 
+use super::denoise::no_codebook;
 use super::{Mask, Model};
 use crate::error::{Error, Result};
 use crate::models::config::Condition;
@@ -144,6 +145,9 @@ impl Request {
                 "guidance rescale {} lies outside 0 to 1",
                 self.guidance_rescale
             )));
+        }
+        if self.options.quantise && model.autoencoder()?.0.codebook.is_none() {
+            return Err(no_codebook());
         }
         match &self.init {
             Some(init) if init.mask.is_none() && self.options.strength.is_none() => {

@@ -5,12 +5,12 @@ use std::ops::{Add, Mul, Sub};
 /// How many earlier results a sampler may keep: PLMS needs three.
 pub const MAX_MEMORY: usize = 3;
 
-/// How many vectors a [`Combination`] ranges over: the state, the network's output, fresh noise, and the memory.
-pub const TERMS: usize = 3 + MAX_MEMORY;
+/// How many vectors a [`Combination`] ranges over: the state, the network's output, fresh noise, the memory, and the quantised image.
+pub const TERMS: usize = 4 + MAX_MEMORY;
 
 /// A sum of the vectors at hand, each times its coefficient.
 ///
-/// The order is: state `x`, network output, noise, then the memory, latest first.
+/// The order is: state `x`, network output, noise, then the memory, latest first, then the quantised image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Combination([f64; TERMS]);
 
@@ -24,6 +24,9 @@ impl Combination {
     /// What earlier rows kept, latest first.
     pub const MEMORY: [Self; MAX_MEMORY] = [Self::term(3), Self::term(4), Self::term(5)];
 
+    /// The predicted image, made of a codebook's nearest codes: see [`Row::quantised`](super::Row::quantised).
+    pub const QUANTISED: Self = Self::term(TERMS - 1);
+
     /// One vector alone.
     const fn term(index: usize) -> Self {
         let mut coefficients = [0.0; TERMS];
@@ -31,7 +34,7 @@ impl Combination {
         Self(coefficients)
     }
 
-    /// The coefficients of state, output, noise and `MEMORY[0..]`, in that order.
+    /// The coefficients of state, output, noise, `MEMORY[0..]` and the quantised image, in that order.
     pub fn coefficients(&self) -> &[f64; TERMS] {
         &self.0
     }
@@ -44,6 +47,11 @@ impl Combination {
     /// The coefficient of fresh noise.
     pub fn of_noise(self) -> f64 {
         self.0[2]
+    }
+
+    /// The coefficient of the quantised image.
+    pub fn of_quantised(&self) -> f64 {
+        self.0[TERMS - 1]
     }
 
     /// Whether every coefficient is a finite number.

@@ -50,10 +50,14 @@ pub(super) fn transfer(
     output: Combination,
     fresh: f64,
 ) -> Combination {
-    let kept = (step.to.sigma.powi(2) - fresh.powi(2)).max(0.0).sqrt();
-    step.to.alpha * image(prediction, step.from, output)
-        + kept * noise(prediction, step.from, output)
-        + fresh * Combination::NOISE
+    let image = image(prediction, step.from, output);
+    mixed(step.to, image, noise(prediction, step.from, output), fresh)
+}
+
+/// Image and noise at a level, with a share `fresh` of the noise drawn anew.
+fn mixed(at: Level, image: Combination, noise: Combination, fresh: f64) -> Combination {
+    let kept = (at.sigma.powi(2) - fresh.powi(2)).max(0.0).sqrt();
+    at.alpha * image + kept * noise + fresh * Combination::NOISE
 }
 
 /// Variance that the forward process adds between the two levels: `beta` of a step.
@@ -81,6 +85,27 @@ pub(super) fn ddim(prediction: Prediction, steps: &[Step], eta: f64) -> Vec<Row>
     steps.iter().map(row).collect()
 }
 
+/// DDIM with the predicted image made of codes. The predicted noise stays what the network said.
+///
+/// # Source
+/// `quantize_denoised` in CompVis's `ddim.py`.
+pub(super) fn ddim_quantised(prediction: Prediction, steps: &[Step], eta: f64) -> Vec<Row> {
+    let row = |step: &Step| {
+        let fresh = eta * posterior_variance(*step).sqrt();
+        let noise = noise(prediction, step.from, Combination::OUTPUT);
+        let next = mixed(step.to, Combination::QUANTISED, noise, fresh);
+        quantised(prediction, *step, next)
+    };
+    steps.iter().map(row).collect()
+}
+
+fn quantised(prediction: Prediction, step: Step, next: Combination) -> Row {
+    Row {
+        quantised: Some(image(prediction, step.from, Combination::OUTPUT)),
+        ..Row::memoryless(step.from, next)
+    }
+}
+
 /// Ancestral sampling. `large` goes from the posterior's variance (0) to the forward step's (1): `v_posterior` in CompVis,
 /// `fixed_small` and `fixed_large` in diffusers. Nothing is drawn at timestep 0.
 ///
@@ -88,17 +113,35 @@ pub(super) fn ddim(prediction: Prediction, steps: &[Step], eta: f64) -> Vec<Row>
 /// arXiv:2006.11239, algorithm 2 and section 3.2.
 pub(super) fn ddpm(prediction: Prediction, steps: &[Step], large: f64) -> Vec<Row> {
     let row = |step: &Step| {
-        let posterior = posterior_variance(*step);
-        let variance = if step.from.timestep > 0.0 {
-            (1.0 - large) * posterior + large * added_variance(*step)
-        } else {
-            0.0
-        };
-        let ancestral = transfer(prediction, *step, Combination::OUTPUT, posterior.sqrt());
-        let mean = ancestral - ancestral.of_noise() * Combination::NOISE;
-        Row::memoryless(step.from, mean + variance.sqrt() * Combination::NOISE)
+        let fresh = posterior_variance(*step).sqrt();
+        let next = transfer(prediction, *step, Combination::OUTPUT, fresh);
+        Row::memoryless(step.from, with_variance(*step, next, large))
     };
     steps.iter().map(row).collect()
+}
+
+/// DDPM with the predicted image made of codes: the posterior given that image.
+///
+/// # Source
+/// `quantize_denoised` in CompVis's `ddpm.py`.
+pub(super) fn ddpm_quantised(prediction: Prediction, steps: &[Step], large: f64) -> Vec<Row> {
+    let row = |step: &Step| {
+        let fresh = posterior_variance(*step).sqrt();
+        let next = transfer(Prediction::Sample, *step, Combination::QUANTISED, fresh);
+        quantised(prediction, *step, with_variance(*step, next, large))
+    };
+    steps.iter().map(row).collect()
+}
+
+/// An ancestral step with DDPM's choice of variance.
+fn with_variance(step: Step, ancestral: Combination, large: f64) -> Combination {
+    let variance = if step.from.timestep > 0.0 {
+        (1.0 - large) * posterior_variance(step) + large * added_variance(step)
+    } else {
+        0.0
+    };
+    let mean = ancestral - ancestral.of_noise() * Combination::NOISE;
+    mean + variance.sqrt() * Combination::NOISE
 }
 
 /// Latent consistency: each step goes to the image at once, and all but the last back up to the next level.

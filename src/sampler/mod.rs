@@ -57,6 +57,8 @@ pub struct Options {
     pub strength: Option<f64>,
     /// Choose timesteps as CompVis does, exactly: see [`Schedule::compvis_timesteps`].
     pub compvis_timesteps: bool,
+    /// Put a codebook's nearest codes in the place of predicted images.
+    pub quantise: bool,
     /// Number of timesteps that a latent consistency model was distilled on.
     pub original_steps: usize,
 }
@@ -71,6 +73,7 @@ impl Options {
             large_variance: 0.0,
             strength: None,
             compvis_timesteps: false,
+            quantise: false,
             original_steps: 50,
         }
     }
@@ -96,6 +99,18 @@ impl Sampler {
         };
         let (steps, start) = self.begin(schedule, options, visited)?;
         let rows = match self {
+            Self::Ddpm if options.quantise => {
+                first_order::ddpm_quantised(prediction, &steps, options.large_variance)
+            }
+            Self::Ddim if options.quantise => {
+                first_order::ddim_quantised(prediction, &steps, options.eta.unwrap_or(0.0))
+            }
+            _ if options.quantise => {
+                return Err(Error::request(format!(
+                    "{} keeps no predicted image that could be quantised: DDIM and DDPM do",
+                    self.name()
+                )));
+            }
             Self::Ddpm => first_order::ddpm(prediction, &steps, options.large_variance),
             Self::Ddim => first_order::ddim(prediction, &steps, options.eta.unwrap_or(0.0)),
             Self::Euler => first_order::ddim(prediction, &steps, 0.0),
@@ -111,7 +126,7 @@ impl Sampler {
         };
         if !rows
             .iter()
-            .all(|row| row.next.iter().all(|c| c.is_finite()))
+            .all(|row| row.next.iter().chain(&row.quantised).all(|c| c.is_finite()))
         {
             return Err(Error::request(format!(
                 "{} has no finite coefficients on this noise schedule: its betas are too small or too large",
@@ -219,131 +234,4 @@ fn check(schedule: &Schedule, options: &Options) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::models::config::ScheduleConfig;
-
-    fn schedule(change: impl FnOnce(&mut ScheduleConfig)) -> Schedule {
-        let mut config = ScheduleConfig {
-            set_alpha_to_one: true,
-            ..ScheduleConfig::default()
-        };
-        change(&mut config);
-        Schedule::new(&config).unwrap()
-    }
-
-    /// No solver errs where the noise the network sees never changes.
-    #[test]
-    fn a_network_that_knows_the_image_leads_every_sampler_to_it() {
-        const IMAGE: f64 = 0.75;
-        let schedule = schedule(|_| ());
-        for sampler in Sampler::ALL.into_iter().filter(|s| *s != Sampler::Lcm) {
-            for steps in [1, 2, 3, 20, 500] {
-                let trajectory = sampler.plan(&schedule, &Options::new(steps)).unwrap();
-                let end = trajectory.run(
-                    vec![trajectory.start.noise * 1.3],
-                    |_| vec![-0.4],
-                    |x, timestep| {
-                        let level = schedule.level_between(timestep);
-                        vec![(x[0] - level.alpha * IMAGE) / level.sigma]
-                    },
-                );
-                assert!(
-                    (end[0] - IMAGE).abs() < 1e-9,
-                    "{sampler:?} {steps}: {end:?}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn noise_is_drawn_only_where_it_is_used() {
-        let schedule = schedule(|_| ());
-        let draws = |sampler: Sampler| {
-            let trajectory = sampler.plan(&schedule, &Options::new(4)).unwrap();
-            trajectory
-                .rows
-                .iter()
-                .map(Row::draws_noise)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(draws(Sampler::Ddim), [false; 4]);
-        assert_eq!(draws(Sampler::EulerAncestral), [true, true, true, false]);
-        assert_eq!(draws(Sampler::Lcm), [true, true, true, false]);
-    }
-
-    #[test]
-    fn rows_use_no_more_memory_than_they_say() {
-        let schedule = schedule(|_| ());
-        for (sampler, memory) in [
-            (Sampler::Euler, 0),
-            (Sampler::Heun, 1),
-            (Sampler::DpmSolver2M, 1),
-            (Sampler::UniPc, 2),
-            (Sampler::Plms, 3),
-        ] {
-            let trajectory = sampler.plan(&schedule, &Options::new(8)).unwrap();
-            assert_eq!(trajectory.memory, memory);
-            for combination in trajectory.rows.iter().flat_map(|row| &row.next) {
-                let past = &combination.coefficients()[3 + memory..];
-                assert!(
-                    past.iter().all(|c| *c == 0.0),
-                    "{sampler:?}: {combination:?}"
-                );
-            }
-            assert!(
-                trajectory
-                    .rows
-                    .iter()
-                    .all(|row| row.next.len() == 1 + memory)
-            );
-        }
-    }
-
-    #[test]
-    fn ddim_plans_every_number_of_steps() {
-        let schedule = schedule(|c| c.set_alpha_to_one = false);
-        for steps in 1..=1000 {
-            for compvis_timesteps in [false, true] {
-                let options = Options {
-                    compvis_timesteps,
-                    ..Options::new(steps)
-                };
-                let trajectory = Sampler::Ddim.plan(&schedule, &options).unwrap();
-                assert!(compvis_timesteps || trajectory.rows.len() == steps);
-                assert!(trajectory.rows.iter().all(|row| row.at.timestep <= 999.0));
-            }
-        }
-    }
-
-    #[test]
-    fn impossible_requests_are_refused() {
-        let message = |schedule: &Schedule, sampler: Sampler, options: Options| {
-            sampler.plan(schedule, &options).unwrap_err().to_string()
-        };
-        let plain = schedule(|_| ());
-        let ddim = |options| message(&plain, Sampler::Ddim, options);
-        assert!(ddim(Options::new(0)).contains("ask for 1 to 1000"));
-        assert!(ddim(Options::new(1001)).contains("ask for 1 to 1000"));
-        let strength = |strength| Options {
-            strength: Some(strength),
-            ..Options::new(20)
-        };
-        assert!(ddim(strength(0.01)).contains("leaves none to run"));
-        assert!(ddim(strength(f64::NAN)).contains("between 0 and 1"));
-        let karras = Options {
-            sigmas: SigmaSpacing::Karras,
-            ..Options::new(20)
-        };
-        assert!(ddim(karras).contains("visits whole timesteps"));
-        assert!(message(&plain, Sampler::UniPc, Options::new(1000)).contains("ask for fewer"));
-        assert!(message(&plain, Sampler::Lcm, Options::new(51)).contains("at most 50 steps"));
-        let pure_noise = schedule(|c| {
-            c.zero_terminal_snr = true;
-            c.timestep_spacing = Some(TimestepSpacing::Trailing);
-        });
-        for sampler in Sampler::ALL {
-            assert!(message(&pure_noise, sampler, Options::new(20)).contains("v-prediction"));
-        }
-    }
-}
+mod tests;

@@ -65,7 +65,7 @@ impl Weights {
 
     /// The checkpoint, and the names in it that belong to this network.
     fn stored(&self) -> Option<(&Checkpoint, Vec<&str>)> {
-        let Kind::Checkpoint(checkpoint, naming) = &self.0 else {
+        let Kind::Checkpoint(checkpoint, naming) = &self.kind else {
             return None;
         };
         let prefix = naming.prefix();

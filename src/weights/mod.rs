@@ -7,6 +7,7 @@
 mod archive;
 mod checkpoint;
 mod header;
+mod identity;
 mod inventory;
 mod map;
 mod names;
@@ -17,6 +18,7 @@ mod view;
 mod zip;
 
 pub use checkpoint::Checkpoint;
+pub use identity::Identity;
 pub use inventory::Inventory;
 pub use names::{Naming, UNetLayout};
 pub use save::save;
@@ -24,10 +26,10 @@ pub use view::{Dtype, TensorView};
 
 use crate::error::{Error, Result};
 use crate::tensor::{Shape, Tensor};
+use identity::Which;
 use names::Source;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use synthetic::Synthetic;
 
 /// How many names a message lists.
@@ -35,7 +37,11 @@ const SHOWN: usize = 10;
 
 /// The weights of one network, by the names its graph has. Cloning shares them.
 #[derive(Clone)]
-pub struct Weights(Kind);
+pub struct Weights {
+    kind: Kind,
+    /// Another network's, under a scope of this one's names.
+    inner: Option<Arc<(String, Weights)>>,
+}
 
 #[derive(Clone)]
 enum Kind {
@@ -65,12 +71,29 @@ impl Weights {
     /// Weights that exist for every name and shape: deterministic in the seed, the name and the shape, in f16, and scaled
     /// so that activations stay near 1. A tensor is made when it is first asked for, and kept.
     pub fn synthetic(seed: u64) -> Self {
-        Self(Kind::Synthetic(Arc::new(Synthetic::new(seed))))
+        Self::of_kind(Kind::Synthetic(Arc::new(Synthetic::new(seed))))
     }
 
-    /// Which weights these are, for whoever keeps something made from them.
-    pub fn identity(&self) -> Identity {
-        Identity(match &self.0 {
+    /// These weights, and under `scope` those of another network.
+    pub fn with(&self, scope: &str, inner: &Self) -> Self {
+        Self {
+            kind: self.kind.clone(),
+            inner: Some(Arc::new((format!("{scope}."), inner.clone()))),
+        }
+    }
+
+    /// Whose the tensor `name` is, and what it is called there.
+    fn owner<'a>(&'a self, name: &'a str) -> (&'a Kind, &'a str) {
+        let inner = self.inner.as_deref();
+        match inner.and_then(|(scope, inner)| Some((inner, name.strip_prefix(scope.as_str())?))) {
+            Some((inner, rest)) => inner.owner(rest),
+            None => (&self.kind, name),
+        }
+    }
+
+    /// Which weights the tensor `name` is of, for whoever keeps something made from them.
+    pub fn identity(&self, name: &str) -> Identity {
+        Identity::new(match self.owner(name).0 {
             Kind::Checkpoint(checkpoint, naming) => {
                 Which::Checkpoint(Arc::downgrade(checkpoint), Arc::downgrade(naming))
             }
@@ -79,7 +102,11 @@ impl Weights {
     }
 
     fn of_checkpoint(checkpoint: Arc<Checkpoint>, naming: Naming) -> Self {
-        Self(Kind::Checkpoint(checkpoint, Arc::new(naming)))
+        Self::of_kind(Kind::Checkpoint(checkpoint, Arc::new(naming)))
+    }
+
+    fn of_kind(kind: Kind) -> Self {
+        Self { kind, inner: None }
     }
 
     /// The tensor that the graph calls `name`.
@@ -90,7 +117,8 @@ impl Weights {
     /// # Errors
     /// If there is no such tensor, or it has another shape, or a type that no weight has.
     pub fn get(&self, name: &str, shape: &Shape) -> Result<TensorView> {
-        match &self.0 {
+        let (kind, name) = self.owner(name);
+        match kind {
             Kind::Synthetic(synthetic) => Ok(synthetic.get(name, *shape)),
             Kind::Checkpoint(checkpoint, naming) => {
                 let sources = naming.sources(name);
@@ -110,7 +138,7 @@ impl Weights {
     /// # Errors
     /// As [`get`](Self::get) where one tensor does not fit; where several do not, with how many and the first few names.
     pub fn check<'a>(&self, tensors: impl IntoIterator<Item = (&'a str, Shape)>) -> Result<()> {
-        let Kind::Checkpoint(checkpoint, naming) = &self.0 else {
+        let Kind::Checkpoint(checkpoint, _) = &self.kind else {
             return Ok(());
         };
         let (mut all, mut absent, mut unfit) = (0, vec![], vec![]);
@@ -118,7 +146,7 @@ impl Weights {
             all += 1;
             // The nearest name is searched for once, not for each of a thousand names of another architecture.
             if !self.contains(name) {
-                absent.push(name);
+                absent.push((name, shape));
             } else if let Err(error) = self.get(name, &shape) {
                 unfit.push(error);
             }
@@ -126,14 +154,15 @@ impl Weights {
         match (absent.as_slice(), unfit.len()) {
             ([], 0) => Ok(()),
             ([], 1) => Err(unfit.swap_remove(0)),
-            ([name], 0) => Err(missing(checkpoint, &naming.sources(name), name)),
+            ([(name, shape)], 0) => self.get(name, shape).map(drop),
             _ => {
                 let mut problem = format!("does not hold this network ({all} tensors)");
                 if let Some(kind) = checkpoint.kind() {
                     problem += &format!("; it looks like {kind}");
                 }
                 if !absent.is_empty() {
-                    problem += &format!("; {} missing: {}", absent.len(), listed(&absent));
+                    let names: Vec<&str> = absent.iter().map(|(name, _)| *name).collect();
+                    problem += &format!("; {} missing: {}", names.len(), listed(&names));
                 }
                 if let Some(first) = unfit.first() {
                     problem += &format!("; {} unfit, the first: {first}", unfit.len());
@@ -145,7 +174,8 @@ impl Weights {
 
     /// Whether there is a tensor that the graph calls `name`.
     pub fn contains(&self, name: &str) -> bool {
-        match &self.0 {
+        let (kind, name) = self.owner(name);
+        match kind {
             Kind::Synthetic(_) => true,
             Kind::Checkpoint(checkpoint, naming) => naming
                 .sources(name)
@@ -156,7 +186,7 @@ impl Weights {
 
     /// Whether there is a tensor that the graph calls `name`, of this shape. It does not count as being asked for.
     pub fn fits(&self, name: &str, shape: &Shape) -> bool {
-        let Kind::Checkpoint(checkpoint, naming) = &self.0 else {
+        let (Kind::Checkpoint(checkpoint, naming), name) = self.owner(name) else {
             return true;
         };
         let sources = naming.sources(name);
@@ -170,7 +200,7 @@ impl Weights {
 
     /// The names in the file, of this network, that were never asked for; buffers that no network needs are left out.
     pub fn unused(&self) -> Vec<String> {
-        match &self.0 {
+        match &self.kind {
             Kind::Synthetic(_) => vec![],
             Kind::Checkpoint(checkpoint, naming) => {
                 let prefix = naming.prefix();
@@ -194,46 +224,10 @@ impl Weights {
 
     /// The file the weights are in; `None` for synthetic ones.
     pub fn path(&self) -> Option<PathBuf> {
-        match &self.0 {
+        match &self.kind {
             Kind::Synthetic(_) => None,
             Kind::Checkpoint(checkpoint, _) => Some(checkpoint.path().to_owned()),
         }
-    }
-}
-
-/// Equal for weights that share one origin and are called the same, and for no others ever. It does not keep them.
-#[derive(Clone)]
-pub struct Identity(Which);
-
-#[derive(Clone)]
-enum Which {
-    Checkpoint(Weak<Checkpoint>, Weak<Naming>),
-    Synthetic(Weak<Synthetic>),
-}
-
-impl Identity {
-    /// A weak reference keeps its address from being used again, so equal addresses are the same object.
-    fn addresses(&self) -> [usize; 2] {
-        match &self.0 {
-            Which::Checkpoint(checkpoint, naming) => {
-                [checkpoint.as_ptr().addr(), naming.as_ptr().addr()]
-            }
-            Which::Synthetic(synthetic) => [synthetic.as_ptr().addr(), 0],
-        }
-    }
-}
-
-impl PartialEq for Identity {
-    fn eq(&self, other: &Self) -> bool {
-        self.addresses() == other.addresses()
-    }
-}
-
-impl Eq for Identity {}
-
-impl Hash for Identity {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.addresses().hash(state);
     }
 }
 

@@ -22,8 +22,9 @@ pub fn save<'a>(
 ) -> Result<()> {
     let mut all = vec![];
     for (name_in_file, weights, name, shape) in tensors {
-        let source = match &weights.0 {
-            Kind::Synthetic(synthetic) => Source::Made(synthetic.seed(), name, shape),
+        let (kind, own) = weights.owner(name);
+        let source = match kind {
+            Kind::Synthetic(synthetic) => Source::Made(synthetic.seed(), own, shape),
             Kind::Checkpoint(..) => Source::Stored(weights.get(name, &shape)?),
         };
         let dims = shape.dims().to_vec();

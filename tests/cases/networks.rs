@@ -149,6 +149,7 @@ fn step_of(unet: &UNetConfig, tokens: usize, batch: usize, [height, width]: [usi
         class_labels: unet.num_classes.is_some(),
         guided: true,
         kept: false,
+        codebook: None,
         rows: 3,
         memory: 2,
     };

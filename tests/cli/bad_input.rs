@@ -25,6 +25,7 @@ fn settings_out_of_range() {
         (&["--cfg", "inf"], &["guidance scale inf"]),
         (&["--cfg", "NaN"], &["guidance scale NaN"]),
         (&["--eta", "1.5"], &["eta", "1.5"]),
+        (&["--quantize_denoised"], &["no codebook", "--quantize-x0"]),
         (&["--strength", "0.5"], &["--init-image"]),
         (&["--sampler", "eular"], &["eular", "Euler"]),
         (&["--scheduler", "EulerDiscreteScheduler"], &["--sampler"]),
