@@ -5,7 +5,8 @@
 //
 // Tensors       x: [N, P, C0] and, beside it, [N, P, C1] or null; y: [N, P, C0 + C1]; weight, bias: [C0 + C1], f32.
 //               scale_shift, s above: [N, 2 (C0 + C1)], or a table [scale_rows, 2 (C0 + C1)] of which all images take row scale_row[0]; or null
-//               partials: [N, G, S, 2] f32, the mean and the squared deviations of each of S pieces of a group
+//               partials: [N, G, S, 2] f32, the mean and the squared deviations of each of S pieces of a group. Those of a whole image may
+//               normalise a part of it, a band of rows
 // Arithmetic    f32. Statistics per thread and channel, then joined without cancellation (moments.cuh), so a mean far from zero costs nothing
 // Launch        A tile is `tile` channels: whole groups or, where a group is wider than a block, a part of one. A thread keeps one column of a
 //               tile, which is 16 bytes of channels (one channel in `_ragged` entries), and walks over every so many pixels, so what a group
@@ -296,7 +297,8 @@ DEVICE Moments join_pieces(const float* partials, int pixels, int slices, int gr
 
 template <typename T, bool PACKED, bool SILU_AFTER>
 DEVICE void normalise(T* y, const T* x0, const T* x1, const float* weight, const float* bias, const T* scale_shift, const float* scale_row,
-                      int scale_rows, const float* partials, int pixels, int channels0, int channels1, int group, int width, float eps) {
+                      int scale_rows, const float* partials, int pixels, int channels0, int channels1, int group, int width, float eps,
+                      int all_pixels, int all_slices) {
     SHARED_ARRAY(Scale, scales, MOST_GROUPS);
     const int channels = channels0 + channels1;
     const Tile tile = tile_of_block(channels, group, width);
@@ -308,7 +310,8 @@ DEVICE void normalise(T* y, const T* x0, const T* x1, const float* weight, const
     const int warps = static_cast<int>(blockDim.x) / WARP;
     for (int g = warp_index(); g < groups_of(tile, group); g += warps) {
         const size_t row = static_cast<size_t>(blockIdx.z) * (channels / group) + tile.first / group + g;
-        const Moments moments = join_pieces(partials + 2 * row * slices * tile.parts, pixels, slices, group, width, tile.parts);
+        const float* own = partials + 2 * row * all_slices * tile.parts;
+        const Moments moments = join_pieces(own, all_pixels, all_slices, group, width, tile.parts);
         if (lane_index() == 0) scales[g] = scale_of(moments, eps);
     }
     scale_shift = scale_shift_of_image(scale_shift, scale_row, scale_rows, channels);
@@ -320,7 +323,7 @@ DEVICE void normalise(T* y, const T* x0, const T* x1, const float* weight, const
     whole<T, PACKED, SILU_AFTER>(y, x0, x1, weight, bias, scale_shift, scale_row, scale_rows, pixels, channels0, channels1, group, tile, eps)
 #define NORMALISE(T, PACKED, SILU_AFTER)                                                                                            \
     normalise<T, PACKED, SILU_AFTER>(y, x0, x1, weight, bias, scale_shift, scale_row, scale_rows, partials, pixels, channels0, channels1, \
-                                     group, tile, eps)
+                                     group, tile, eps, all_pixels, all_slices)
 #define WHOLE_F16 \
     half* y, const half* x0, const half* x1, const float* weight, const float* bias, const half* scale_shift, const float* scale_row, \
         int scale_rows, int pixels, int channels0, int channels1, int group, int tile, float eps
@@ -328,7 +331,8 @@ DEVICE void normalise(T* y, const T* x0, const T* x1, const float* weight, const
     float* partials, const half* x0, const half* x1, int pixels, int channels0, int channels1, int group, int tile
 #define NORMALISE_F16 \
     half* y, const half* x0, const half* x1, const float* weight, const float* bias, const half* scale_shift, const float* scale_row, \
-        int scale_rows, const float* partials, int pixels, int channels0, int channels1, int group, int tile, float eps
+        int scale_rows, const float* partials, int pixels, int channels0, int channels1, int group, int tile, float eps, int all_pixels, \
+        int all_slices
 #define WHOLE_F32 \
     float* y, const float* x0, const float* x1, const float* weight, const float* bias, const float* scale_shift, const float* scale_row, \
         int scale_rows, int pixels, int channels0, int channels1, int group, int tile, float eps
@@ -336,7 +340,8 @@ DEVICE void normalise(T* y, const T* x0, const T* x1, const float* weight, const
     float* partials, const float* x0, const float* x1, int pixels, int channels0, int channels1, int group, int tile
 #define NORMALISE_F32 \
     float* y, const float* x0, const float* x1, const float* weight, const float* bias, const float* scale_shift, const float* scale_row, \
-        int scale_rows, const float* partials, int pixels, int channels0, int channels1, int group, int tile, float eps
+        int scale_rows, const float* partials, int pixels, int channels0, int channels1, int group, int tile, float eps, int all_pixels, \
+        int all_slices
 
 ENTRY(512, 2, group_norm_whole_f16, WHOLE_F16) {
     WHOLE(half, true, false);

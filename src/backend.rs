@@ -1,15 +1,18 @@
 //! The seam between what is computed and where: six verbs.
 //!
 //! `alloc`, `write` and `read` move bytes, `select` chooses a kernel from shapes alone, `load` brings a weight to the device, `run` does the work.
-//! Two more have an answer that fits most devices: `admit` refuses what there is no room for, `wider` is the device with a larger range of numbers.
+//! `wider` is the device with a larger range of numbers. The others only answer planning: what there is room for (`admit`, `free_bytes`,
+//! `weight_bytes`), and in which pieces an image may be computed with the same result (`rows_of_block`, `sums_alike`, `transfer`).
 //! Everything above (sessions, pipelines, the command line) is generic over this trait; everything below knows nothing of models.
 
 use crate::error::Result;
 use crate::graph::{Node, Param};
 use crate::ops::{Cost, Op};
 use crate::plan::Place;
+pub use crate::plan::bands::schedule::Transfer;
 use crate::tensor::Shape;
 use crate::weights::Weights;
+use std::collections::HashSet;
 
 /// A device that runs graphs.
 pub trait Backend: Sized {
@@ -40,6 +43,45 @@ pub trait Backend: Sized {
     fn admit(&self, arena_bytes: usize, loads: &[Load<Self>], weights: &Weights) -> Result<()> {
         let _ = (arena_bytes, loads, weights);
         Ok(())
+    }
+
+    /// Bytes of memory that can still be had; `None` where nobody knows.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn free_bytes(&self) -> Result<Option<usize>> {
+        Ok(None)
+    }
+
+    /// Bytes that the weights of `loads` take on the device, each once: as they are stored, unless it packs them. None of them is read.
+    ///
+    /// # Errors
+    /// If a weight is missing or does not fit.
+    fn weight_bytes(&self, loads: &[Load<Self>], weights: &Weights) -> Result<usize> {
+        let params: HashSet<&Param> = loads.iter().map(|load| load.param).collect();
+        let stored = |param: &Param| weights.stored_bytes(&param.name, &param.shape);
+        params.into_iter().map(stored).sum()
+    }
+
+    /// Rows of the blocks in which the device sums the statistics of a normalisation of the image `x` over `groups` groups; `None` if not by
+    /// whole rows, so that a band of the image would not get the bits it gets as a part of it.
+    fn rows_of_block(&self, groups: usize, x: Shape) -> Option<usize> {
+        let _ = (groups, x);
+        None
+    }
+
+    /// Whether `band`, chosen for some rows of an image, adds up every result in the order of `whole`, chosen for all of them.
+    fn sums_alike(&self, whole: &Self::Kernel, band: &Self::Kernel) -> bool {
+        let _ = (whole, band);
+        false
+    }
+
+    /// What it takes to keep values on the host between the parts of a computation.
+    fn transfer(&self) -> Transfer {
+        Transfer {
+            same_memory: true,
+            flops_per_element: 64,
+        }
     }
 
     /// Memory for `bytes` bytes of values.

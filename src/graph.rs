@@ -142,13 +142,13 @@ impl Graph {
     }
 
     /// Whether `value` is held in 32 bits on every device: an exact input, the same elements under another shape, a count,
-    /// or the number of a code.
+    /// the number of a code, or statistics.
     pub fn is_exact(&self, value: Value) -> bool {
         let node = self.node(value);
         match (&node.op, node.inputs.first()) {
             (Op::Input(input), _) => input.exact,
             (Op::Reshape(_) | Op::Assign(_), Some(&operand)) => self.is_exact(operand),
-            (Op::CountNotFinite(_) | Op::Codebook(_), _) => true,
+            (Op::CountNotFinite(_) | Op::Codebook(_) | Op::GroupStatistics(_), _) => true,
             _ => false,
         }
     }

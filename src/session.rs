@@ -9,11 +9,17 @@
 //! Everything that can fail because of a model or a request fails in [`Session::new`]; after that a run only computes. Another size or
 //! batch is another session over the same weights.
 
-use crate::backend::{Backend, Load, Step};
+mod bands;
+mod program;
+
+pub use bands::Bands;
+pub use program::Program;
+
+use crate::backend::{Backend, Step};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::ops::{Cost, Op};
-use crate::plan::{Plan, fuse::fuse, hoist::hoist};
+use crate::plan::Plan;
 use crate::tensor::Tensor;
 use crate::weights::Weights;
 use std::sync::Arc;
@@ -67,34 +73,19 @@ impl<B: Backend> Session<B> {
         weights: &Weights,
         enabled: impl Fn(&str) -> bool,
     ) -> Result<Self> {
-        weights.check(
-            graph
-                .params()
-                .map(|param| (param.name.as_str(), param.shape)),
-        )?;
-        let graph = hoist(&fuse(graph, enabled));
-        let selections = graph
-            .nodes()
-            .iter()
-            .map(|node| {
-                let shapes: Vec<_> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
-                backend.select(node, &shapes)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let workspaces: Vec<usize> = selections.iter().map(|s| s.workspace_bytes).collect();
-        let plan = Plan::new(graph, backend.element_bytes(), &workspaces);
-        let loads: Vec<Load<B>> = (plan.graph.nodes().iter().zip(&selections))
-            .flat_map(|(node, selection)| {
-                let params = node.op.operator().params().into_iter().enumerate();
-                params.map(|(index, param)| Load {
-                    kernel: &selection.kernel,
-                    index,
-                    param,
-                })
-            })
-            .collect();
-        backend.admit(plan.arena_bytes, &loads, weights)?;
-        drop(loads);
+        let params = graph.params();
+        weights.check(params.map(|param| (param.name.as_str(), param.shape)))?;
+        let program = Program::with_fusion(&**backend, graph, enabled)?;
+        Self::load(backend, program, weights)
+    }
+
+    /// Loads a program with `weights`.
+    ///
+    /// # Errors
+    /// If weights are missing or unfit, or the device has too little memory.
+    pub fn load(backend: &Arc<B>, program: Program<B>, weights: &Weights) -> Result<Self> {
+        backend.admit(program.plan.arena_bytes, &program.loads(), weights)?;
+        let Program { plan, selections } = program;
         let (mut steps, mut prologue) = (Vec::new(), 0);
         for (index, (node, selection)) in plan.graph.nodes().iter().zip(selections).enumerate() {
             if matches!(node.op, Op::Input(_) | Op::Reshape(_)) {

@@ -43,6 +43,8 @@ fn attributes(op: &Op) -> Value {
         Op::Attention(op) => json!({"heads": op.heads, "causal": op.causal}),
         Op::GroupNorm(op) => json!({"groups": op.groups, "silu": op.silu, "sources": op.sources}),
         Op::Input(_)
+        | Op::GroupStatistics(_)
+        | Op::GroupNormalise(_)
         | Op::LayerNorm(_)
         | Op::Activate(_)
         | Op::Geglu(_)

@@ -11,8 +11,9 @@ use std::ops::Range;
 /// Runs of this many channels are copied without a call; blocks of a 3x3 filter have as many.
 const RUN: usize = 32;
 
-/// Pixels of the smallest image for which folding an upsampling pays: each of the four filters reads and converts all weights.
-const FEWEST_FOLDED: usize = 64;
+/// Columns of the smallest image for which folding an upsampling pays: each of the four filters reads and converts all weights. It is not
+/// for the rows to say, since a band of an image is summed as the whole is.
+const FEWEST_FOLDED: usize = 8;
 
 /// The windows of a filter over a batch of images.
 struct Windows<'a> {
@@ -187,7 +188,7 @@ pub(super) fn run(
     };
     let image = [n, h, w, channels];
     let folded = op.upsample
-        && h * w >= FEWEST_FOLDED
+        && w >= FEWEST_FOLDED
         && [filter_h, filter_w, op.stride] == [3, 3, 1]
         && op.padding == Padding::all(1);
     let depths = if folded {

@@ -1,18 +1,23 @@
-//! Normalisation over groups of channels, in two passes over blocks of pixels.
+//! Normalisation over groups of channels, in two passes over blocks of whole rows.
 //!
-//! The first sums each channel of each block in f64, where sums of squares lose nothing; the sums of a group's channels and of an image's
-//! blocks are then added in order, and the second pass applies them. Blocks have a fixed number of pixels. Sources joined along the channels
+//! The first sums each channel of each block in f64, where sums of squares lose nothing, and leaves of each group its mean and squared
+//! deviations, an image's statistics; these are joined in order, and the second pass applies them. Blocks follow from the image's size, and
+//! a band of an image has blocks of the whole, so an image that is computed in bands gets the same bits. Sources joined along the channels
 //! are read where they lie, one after the other. A scale and a shift fused behind become part of what is done to each channel.
 
 use super::math;
 use super::simd::{self, Loop};
-use crate::ops::{Activation, GroupNorm, Slice};
+use crate::ops::{Activation, GroupNorm, GroupNormalise, GroupStatistics, Slice, block_rows};
+use crate::tensor::Shape;
 use crate::weights::TensorView;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Pixels of a block.
+/// Pixels of a block at least, where an image has as many.
 const PIXELS: usize = 64;
+
+/// Of a group in a block: its mean, and its squared deviations from it.
+type Moments = [f32; 2];
 
 /// What the second pass does to a channel: `((x - mean) - rest) * scale + bias`. The mean is split in two so that subtracting it is exact.
 #[derive(Clone, Default)]
@@ -35,58 +40,152 @@ impl Channels {
     }
 }
 
+/// Rows of the blocks in which an image or tokens `x` are summed.
+pub(super) fn rows_of_block(x: Shape) -> usize {
+    let [height, width] = sides(x);
+    block_rows(height, PIXELS.div_ceil(width.max(1)))
+}
+
+/// Rows and columns of an image; tokens are one column.
+fn sides(x: Shape) -> [usize; 2] {
+    let pixels = x.rows() / x.batch().max(1);
+    x.image().map_or([pixels, 1], |[_, h, w, _]| [h, w])
+}
+
 /// Runs the operation.
 pub(super) fn run(op: &GroupNorm, inputs: &[Slice], weights: &[TensorView], output: &mut [f32]) {
     let x = inputs[0].shape;
     let channels = op.weight.shape.channels();
-    let pixels = x.rows() / x.batch().max(1);
-    let item = pixels * channels;
-    if item == 0 {
+    if output.is_empty() {
         return;
     }
-    let [gain, bias] = [0, 1].map(|i| weights[i].to_f32());
-    let images = output.par_chunks_mut(item).enumerate();
-    images.for_each(|(image, y)| {
-        let sources: Vec<(&[f32], usize)> = inputs[..op.sources]
-            .iter()
-            .map(|x| {
-                let channels = x.shape.channels();
-                let item = pixels * channels;
-                (&x.data[image * item..][..item], channels)
-            })
-            .collect();
-        // The sources' pixels of a block.
-        let block = |index: usize| {
-            let first = index * PIXELS;
-            let pixels = first..(first + PIXELS).min(pixels);
-            sources.iter().map(move |&(x, channels)| {
-                (&x[pixels.start * channels..pixels.end * channels], channels)
-            })
-        };
-        let blocks = 0..pixels.div_ceil(PIXELS);
-        let sums: Vec<Vec<f64>> = blocks
-            .into_par_iter()
-            .map(|index| sum(block(index), channels))
-            .collect();
-        let mut per_channel = normalise(op, &sums, item, &gain, &bias);
+    let pixels = rows_of_block(x) * sides(x)[1];
+    let factors = Factors::new(op.eps, weights);
+    let images = output.par_chunks_mut(output.len() / x.batch()).enumerate();
+    images.for_each(|(index, y)| {
+        let image = Image::new(&inputs[..op.sources], index, pixels);
+        let moments = image.moments(channels, op.groups);
+        let count = pixels * (channels / op.groups);
+        let mut per_channel = factors.channels(&moments, op.groups, count);
         if let Some(channels) = op.scale_shift {
-            per_channel.scale_shift(channels.of_image(image, &inputs[op.sources..]));
+            per_channel.scale_shift(channels.of_image(index, &inputs[op.sources..]));
         }
-        let blocks = y.par_chunks_mut(PIXELS * channels).enumerate();
+        image.normalise(&per_channel, op.silu, y);
+    });
+}
+
+/// Runs the first half for the blocks that there are.
+pub(super) fn statistics(op: &GroupStatistics, inputs: &[Slice], output: &mut [f32]) {
+    let x = inputs[0].shape;
+    let pixels = op.rows * sides(x)[1];
+    let images = output.par_chunks_mut(output.len() / x.batch()).enumerate();
+    images.for_each(|(image, y)| {
+        let moments = Image::new(inputs, image, pixels).moments(x.channels(), op.groups);
+        let blocks = y.len() / 2 / op.groups;
+        for (at, y) in y.chunks_mut(2).enumerate() {
+            y.copy_from_slice(&moments[at % blocks][at / blocks]);
+        }
+    });
+}
+
+/// Runs the second half with the statistics of all blocks of the whole image.
+pub(super) fn normalise(
+    op: &GroupNormalise,
+    inputs: &[Slice],
+    weights: &[TensorView],
+    output: &mut [f32],
+) {
+    let x = inputs[0].shape;
+    let pixels = op.rows * sides(x)[1];
+    let count = pixels * (x.channels() / op.groups);
+    let factors = Factors::new(op.eps, weights);
+    let given = inputs[1].data.chunks(inputs[1].data.len() / x.batch());
+    let images = output.par_chunks_mut(output.len() / x.batch());
+    let images = images.zip(given.collect::<Vec<_>>()).enumerate();
+    images.for_each(|(image, (y, given))| {
+        let blocks = given.len() / 2 / op.groups;
+        let moments: Vec<Vec<Moments>> = (0..blocks)
+            .map(|block| {
+                let groups = (0..op.groups).map(|group| 2 * (group * blocks + block));
+                groups.map(|at| [given[at], given[at + 1]]).collect()
+            })
+            .collect();
+        let channels = factors.channels(&moments, op.groups, count);
+        Image::new(&inputs[..1], image, pixels).normalise(&channels, op.silu, y);
+    });
+}
+
+/// One image, cut into blocks.
+struct Image<'a> {
+    /// Each source's elements and channels.
+    sources: Vec<(&'a [f32], usize)>,
+    /// Pixels of a block.
+    pixels: usize,
+    /// Number of blocks.
+    blocks: usize,
+}
+
+impl<'a> Image<'a> {
+    fn new(inputs: &[Slice<'a>], index: usize, pixels: usize) -> Self {
+        let all = |x: &Slice| x.shape.rows() / x.shape.batch();
+        let source = |x: &Slice<'a>| {
+            let channels = x.shape.channels();
+            let item = all(x) * channels;
+            (&x.data[index * item..][..item], channels)
+        };
+        Self {
+            sources: inputs.iter().map(source).collect(),
+            pixels,
+            blocks: inputs.first().map_or(0, all) / pixels,
+        }
+    }
+
+    /// The sources' pixels of a block.
+    fn block(&self, index: usize) -> impl Iterator<Item = (&'a [f32], usize)> {
+        let pixels = self.pixels;
+        self.sources.iter().map(move |&(x, channels)| {
+            let block = pixels * channels;
+            (&x[index * block..][..block], channels)
+        })
+    }
+
+    /// Of every block, the moments of each group.
+    fn moments(&self, channels: usize, groups: usize) -> Vec<Vec<Moments>> {
+        let per_group = channels / groups;
+        let count = (self.pixels * per_group) as f64;
+        let of_block = |index| {
+            let all = sum(self.block(index), channels);
+            let (sums, squares) = all.split_at(channels);
+            let group = |group: usize| {
+                let own = group * per_group..(group + 1) * per_group;
+                let [sum, square] = [sums, squares].map(|of| of[own.clone()].iter().sum::<f64>());
+                // Rounding may leave less than nothing; NaN stays.
+                let around = square - sum * (sum / count);
+                let around = if around < 0.0 { 0.0 } else { around };
+                [(sum / count) as f32, around as f32]
+            };
+            (0..groups).map(group).collect()
+        };
+        (0..self.blocks).into_par_iter().map(of_block).collect()
+    }
+
+    fn normalise(&self, channels: &Channels, silu: bool, y: &mut [f32]) {
+        let all = channels.mean.len();
+        let blocks = y.par_chunks_mut(self.pixels * all).enumerate();
         blocks.for_each(|(index, y)| {
             let mut first = 0;
-            for (x, channels) in block(index) {
+            for (x, width) in self.block(index) {
                 simd::vectorised(Apply {
                     x,
                     y: &mut *y,
-                    own: first..first + channels,
-                    channels: &per_channel,
-                    silu: op.silu,
+                    own: first..first + width,
+                    channels,
+                    silu,
                 });
-                first += channels;
+                first += width;
             }
         });
-    });
+    }
 }
 
 /// The sums of each channel, then the sums of their squares.
@@ -106,42 +205,42 @@ fn sum<'a>(sources: impl Iterator<Item = (&'a [f32], usize)>, channels: usize) -
     all
 }
 
-/// Mean and deviation of every group, as what to do to each channel.
-fn normalise(
-    op: &GroupNorm,
-    sums: &[Vec<f64>],
-    item: usize,
-    gain: &[f32],
-    bias: &[f32],
-) -> Channels {
-    let channels = gain.len();
-    let per_group = channels / op.groups;
-    let count = (item / op.groups) as f64;
-    let mut result = Channels {
-        bias: bias.to_vec(),
-        ..Channels::default()
-    };
-    for (group, gain) in gain.chunks(per_group).enumerate() {
-        let total = |first: usize| -> f64 {
-            sums.iter()
-                .map(|sums| {
-                    sums[first + group * per_group..][..per_group]
-                        .iter()
-                        .sum::<f64>()
-                })
-                .sum()
-        };
-        let mean = total(0) / count;
-        let variance = (total(channels) / count - mean * mean).max(0.0);
-        let scale = 1.0 / (variance + f64::from(op.eps)).sqrt();
-        let high = mean as f32;
-        for gain in gain {
-            result.mean.push(high);
-            result.rest.push((mean - f64::from(high)) as f32);
-            result.scale.push((scale * f64::from(*gain)) as f32);
-        }
+/// What a normalisation has learnt.
+struct Factors {
+    eps: f64,
+    gain: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Factors {
+    fn new(eps: f32, weights: &[TensorView]) -> Self {
+        let [gain, bias] = [0, 1].map(|index| weights[index].to_f32());
+        let eps = f64::from(eps);
+        Self { eps, gain, bias }
     }
-    result
+
+    /// Mean and deviation of every group, from the moments of its blocks of `count` elements each, as what to do to each channel.
+    fn channels(&self, moments: &[Vec<Moments>], groups: usize, count: usize) -> Channels {
+        let mut result = Channels {
+            bias: self.bias.clone(),
+            ..Channels::default()
+        };
+        let (count, blocks) = (count as f64, moments.len() as f64);
+        for (group, gain) in self.gain.chunks(self.gain.len() / groups).enumerate() {
+            let of_blocks = || moments.iter().map(|block| block[group].map(f64::from));
+            let mean = of_blocks().map(|[mean, _]| mean).sum::<f64>() / blocks;
+            let around = |[own, squares]: [f64; 2]| squares + count * (own - mean).powi(2);
+            let variance = of_blocks().map(around).sum::<f64>() / (blocks * count);
+            let scale = 1.0 / (variance + self.eps).sqrt();
+            let high = mean as f32;
+            for gain in gain {
+                result.mean.push(high);
+                result.rest.push((mean - f64::from(high)) as f32);
+                result.scale.push((scale * f64::from(*gain)) as f32);
+            }
+        }
+        result
+    }
 }
 
 struct Sum<'a> {

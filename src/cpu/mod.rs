@@ -16,12 +16,13 @@ mod layer_norm;
 mod linear;
 mod math;
 mod matmul;
+mod memory;
 mod peak;
 mod simd;
 
 pub use peak::Peak;
 
-use crate::backend::{Backend, Selection, Step};
+use crate::backend::{Backend, Load, Selection, Step};
 use crate::error::{Error, Result};
 use crate::graph::{Node, Param};
 use crate::ops::{Op, Slice};
@@ -37,6 +38,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Cpu {
     pool: ThreadPool,
     stop: Arc<AtomicBool>,
+    /// The most memory to use, in bytes.
+    limit: Option<usize>,
 }
 
 impl Cpu {
@@ -49,7 +52,13 @@ impl Cpu {
             .num_threads(threads)
             .build()
             .map_err(|error| Error::Device(format!("cannot start {threads} threads: {error}")))?;
-        Ok(Self { pool, stop })
+        let limit = None;
+        Ok(Self { pool, stop, limit })
+    }
+
+    /// The same, as if there were no more than `limit` bytes of memory.
+    pub fn with_limit(self, limit: Option<usize>) -> Self {
+        Self { limit, ..self }
     }
 
     /// The number of threads.
@@ -70,6 +79,26 @@ impl Backend for Cpu {
 
     fn element_bytes(&self) -> usize {
         size_of::<f32>()
+    }
+
+    fn admit(&self, arena_bytes: usize, loads: &[Load<Self>], weights: &Weights) -> Result<()> {
+        let Some(limit) = self.limit else {
+            return Ok(());
+        };
+        let weight_bytes = self.weight_bytes(loads, weights)?;
+        memory::within(limit, weight_bytes, arena_bytes)
+    }
+
+    fn free_bytes(&self) -> Result<Option<usize>> {
+        Ok(self.limit.or_else(memory::available))
+    }
+
+    fn rows_of_block(&self, _: usize, x: Shape) -> Option<usize> {
+        Some(group_norm::rows_of_block(x))
+    }
+
+    fn sums_alike(&self, (): &(), (): &()) -> bool {
+        true
     }
 
     fn alloc(&self, bytes: usize) -> Result<Arena> {
@@ -135,6 +164,8 @@ fn run_step(arena: &mut Arena, step: &Step<Cpu>) -> Result<()> {
         }
         Op::Attention(op) => attention::run(op, &inputs, workspace, output),
         Op::GroupNorm(op) => group_norm::run(op, &inputs, &step.weights, output),
+        Op::GroupStatistics(op) => group_norm::statistics(op, &inputs, output),
+        Op::GroupNormalise(op) => group_norm::normalise(op, &inputs, &step.weights, output),
         Op::LayerNorm(op) => layer_norm::run(op, &inputs, &step.weights, output),
         Op::Activate(op) => elementwise::activation(op, &inputs, output),
         Op::Geglu(_) => elementwise::geglu(&inputs, output),

@@ -31,7 +31,7 @@ pub use emulator::Emulation;
 pub use gpu::Gpu;
 pub use kernel::{Argument, Kernel, Launch, Layout, Precision, Target};
 
-use crate::backend::{Backend, Load, Selection, Step};
+use crate::backend::{Backend, Load, Selection, Step, Transfer};
 use crate::error::{Error, Result};
 use crate::graph::{Node, Param};
 use crate::ops::Op;
@@ -42,14 +42,17 @@ use door::{Call, Door, Memory, Recording, Span};
 use rayon::ThreadPool;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use weights::Store;
 
 /// A GPU, or the emulator, as a device.
 pub struct Cuda {
     door: Arc<dyn Door>,
     target: Target,
-    store: Arc<weights::Store>,
+    store: Arc<Store>,
     pool: Arc<ThreadPool>,
     stop: Arc<AtomicBool>,
+    /// The most memory to use, in bytes.
+    limit: Option<usize>,
 }
 
 /// The values of one session.
@@ -115,7 +118,18 @@ impl Cuda {
             store: Arc::default(),
             pool: Arc::new(pool),
             stop,
+            limit: None,
         })
+    }
+
+    /// The same, as if it had no more than `limit` bytes of memory.
+    pub fn with_limit(self, limit: Option<usize>) -> Self {
+        Self { limit, ..self }
+    }
+
+    /// Bytes of the weights that are on the device now.
+    pub fn loaded_bytes(&self) -> usize {
+        self.store.bytes()
     }
 
     /// What kernels are chosen for.
@@ -173,7 +187,43 @@ impl Backend for Cuda {
             store: self.store.clone(),
             pool: self.pool.clone(),
             stop: self.stop.clone(),
+            limit: self.limit,
         })
+    }
+
+    fn free_bytes(&self) -> Result<Option<usize>> {
+        let limit = self
+            .limit
+            .map(|limit| limit.saturating_sub(self.store.bytes()));
+        let free = [limit, self.door.free_bytes()?];
+        Ok(free.into_iter().flatten().min())
+    }
+
+    fn weight_bytes(&self, loads: &[Load<'_, Self>], weights: &Weights) -> Result<usize> {
+        Store::default().missing_bytes(layouts(loads), weights, self.target.precision)
+    }
+
+    fn rows_of_block(&self, groups: usize, x: Shape) -> Option<usize> {
+        group_norm::rows_of_block(groups, x, &self.target)
+    }
+
+    /// Blocks along y divide sums, or channels; never the pixels.
+    fn sums_alike(&self, whole: &Kernel, band: &Kernel) -> bool {
+        let along_y = |kernel: &Kernel| -> Vec<u32> {
+            kernel
+                .launches
+                .iter()
+                .map(|launch| launch.grid[1])
+                .collect()
+        };
+        along_y(whole) == along_y(band)
+    }
+
+    fn transfer(&self) -> Transfer {
+        Transfer {
+            same_memory: false,
+            flops_per_element: 16_384,
+        }
     }
 
     fn alloc(&self, bytes: usize) -> Result<Arena> {
@@ -213,19 +263,16 @@ impl Backend for Cuda {
     }
 
     fn admit(&self, arena_bytes: usize, loads: &[Load<'_, Self>], weights: &Weights) -> Result<()> {
-        let params = loads
-            .iter()
-            .filter_map(|load| Some((load.param, *load.kernel.layouts.get(load.index)?)));
-        let weight_bytes = self
-            .store
-            .missing_bytes(params, weights, self.target.precision)?;
+        let weight_bytes =
+            self.store
+                .missing_bytes(layouts(loads), weights, self.target.precision)?;
         let needed = arena_bytes + weight_bytes;
         let enough = |free: Option<usize>| free.is_none_or(|free| needed <= free);
-        if enough(self.door.free_bytes()?) {
+        if enough(self.free_bytes()?) {
             return Ok(());
         }
         self.store.drop_unused();
-        match self.door.free_bytes()? {
+        match self.free_bytes()? {
             Some(free) if needed > free => Err(Error::Memory(format!(
                 "{} has {} MiB of memory free, and {} MiB are needed: {} of weights and {} of activations; use a smaller size or batch",
                 self.door.name(),
@@ -281,6 +328,13 @@ impl Backend for Cuda {
     }
 }
 
+/// Each weight with the layout it is read in.
+fn layouts<'a>(loads: &'a [Load<'_, Cuda>]) -> impl Iterator<Item = (&'a Param, Layout)> {
+    loads
+        .iter()
+        .filter_map(|load| Some((load.param, *load.kernel.layouts.get(load.index)?)))
+}
+
 /// The type of the elements at `place` on a device that works at `working`.
 fn precision(place: Place, working: Precision) -> Precision {
     if place.exact { Precision::F32 } else { working }
@@ -302,6 +356,8 @@ pub fn select(op: &Op, inputs: &[Shape], output: Shape, target: &Target) -> Resu
         Op::Conv2d(op) => conv2d::select(op, inputs, output, target),
         Op::Attention(op) => attention::select(op, inputs, output, target),
         Op::GroupNorm(op) => group_norm::select(op, inputs, output, target),
+        Op::GroupStatistics(op) => group_norm::statistics(op, inputs, output, target),
+        Op::GroupNormalise(op) => group_norm::normalise(op, inputs, output, target),
         Op::LayerNorm(op) => layer_norm::select(op, output, target),
         Op::Activate(op) => elementwise::activation(op, output, target),
         Op::Geglu(_) => elementwise::geglu(output, target),
@@ -325,34 +381,4 @@ pub fn select(op: &Op, inputs: &[Shape], output: Shape, target: &Target) -> Resu
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_program_that_does_not_fit_is_refused_before_loading() {
-        let door = Arc::new(door::fake::Fake::new(3 << 20));
-        let target = Target::a100(Precision::F16);
-        let device = Cuda::new(door, target, 1, Arc::default()).unwrap();
-        let param = Param {
-            name: "w".to_owned(),
-            shape: [1024, 1024].into(),
-        };
-        let mut kernel = Kernel::nothing();
-        kernel.layouts.push(Layout::Table);
-        let load = || Load {
-            kernel: &kernel,
-            index: 0,
-            param: &param,
-        };
-        let weights = Weights::synthetic(1);
-        assert!(device.admit(1 << 20, &[load(), load()], &weights).is_ok());
-        let error = device.admit(2 << 20, &[load()], &weights).unwrap_err();
-        assert_eq!(error.exit_code(), 5);
-        let sentence = error.to_string();
-        let numbers = ["3 MiB of memory free", "4 MiB are needed", "2 of weights"];
-        assert!(numbers.iter().all(|n| sentence.contains(n)), "{sentence}");
-        let loaded = device.load(&kernel, 0, &param, &weights);
-        assert!(loaded.is_ok());
-        assert!(device.admit(1 << 20, &[load()], &weights).is_ok());
-    }
-}
+mod tests;

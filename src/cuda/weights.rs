@@ -84,6 +84,11 @@ impl Store {
         Ok(missing.values().sum())
     }
 
+    /// Bytes of all that is there.
+    pub(super) fn bytes(&self) -> usize {
+        self.lock().values().map(|memory| memory.bytes()).sum()
+    }
+
     /// Lets go of weights that no session holds; how many bytes that freed.
     pub(super) fn drop_unused(&self) -> usize {
         let mut freed = 0;

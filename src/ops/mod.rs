@@ -22,6 +22,7 @@ mod embedding;
 mod gather;
 mod geglu;
 mod group_norm;
+mod group_statistics;
 mod guidance;
 mod input;
 mod layer_norm;
@@ -48,6 +49,7 @@ pub use embedding::Embedding;
 pub use gather::GatherToken;
 pub use geglu::Geglu;
 pub use group_norm::GroupNorm;
+pub use group_statistics::{GroupNormalise, GroupStatistics, block_rows};
 pub use guidance::Guidance;
 pub use input::Input;
 pub use layer_norm::LayerNorm;
@@ -169,6 +171,10 @@ operations! {
     Conv2d => "conv2d",
     /// Normalisation over groups of channels, and the scale, shift and SiLU fused after it.
     GroupNorm => "group_norm",
+    /// The sums of a normalisation over groups, block of rows by block of rows.
+    GroupStatistics => "group_statistics",
+    /// Normalisation over groups of channels by given statistics.
+    GroupNormalise => "group_normalise",
     /// Normalisation over channels.
     LayerNorm => "layer_norm",
     /// Multi-head attention.

@@ -133,6 +133,18 @@ impl Weights {
         }
     }
 
+    /// Bytes that the tensor `name` takes as it is stored. Nothing is read, or made up.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn stored_bytes(&self, name: &str, shape: &Shape) -> Result<usize> {
+        let dtype = match &self.0 {
+            Kind::Synthetic(_) => Dtype::F16,
+            Kind::Checkpoint(..) => self.get(name, shape)?.dtype(),
+        };
+        Ok(shape.len() * dtype.bytes())
+    }
+
     /// Checks that every tensor of a network is there, in one message for all that are not.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! Group and layer normalisation: every group size of the published networks, large means, tiny variances.
 
-use super::{CHANNELS, Case, IMAGES, Operand, case, channels_name, join, param};
+use super::{CHANNELS, Case, IMAGES, Operand, Values, case, channels_name, join, param};
 use latent_diffusion::Shape;
-use latent_diffusion::ops::{Channels, GroupNorm, LayerNorm, Op};
+use latent_diffusion::ops::{Channels, GroupNorm, GroupNormalise, GroupStatistics, LayerNorm, Op};
 
 /// Channels per group of the published networks, all of 32 groups.
 const GROUP_SIZES: [usize; 28] = [
@@ -72,6 +72,16 @@ pub(super) fn cases() -> Vec<Case> {
         let tokens = Operand::spread([IMAGES, 5, 33], mean, deviation);
         all.push(layer_norm(tokens));
     }
+    // Bands of an image of ten blocks.
+    for (shape, groups, rows) in [
+        ([IMAGES, 4, 5, 32], 4, 2),
+        ([IMAGES, 6, 33, 24], 8, 1),
+        ([IMAGES, 3, 7, 15], 3, 3),
+        ([IMAGES, 40, 9, 160], 32, 10),
+    ] {
+        all.push(statistics(Operand::spread(shape, 3.0, 0.5), groups, rows));
+        all.push(normalise(shape, groups, rows));
+    }
     let shapes: [Shape; 6] = [
         [IMAGES, 1, 7].into(),
         [IMAGES, 7, 5].into(),
@@ -120,6 +130,37 @@ fn scale_shift(mut case: Case, channels: Channels) -> Case {
     }
     case.name += &format!(", scaled and shifted{}", channels_name(channels));
     case
+}
+
+fn statistics(x: Operand, groups: usize, rows: usize) -> Case {
+    let what = format!("{}, {groups} groups, {rows} rows", x.shape);
+    case(what, GroupStatistics { groups, rows }, vec![x])
+}
+
+/// By the statistics of ten blocks, whose means are not the same.
+fn normalise(shape: [usize; 4], groups: usize, rows: usize) -> Case {
+    let [n, _, w, channels] = shape;
+    let count = (rows * w * (channels / groups)) as f32;
+    let block = |i: usize| [(i % 7) as f32 * 0.1, count * (1.0 + (i % 3) as f32)];
+    let values: Vec<f32> = (0..n * groups * 10).flat_map(block).collect();
+    let op = GroupNormalise {
+        groups,
+        rows,
+        eps: 1e-6,
+        weight: param("weight", [channels]),
+        bias: param("bias", [channels]),
+        silu: groups.is_multiple_of(8),
+    };
+    let statistics = Operand {
+        values: Values::Exactly(values),
+        ..Operand::normal([n, groups, 10, 2])
+    };
+    let operands = vec![Operand::normal(shape), statistics];
+    case(
+        format!("{shape:?}, {groups} groups, {rows} rows"),
+        op,
+        operands,
+    )
 }
 
 fn layer_norm(x: Operand) -> Case {

@@ -82,6 +82,10 @@ pub fn rename(op: &mut Op, prefix: &str) {
             rename(&mut op.weight, "weight");
             rename(&mut op.bias, "bias");
         }
+        Op::GroupNormalise(op) => {
+            rename(&mut op.weight, "weight");
+            rename(&mut op.bias, "bias");
+        }
         Op::LayerNorm(op) => {
             rename(&mut op.weight, "weight");
             rename(&mut op.bias, "bias");
@@ -90,6 +94,7 @@ pub fn rename(op: &mut Op, prefix: &str) {
         Op::Embedding(op) => rename(&mut op.table, "weight"),
         Op::Codebook(op) => rename(&mut op.codes, "weight"),
         Op::Input(_)
+        | Op::GroupStatistics(_)
         | Op::Attention(_)
         | Op::Activate(_)
         | Op::Geglu(_)

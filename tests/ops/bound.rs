@@ -8,6 +8,8 @@
 //! # Source
 //! Higham and Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41 (2019), theorem 2.4.
 
+mod statistics;
+
 use latent_diffusion::Shape;
 use latent_diffusion::backend::Backend;
 use latent_diffusion::ops::{
@@ -109,6 +111,14 @@ impl Bound {
                     }
                 }
                 (condition, terms, 2.3)
+            }
+            Op::GroupStatistics(op) => {
+                let (condition, terms) = statistics::summed(&inputs[0], op, expected.len());
+                (condition, terms, 2.3)
+            }
+            Op::GroupNormalise(norm) => {
+                let blocks = inputs[1].shape.dims()[2] as f64;
+                (statistics::given(inputs, params, norm), blocks, 2.3)
             }
             Op::LayerNorm(norm) => {
                 let channels = inputs[0].shape.channels();
@@ -227,7 +237,7 @@ fn rounded(op: &Op, inputs: &[Elements], terms: f64, roundoff: f64) -> (f64, f64
             let weights = SMALLEST / f64::from(1 << 12) * terms * f64::from(largest);
             (2.0 * roundoff, SMALLEST + weights)
         }
-        _ if terms == 0.0 => (0.0, 0.0),
+        _ if terms == 0.0 || matches!(op, Op::GroupStatistics(_)) => (0.0, 0.0),
         _ => (roundoff, SMALLEST),
     }
 }

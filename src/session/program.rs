@@ -1,0 +1,66 @@
+//! A graph with its kernels and its memory: everything a session is before any weight is read.
+
+use crate::backend::{Backend, Load, Selection};
+use crate::error::Result;
+use crate::graph::{Graph, Node};
+use crate::plan::{Plan, fuse::fuse, hoist::hoist};
+
+/// A graph planned for a device. A session is made from it, so what it says of memory is what is then used.
+pub struct Program<B: Backend> {
+    pub(super) plan: Plan,
+    pub(super) selections: Vec<Selection<B>>,
+}
+
+impl<B: Backend> Program<B> {
+    /// Plans `graph` for `backend`.
+    ///
+    /// # Errors
+    /// If the device has no kernel for a shape.
+    pub fn new(backend: &B, graph: Graph) -> Result<Self> {
+        Self::with_fusion(backend, graph, |_| true)
+    }
+
+    /// As [`new`](Self::new), with only the fusion rules that `enabled` lets through.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_fusion(backend: &B, graph: Graph, enabled: impl Fn(&str) -> bool) -> Result<Self> {
+        let graph = hoist(&fuse(graph, enabled));
+        let selections = (graph.nodes().iter())
+            .map(|node| select(backend, &graph, node))
+            .collect::<Result<Vec<_>>>()?;
+        let workspaces: Vec<usize> = selections.iter().map(|s| s.workspace_bytes).collect();
+        let plan = Plan::new(graph, backend.element_bytes(), &workspaces);
+        Ok(Self { plan, selections })
+    }
+
+    /// Where everything lies.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The kernel of each node of the plan's graph.
+    pub fn kernels(&self) -> impl Iterator<Item = &B::Kernel> {
+        self.selections.iter().map(|selection| &selection.kernel)
+    }
+
+    /// The weights that it needs, and the kernels that read them.
+    pub fn loads(&self) -> Vec<Load<'_, B>> {
+        (self.plan.graph.nodes().iter().zip(&self.selections))
+            .flat_map(|(node, selection)| {
+                let params = node.op.operator().params().into_iter().enumerate();
+                params.map(|(index, param)| Load {
+                    kernel: &selection.kernel,
+                    index,
+                    param,
+                })
+            })
+            .collect()
+    }
+}
+
+/// The device's choice for a node of `graph`.
+pub(super) fn select<B: Backend>(backend: &B, graph: &Graph, node: &Node) -> Result<Selection<B>> {
+    let shapes: Vec<_> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
+    backend.select(node, &shapes)
+}
