@@ -138,7 +138,7 @@ impl Weights {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn stored_bytes(&self, name: &str, shape: &Shape) -> Result<usize> {
-        let dtype = match &self.0 {
+        let dtype = match &self.kind {
             Kind::Synthetic(_) => Dtype::F16,
             Kind::Checkpoint(..) => self.get(name, shape)?.dtype(),
         };
