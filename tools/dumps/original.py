@@ -1,12 +1,13 @@
 """Holds the twins of tools/compvis to CompVis's own code, which is not a part of this repository.
 
     git clone https://github.com/CompVis/latent-diffusion
-    pip install einops omegaconf
+    pip install einops omegaconf tqdm
     python tools/dumps/original.py latent-diffusion
 
 Every published system's UNet, first stage and condition is built twice at the widths of tests/data/parity, once by each side. The
-weights of one must load into the other, name by name, and the answers must agree to rounding; a line per network says how far.
-Stable Diffusion 2's networks are another repository's, and are left out. The group count, which CompVis wrote into its functions,
+weights of one must load into the other, name by name, and the answers must agree to rounding; a line per network says how far. Then
+CompVis's DDIM runs the committed models, and must end where the committed trajectories do.
+Stable Diffusion 2's networks and velocities are another repository's, and are left out. The group count, which CompVis wrote into its functions,
 is replaced there from outside.
 """
 
@@ -20,8 +21,9 @@ import names  # noqa: F401 (of this folder, before a folder with another of the 
 import systems
 import torch
 import zoo
-from compvis import LatentDiffusion, built
+from compvis import LatentDiffusion, built, load
 from dump import randomise
+from safetensors import safe_open
 
 # Two ways of summing the same products in f32.
 ROUNDING = 5e-6
@@ -41,8 +43,12 @@ class Original:
         import ldm.modules.diffusionmodules.model as model
         import ldm.modules.diffusionmodules.openaimodel as unet
         import ldm.modules.encoders.modules as encoders
+        from ldm.models.diffusion.ddim import DDIMSampler
         from ldm.modules.diffusionmodules.util import GroupNorm32
 
+        self.ddim = DDIMSampler
+        # It moves its tables to a GPU.
+        DDIMSampler.register_buffer = lambda sampler, name, table: setattr(sampler, name, table)
         self.groups, self.model, self.unets, self.encoders = 32, model, unet, encoders
         unet.normalization = lambda channels: GroupNorm32(self.groups, channels)
         attention.Normalize = model.Normalize = lambda channels: torch.nn.GroupNorm(self.groups, channels, eps=1e-6)
@@ -110,15 +116,52 @@ def new_attention_order(original: Original) -> bool:
     return compare("classes and attention's new order", twin, original.unet(sizes["params"]), ask)
 
 
+class Sampled:
+    """What CompVis's sampler asks of a model, answered by a twin; what is concatenated is the same for both halves of guidance."""
+
+    num_timesteps, device = 1000, torch.device("cpu")
+
+    def __init__(self, twin: LatentDiffusion, concat):
+        self.twin, self.concat = twin, concat
+        signal = twin.alphas_cumprod()
+        before = torch.cat([torch.ones(1), signal[:-1]])
+        tables = (1 - signal / before).float(), signal.float(), before.float()
+        self.betas, self.alphas_cumprod, self.alphas_cumprod_prev = tables
+
+    def apply_model(self, latent, timesteps, context):
+        # With guidance the batch is twice as large.
+        concat = None if self.concat is None else self.concat.repeat(len(latent) // len(self.concat), 1, 1, 1)
+        return self.twin.apply_model(latent, timesteps, concat=concat, context=context)
+
+
+def trajectory(original: Original, name: str) -> bool:
+    """The committed trajectory of a system by CompVis's sampler."""
+    folder = systems.ROOT / "tests/data/parity" / name
+    with safe_open(folder / "sampler.safetensors", "pt") as file:
+        dump = {key: file.get_tensor(key) for key in file.keys()}
+        scale = float(file.metadata()["guidance_scale"])
+    start, expected = dump["input.noise"], dump["output.latent"]
+    sampler = original.ddim(Sampled(load(folder / "model"), dump.get("input.concat")))
+    latent, _ = sampler.sample(
+        20, len(start), start.shape[1:], conditioning=dump.get("input.context"), eta=0.0, x_T=start, verbose=False,
+        unconditional_guidance_scale=scale, unconditional_conditioning=dump.get("input.uncond_context"))
+    error = float((latent - expected).norm() / expected.norm())
+    print(f"{name + ' trajectory':40} {error:.1e}", file=OUT, flush=True)
+    return error < ROUNDING
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
+    hidden = io.StringIO()
+    with torch.no_grad(), contextlib.redirect_stdout(hidden), contextlib.redirect_stderr(hidden):
         original = Original(Path(sys.argv[1]))
-        good = [system(original, name) for name in zoo.SYSTEMS if name != "sd-v2"]
+        published = [name for name in zoo.SYSTEMS if name != "sd-v2"]
+        good = [system(original, name) for name in published]
         good.append(new_attention_order(original))
         for name, (sizes, _) in zoo.STAGES.items():
             params = systems.resized_stage(systems.config(name), **sizes)["model"]
             good.append(first_stage(original, name, randomise(built(params), 1), params["params"]["ddconfig"]))
+        good += [trajectory(original, name) for name in published]
     sys.exit(not all(good))
 
 
