@@ -3,7 +3,7 @@
 use latent_diffusion::cpu::Cpu;
 use latent_diffusion::cuda::{Cuda, Emulation, Precision, Target};
 use latent_diffusion::models::OpenOptions;
-use latent_diffusion::pipeline::{Event, Model, Pipeline, Request};
+use latent_diffusion::pipeline::{Event, InitImage, Mask, Model, Pipeline, Request};
 use latent_diffusion::rng::Noise;
 use latent_diffusion::{Error, Tensor};
 use safetensors::SafeTensors;
@@ -71,6 +71,36 @@ fn an_image_of_a_batch_has_the_bytes_it_has_alone() {
     for (image, seed) in batch.iter().zip([7, 8]) {
         assert_eq!(sample(seed, 1)[0], *image, "seed {seed}");
     }
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn a_part_of_an_image_is_drawn_as_on_the_cpu_and_the_rest_is_kept() {
+    let model = Model::demo().unwrap();
+    let mut request = request(&model, 2);
+    (request.width, request.height, request.batch) = (32, 32, 2);
+    let image = Tensor::from_fn([1, 32, 32, 3], |i| (i % 13) as f32 / 6.0 - 1.0);
+    let mask = Tensor::from_fn([1, 32, 32, 1], |i| f32::from(u8::from(i % 32 < 16)));
+    request.init = Some(InitImage {
+        image: image.clone(),
+        mask: Some(Mask {
+            drawn: mask.clone(),
+            pasted: mask,
+        }),
+    });
+    let expected = Pipeline::new(cpu(), model.clone()).sample(&request, &mut |_| ());
+    let emulated = Pipeline::new(emulator(Precision::F16, true), model);
+    let found = emulated.sample(&request, &mut |_| ()).unwrap();
+    for (found, expected) in found.iter().zip(expected.unwrap()) {
+        let decibels = psnr(found, &expected);
+        assert!(decibels >= 40.0, "{decibels} dB");
+        let kept = |i: &usize| i / 3 % 32 >= 16;
+        let kept = (0..image.data().len()).filter(kept);
+        assert!(kept.into_iter().all(|i| found.data()[i] == image.data()[i]));
+    }
+    (request.seed, request.batch) = (8, 1);
+    let alone = emulated.sample(&request, &mut |_| ()).unwrap();
+    assert_eq!(alone[0], found[1]);
 }
 
 /// The demo model with the decoder's first convolution scaled by `factor`: what follows is normalised, so the picture is as finite as before.

@@ -26,6 +26,7 @@ Exit codes:
 Examples:
   ldm -p \"a red balloon over snowy mountains at sunset\"
   ldm sample -m ./sd-v1-5 -p \"a lovely cat\" --steps 25 --sampler \"DPM++ 2M\"
+  ldm inpaint -i photo.png --mask hole.png
   ldm img2img -i sketch.png --strength 0.6 -p \"a watercolour of a harbour\"
   ldm sample --from-file prompts.txt --outdir images
   ldm reconstruct -m ./vq-f4 photo.png
@@ -50,6 +51,9 @@ pub enum Command {
     /// Draw images from an image and prompts
     #[command(alias = "i2i", args_override_self = true)]
     Img2img(Box<SampleArgs>),
+    /// Draw a part of an image anew
+    #[command(alias = "fill", args_override_self = true)]
+    Inpaint(Box<InpaintArgs>),
     /// Turn images into latents
     Encode(EncodeArgs),
     /// Turn latents into images
@@ -147,6 +151,9 @@ pub struct SampleArgs {
     /// What to draw; may be repeated
     #[arg(short, long, value_name = "PROMPT")]
     pub prompt: Vec<String>,
+    /// Class to draw, by its number or name, or a range such as 0-999; may be repeated
+    #[arg(long, alias = "class-label", value_name = "CLASS")]
+    pub class: Vec<String>,
     /// A file that holds one prompt
     #[arg(long, value_name = "FILE")]
     pub prompt_file: Option<PathBuf>,
@@ -172,8 +179,24 @@ pub struct SampleArgs {
     )]
     pub long_prompt: LongPrompt,
     /// Runs per prompt; image i uses seed + i
-    #[arg(short, long, default_value_t = 1, aliases = ["n-iter", "num-samples", "num-images", "n"], value_name = "N", help_heading = "Output")]
+    #[arg(short, long, default_value_t = 1, aliases = ["n-iter", "num-samples"], value_name = "N", help_heading = "Output")]
     pub batch_count: usize,
+    /// Images per prompt or class in all, up to ten at a time unless --batch-size says otherwise; image i uses seed + i. For models
+    /// without prompts -n means the same
+    #[arg(long, aliases = ["n", "num-images"], conflicts_with = "batch_count", value_name = "N", help_heading = "Output")]
+    pub num: Option<usize>,
+    /// Collect all images in a .npz archive too, as evaluations read it; a run that was stopped goes on where it was. The seed is 0
+    /// unless --seed says otherwise
+    #[arg(
+        long,
+        conflicts_with = "from_file",
+        value_name = "FILE",
+        help_heading = "Output"
+    )]
+    pub npz: Option<PathBuf>,
+    /// Write no image files beside the archive
+    #[arg(long, requires = "npz", help_heading = "Output")]
+    pub no_png: bool,
     #[command(flatten)]
     pub place: PlaceArgs,
     /// Describe each image as a line of JSON instead of its path alone
@@ -189,6 +212,15 @@ pub struct SampleArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+#[derive(Args)]
+pub struct InpaintArgs {
+    /// Folder of pairs NAME.png and NAME_mask.png, whose results are called NAME.png
+    #[arg(long, conflicts_with_all = ["init_image", "mask", "from_file"], value_name = "FOLDER", help_heading = "Sampling")]
+    pub indir: Option<PathBuf>,
+    #[command(flatten)]
+    pub sample: SampleArgs,
 }
 
 /// What to do with a prompt that is too long.

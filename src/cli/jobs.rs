@@ -22,6 +22,20 @@ pub struct Job {
     pub prompt: String,
     /// Everything else that was said.
     pub settings: Settings,
+    /// What to call its image's file, without extension, where not as usual.
+    pub name: Option<String>,
+}
+
+impl Job {
+    /// A prompt or a class of the command line.
+    pub fn new(prompt: String, settings: Settings) -> Self {
+        Self {
+            id: None,
+            prompt,
+            settings,
+            name: None,
+        }
+    }
 }
 
 /// A job as a line of a batch file has it.
@@ -36,6 +50,8 @@ struct Line {
     id: Option<String>,
     #[arg(long)]
     prompt: Option<String>,
+    #[arg(long)]
+    class: Option<String>,
     #[command(flatten)]
     settings: Settings,
 }
@@ -45,11 +61,8 @@ struct Line {
 /// # Errors
 /// If a file cannot be read, or there is nothing to draw.
 pub fn list(args: &SampleArgs) -> Result<Vec<Result<Job>>> {
-    let mut base = Job {
-        id: None,
-        prompt: String::new(),
-        settings: args.settings.clone(),
-    };
+    let mut base = Job::new(String::new(), args.settings.clone());
+    let mut classes = classes(&args.class);
     let mut prompts = prompts(args)?;
     if let Some(image) = &args.from_image {
         let stored = parse(&metadata::settings_of(image)?)?;
@@ -57,16 +70,25 @@ pub fn list(args: &SampleArgs) -> Result<Vec<Result<Job>>> {
         if prompts.is_empty() {
             prompts.extend(stored.prompt);
         }
+        if classes.is_empty() {
+            classes.extend(stored.class);
+        }
     }
     let Some(file) = &args.from_file else {
-        let job = |prompt| Job {
-            id: None,
-            prompt,
-            settings: base.settings.clone(),
+        if classes.is_empty() {
+            let job = |prompt| Job::new(prompt, base.settings.clone());
+            return Ok(prompts.into_iter().map(job).map(Ok).collect());
+        }
+        let prompt = prompts.pop().unwrap_or_default();
+        let job = |class| {
+            let mut job = Job::new(prompt.clone(), base.settings.clone());
+            job.settings.class = Some(class);
+            job
         };
-        return Ok(prompts.into_iter().map(|prompt| Ok(job(prompt))).collect());
+        return Ok(classes.into_iter().map(job).map(Ok).collect());
     };
     base.prompt = prompts.pop().unwrap_or_default();
+    base.settings.class = classes.pop();
     let text = read(file)?;
     let is_json = file
         .extension()
@@ -78,11 +100,7 @@ pub fn list(args: &SampleArgs) -> Result<Vec<Result<Job>>> {
             true => json_job(line, &base).map_err(|error| {
                 Error::request(format!("{}, line {}: {error}", file.display(), index + 1))
             }),
-            false => Ok(Job {
-                id: None,
-                prompt: line.to_owned(),
-                settings: base.settings.clone(),
-            }),
+            false => Ok(Job::new(line.to_owned(), base.settings.clone())),
         })
         .collect();
     if jobs.is_empty() {
@@ -92,6 +110,21 @@ pub fn list(args: &SampleArgs) -> Result<Vec<Result<Job>>> {
         ));
     }
     Ok(jobs)
+}
+
+/// The classes of the command line, ranges of numbers spelt out.
+fn classes(said: &[String]) -> Vec<String> {
+    let range = |text: &str| -> Option<Vec<String>> {
+        let (first, last) = text.split_once('-')?;
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        // No model knows as many classes as would be too many here.
+        (first..=last.min(first.saturating_add(1 << 20)))
+            .map(|class| Some(class.to_string()))
+            .collect()
+    };
+    said.iter()
+        .flat_map(|text| range(text).unwrap_or_else(|| vec![text.clone()]))
+        .collect()
 }
 
 /// The prompts of the command line.
@@ -125,10 +158,13 @@ fn json_job(line: &str, base: &Job) -> Result<Job> {
     let object: Map<String, Value> = serde_json::from_str(line)
         .map_err(|error| Error::request(format!("not a JSON object: {error}")))?;
     let line = parse(&object)?;
+    let mut settings = line.settings.over(&base.settings);
+    settings.class = line.class.or(settings.class);
     Ok(Job {
         id: line.id,
         prompt: line.prompt.unwrap_or_else(|| base.prompt.clone()),
-        settings: line.settings.over(&base.settings),
+        settings,
+        name: None,
     })
 }
 
@@ -168,11 +204,7 @@ mod tests {
             seed: Some(1),
             ..Settings::default()
         };
-        Job {
-            id: None,
-            prompt: "a cat".into(),
-            settings,
-        }
+        Job::new("a cat".into(), settings)
     }
 
     #[test]
@@ -187,6 +219,18 @@ mod tests {
         );
         assert_eq!(settings.negative_prompt.as_deref(), Some(""));
         assert_eq!(json_job("{}", &base()).unwrap().prompt, "a cat");
+    }
+
+    #[test]
+    fn classes_are_numbers_names_and_ranges() {
+        let said = ["7", "golden retriever", "11-13", "black-and-tan", "5-4"].map(str::to_owned);
+        let classes = classes(&said);
+        assert_eq!(
+            classes,
+            ["7", "golden retriever", "11", "12", "13", "black-and-tan"]
+        );
+        let line = json_job(r#"{"class": 12}"#, &base()).unwrap();
+        assert_eq!(line.settings.class.as_deref(), Some("12"));
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use super::settings::Settings;
 use latent_diffusion::image::{Infotext, TextChunk, read_text_chunks};
-use latent_diffusion::pipeline::{Model, Request};
+use latent_diffusion::pipeline::{Given, Model, Request};
 use latent_diffusion::rng::NoiseSource;
 use latent_diffusion::sampler::SigmaSpacing;
 use latent_diffusion::{Error, Result};
 use serde_json::{Map, Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Keyword of the chunk with our own JSON.
 const OURS: &str = "ldm";
@@ -17,6 +17,7 @@ const VERSION: &str = concat!("ldm ", env!("CARGO_PKG_VERSION"));
 /// The settings of one image, as options by name.
 pub fn settings(request: &Request, settings: &Settings, seed: u64) -> Map<String, Value> {
     let options = &request.options;
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
     let value = json!({
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
@@ -31,7 +32,11 @@ pub fn settings(request: &Request, settings: &Settings, seed: u64) -> Map<String
         "eta": options.eta,
         "quantize_x0": options.quantise.then_some(true),
         "strength": options.strength,
-        "init_image": settings.init_image.as_ref().map(|path| path.display().to_string()),
+        "init_image": path(&settings.init_image),
+        "mask": path(&settings.mask),
+        "invert_mask": settings.invert_mask.then_some(true),
+        "mask_blur": settings.mask_blur,
+        "class": class(request),
         "rng": rng_name(request.rng),
     });
     match value {
@@ -66,7 +71,7 @@ pub fn chunks(
         denoising_strength: options.strength,
         // Readers take silence for the GPU's.
         rng: (request.rng == NoiseSource::Cpu).then(|| "CPU".to_owned()),
-        extra: vec![],
+        extra: extra(request, fields),
         version: Some(VERSION.to_owned()),
     };
     let ours = json!({
@@ -81,6 +86,36 @@ pub fn chunks(
         TextChunk::new("parameters", infotext.to_string()),
         TextChunk::new(OURS, ours.to_string()),
     ]
+}
+
+/// The number of the class that is drawn, if one is.
+fn class(request: &Request) -> Option<usize> {
+    match request.given {
+        Given::Class(class) => Some(class),
+        _ => None,
+    }
+}
+
+/// What the infotext's form has no place of its own for.
+fn extra(request: &Request, fields: &Map<String, Value>) -> Vec<(String, String)> {
+    let mut extra = vec![];
+    if let Some(class) = class(request) {
+        extra.push(("Class".to_owned(), class.to_string()));
+    }
+    for (name, key) in [
+        ("mask", "Mask"),
+        ("invert_mask", "Mask mode"),
+        ("mask_blur", "Mask blur"),
+    ] {
+        let value = match fields.get(name) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Bool(true)) => "inverted".to_owned(),
+            Some(Value::Number(number)) => number.to_string(),
+            _ => continue,
+        };
+        extra.push((key.to_owned(), value));
+    }
+    extra
 }
 
 /// The settings stored in an image, by this program or, in AUTOMATIC1111's form, by another.

@@ -10,6 +10,7 @@ mod codec;
 mod console;
 mod device;
 mod engine;
+mod inpaint;
 mod inspect;
 mod jobs;
 mod list;
@@ -62,6 +63,7 @@ fn run(command: Command, commands: &[String], console: &Console, stop: &Stop) ->
     match command {
         Command::Sample(args) => return Ok(sample::run(&args, console, stop)?),
         Command::Img2img(args) => return Ok(sample::run_from_image(&args, console, stop)?),
+        Command::Inpaint(args) => return Ok(inpaint::run(&args, console, stop)?),
         Command::Encode(args) => codec::encode(&args, console, stop)?,
         Command::Decode(args) => codec::decode(&args, console, stop)?,
         Command::Reconstruct(args) => reconstruct::run(&args, console, stop)?,
@@ -108,14 +110,7 @@ fn unknown(words: &[OsString], commands: &[String]) -> Error {
         .first()
         .map(|word| word.to_string_lossy().into_owned());
     let word = word.unwrap_or_default();
-    let later = [
-        "inpaint",
-        "upscale",
-        "convert",
-        "serve",
-        "server",
-        "completions",
-    ];
+    let later = ["upscale", "convert", "serve", "server", "completions"];
     Error::request(if later.contains(&word.as_str()) {
         format!("`ldm {word}` is not part of this version; `ldm --help` lists what is")
     } else {

@@ -2,8 +2,8 @@
 
 use super::console::Console;
 use super::settings::Settings;
-use latent_diffusion::image::{read_image, resize};
-use latent_diffusion::pipeline::{InitImage, Model, Request};
+use latent_diffusion::image::{blur_mask, read_image, read_mask, resize, resize_labels};
+use latent_diffusion::pipeline::{Given, InitImage, Mask, Model, Request, Task};
 use latent_diffusion::rng::NoiseSource;
 use latent_diffusion::sampler::{Sampler, SigmaSpacing};
 use latent_diffusion::schedule::Schedule;
@@ -31,8 +31,12 @@ pub fn build(
         }
     }
     let image = settings.init_image.as_deref().map(read_image).transpose()?;
-    if let Some(image) = &image {
-        take_proportions(&mut request, image, model.pixel_multiple()?);
+    let mask = mask(settings, image.as_ref())?;
+    match (&image, &mask) {
+        (Some(image), None) => take_proportions(&mut request, image, model.pixel_multiple()?),
+        // What is kept stays as it is, pixel by pixel.
+        (Some(image), Some(_)) => take_size(&mut request, image),
+        (None, _) => {}
     }
     set_size(&mut request, settings)?;
     if settings.round_size {
@@ -56,18 +60,26 @@ pub fn build(
     request.seed = seed(settings.seed)?;
     request.batch = count("batch size", settings.batch_size.unwrap_or(1))?;
     request.rng = noise_source(settings.rng.as_deref())?;
-    request.options.strength = image
-        .as_ref()
-        .map(|_| settings.strength.unwrap_or(STRENGTH));
+    request.options.strength = match (&image, &mask) {
+        (Some(_), None) => Some(settings.strength.unwrap_or(STRENGTH)),
+        _ => settings.strength,
+    };
     if image.is_none() && settings.strength.is_some() {
         return Err(Error::request(
             "--strength says how far to depart from an image: give one with --init-image",
         ));
     }
-    check(&request, model)?;
-    if let Some(image) = image {
-        request.init = Some(start(&image, &request, console)?);
+    if let Some(class) = &settings.class {
+        if model.classes() == 0 {
+            return Err(model.cannot(Task::Class));
+        }
+        request.given = Given::Class(model.class_number(class)?);
     }
+    if let Some(image) = image {
+        request.check_size(model)?;
+        request.init = Some(start(&image, mask.as_ref(), settings, &request, console)?);
+    }
+    check(&request, model)?;
     Ok(request)
 }
 
@@ -80,6 +92,46 @@ fn take_proportions(request: &mut Request, image: &Tensor, multiple: usize) {
         multiples.max(1) * multiple
     };
     (request.width, request.height) = (side(width), side(height));
+}
+
+/// The mask of an image to be drawn anew in part, of the image's size.
+fn mask(settings: &Settings, image: Option<&Tensor>) -> Result<Option<Tensor>> {
+    let Some(path) = &settings.mask else {
+        return match settings.invert_mask || settings.mask_blur.is_some() {
+            true => Err(Error::request(
+                "--invert-mask and --mask-blur change a mask: name one with --mask",
+            )),
+            false => Ok(None),
+        };
+    };
+    let Some(image) = image else {
+        return Err(Error::request(
+            "--mask says which part of an image to draw anew: name the image with --init-image",
+        ));
+    };
+    let mut mask = read_mask(path)?;
+    let [width, height] = sides(&mask);
+    if [width, height] != sides(image) {
+        let [of_image, by] = sides(image);
+        return Err(Error::request(format!(
+            "the mask has {width}x{height} pixels and the image {of_image}x{by}: they must be of one size"
+        )));
+    }
+    if settings.invert_mask {
+        mask.data_mut().iter_mut().for_each(|m| *m = 1.0 - *m);
+    }
+    Ok(Some(mask))
+}
+
+/// Width and height of an image.
+fn sides(image: &Tensor) -> [usize; 2] {
+    let [_, height, width, _] = image.shape().image().unwrap_or_default();
+    [width, height]
+}
+
+/// The image's own size.
+fn take_size(request: &mut Request, image: &Tensor) {
+    [request.width, request.height] = sides(image);
 }
 
 fn set_size(request: &mut Request, settings: &Settings) -> Result<()> {
@@ -119,9 +171,15 @@ fn check(request: &Request, model: &Model) -> Result<()> {
     Ok(())
 }
 
-/// The image to start from, at the request's size.
-fn start(image: &Tensor, request: &Request, console: &Console) -> Result<InitImage> {
-    let [_, height, width, _] = image.shape().image().unwrap_or([1; 4]);
+/// The image to start from and its mask, at the request's size.
+fn start(
+    image: &Tensor,
+    mask: Option<&Tensor>,
+    settings: &Settings,
+    request: &Request,
+    console: &Console,
+) -> Result<InitImage> {
+    let [width, height] = sides(image);
     if [width, height] != [request.width, request.height] {
         console.note(&format!(
             "the initial image is resized from {width}x{height} to {}x{} pixels",
@@ -129,7 +187,15 @@ fn start(image: &Tensor, request: &Request, console: &Console) -> Result<InitIma
         ));
     }
     let image = resize(image, request.width, request.height)?;
-    Ok(InitImage { image, mask: None })
+    let mask = match mask {
+        None => None,
+        Some(mask) => {
+            let drawn = resize_labels(mask, request.width, request.height)?;
+            let pasted = blur_mask(&drawn, settings.mask_blur.unwrap_or(0.0))?;
+            Some(Mask { drawn, pasted })
+        }
+    };
+    Ok(InitImage { image, mask })
 }
 
 /// A number of things, which is never negative.

@@ -66,6 +66,18 @@ pub struct Settings {
     /// Image to start from
     #[arg(short, long, aliases = ["init-img", "image", "img2img", "input"], value_name = "FILE")]
     pub init_image: Option<PathBuf>,
+    /// Which part of the image to draw anew: white in a picture of the same size
+    #[arg(long, aliases = ["mask-image", "mask-path"], value_name = "FILE")]
+    pub mask: Option<PathBuf>,
+    /// Draw what is black in the mask instead
+    #[arg(long)]
+    pub invert_mask: bool,
+    /// Soften the mask's edge by this many pixels where the result is pasted into the image [default: 0]
+    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS")]
+    pub mask_blur: Option<f64>,
+    /// Class to draw: an option of the command line that may be repeated, and of a line
+    #[arg(skip)]
+    pub class: Option<String>,
     /// How far to depart from the initial image, 0 to 1 [default: 0.75]
     #[arg(long, aliases = ["denoising-strength", "denoise", "img2img-strength"], allow_negative_numbers = true, value_name = "X")]
     pub strength: Option<f64>,
@@ -96,6 +108,10 @@ impl Settings {
             eta: self.eta.or(base.eta),
             quantize_x0: self.quantize_x0 || base.quantize_x0,
             init_image: self.init_image.or(base.init_image),
+            mask: self.mask.or(base.mask),
+            invert_mask: self.invert_mask || base.invert_mask,
+            mask_blur: self.mask_blur.or(base.mask_blur),
+            class: self.class.or(base.class),
             strength: self.strength.or(base.strength),
             rng: self.rng.or(base.rng),
             batch_size: self.batch_size.or(base.batch_size),

@@ -52,12 +52,21 @@ pub fn write_png(
 /// If the image holds NaN or infinity, or has another shape.
 pub fn encode_png(image: &Tensor, chunks: &[TextChunk]) -> Result<Vec<u8>> {
     let (width, height) = size(image)?;
-    refuse_not_finite(image)?;
-    let pixels: Vec<u8> = image.data().iter().map(|&x| to_byte(x)).collect();
+    let pixels = to_bytes(image)?;
     let mut bytes = Vec::new();
     encode(&mut bytes, width, height, &pixels, chunks)
         .map_err(|error| Error::request(format!("the image cannot be encoded as PNG: {error}")))?;
     Ok(bytes)
+}
+
+/// An image's pixels, the nearest of 256 levels each, as they stand in a file.
+///
+/// # Errors
+/// If the image holds NaN or infinity, or has another shape than `[1, H, W, 3]`.
+pub fn to_bytes(image: &Tensor) -> Result<Vec<u8>> {
+    size(image)?;
+    refuse_not_finite(image)?;
+    Ok(image.data().iter().map(|&x| to_byte(x)).collect())
 }
 
 fn encode(

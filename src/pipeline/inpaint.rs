@@ -169,7 +169,82 @@ fn beside(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Model;
     use super::*;
+    use crate::cpu::Cpu;
+    use std::sync::Arc;
+
+    fn told(condition: Condition) -> (Pipeline<Cpu>, Request, Tensor) {
+        let mut model = Model::demo().unwrap();
+        model.config.condition = condition;
+        model.config.scale_factor = 0.5;
+        let mut request = Request::new(&model, "").unwrap();
+        let mask = Tensor::from_fn([1, 64, 64, 1], |i| f32::from(u8::from(i % 64 < 20)));
+        request.init = Some(InitImage {
+            image: Tensor::from_fn([1, 64, 64, 3], |i| (i % 101) as f32 / 50.0 - 1.0),
+            mask: Some(Mask {
+                drawn: mask.clone(),
+                pasted: mask,
+            }),
+        });
+        let cpu = Cpu::new(1, Arc::default()).unwrap();
+        let pipeline = Pipeline::new(Arc::new(cpu), model);
+        let mut streams = [Noise::cpu(5), Noise::cpu(6)];
+        let channels = pipeline.masked_image(&request, &mut streams, &mut |_| ());
+        (pipeline, request, channels.unwrap())
+    }
+
+    /// The image with `value` in its first 20 columns.
+    fn seen(request: &Request, value: f32) -> Tensor {
+        let image = &request.init.as_ref().unwrap().image;
+        Tensor::from_fn(image.shape(), |i| match i / 3 % 64 < 20 {
+            true => value,
+            false => image.data()[i],
+        })
+    }
+
+    #[test]
+    fn the_papers_model_is_told_the_black_image_and_then_the_mask() {
+        let (pipeline, request, channels) = told(Condition::MaskedImage);
+        let (mean, ..) = pipeline
+            .moments(&seen(&request, -1.0), &mut |_| ())
+            .unwrap();
+        // Of 16 columns of the latent's mask, each is the image's at 0, 4, 8 and so on.
+        let mask = |pixel: usize| if pixel % 16 < 5 { 1.0 } else { -1.0 };
+        let expected = Tensor::from_fn([2, 16, 16, 5], |i| match (i / 5 % 256, i % 5) {
+            (pixel, 4) => mask(pixel),
+            (pixel, channel) => mean.data()[pixel * 4 + channel],
+        });
+        assert_eq!(channels, expected);
+    }
+
+    #[test]
+    fn stable_diffusion_is_told_the_mask_and_then_the_grey_image() {
+        let (pipeline, request, channels) = told(Condition::TextAndMaskedImage);
+        let mut streams = [Noise::cpu(5), Noise::cpu(6)];
+        let grey = seen(&request, 0.0);
+        let drawn = pipeline
+            .posterior(&grey, &mut streams, &mut |_| ())
+            .unwrap();
+        let mask = |pixel: usize| if pixel % 16 < 5 { 1.0 } else { 0.0 };
+        let expected = Tensor::from_fn([2, 16, 16, 5], |i| match (i / 5, i % 5) {
+            (pixel, 0) => mask(pixel),
+            (pixel, channel) => drawn.data()[pixel * 4 + channel - 1],
+        });
+        assert_eq!(channels, expected);
+    }
+
+    #[test]
+    fn what_is_not_trained_on_masks_draws_all_that_is_asked_for() {
+        let (pipeline, request, _) = told(Condition::Text);
+        let latent = Tensor::zeros([2, 16, 16, 4]);
+        let mut mask = request.mask().unwrap().clone();
+        // The 22nd column begins no latent's pixel.
+        mask.drawn = Tensor::from_fn([1, 64, 64, 1], |i| f32::from(u8::from(i % 64 == 22)));
+        let kept = pipeline.kept(&latent, &mask).unwrap();
+        let expected = |i: usize| f32::from(u8::from(i / 4 % 16 == 5));
+        assert_eq!(kept.mask, Tensor::from_fn([2, 16, 16, 4], expected));
+    }
 
     #[test]
     fn the_nearest_pixels_are_every_fourth_from_the_first() {

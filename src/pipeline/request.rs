@@ -111,13 +111,11 @@ impl Request {
         (self.guidance_scale != 1.0).then_some([self.guidance_scale, self.guidance_rescale])
     }
 
-    /// Refuses what the model cannot do, before any weight is read.
+    /// Refuses a size that the model cannot make.
     ///
     /// # Errors
-    /// [`Error::Request`], with what would be possible; [`Error::File`] if the model has a part that is not supported.
-    pub fn check(&self, model: &Model) -> Result<()> {
-        model.check_supported()?;
-        self.check_given(model)?;
+    /// [`Error::Request`], with the nearest sizes that are possible; [`Error::File`] if the model has no autoencoder.
+    pub fn check_size(&self, model: &Model) -> Result<()> {
         let multiple = model.pixel_multiple()?;
         check_side("width", self.width, multiple)?;
         check_side("height", self.height, multiple)?;
@@ -128,6 +126,17 @@ impl Request {
                 self.width, self.height
             )));
         }
+        Ok(())
+    }
+
+    /// Refuses what the model cannot do, before any weight is read.
+    ///
+    /// # Errors
+    /// [`Error::Request`], with what would be possible; [`Error::File`] if the model has a part that is not supported.
+    pub fn check(&self, model: &Model) -> Result<()> {
+        model.check_supported()?;
+        self.check_given(model)?;
+        self.check_size(model)?;
         if self.batch == 0 || self.batch > MAX_BATCH {
             return Err(Error::request(format!(
                 "a batch of {} images: ask for 1 to {MAX_BATCH}",

@@ -8,6 +8,7 @@ mod driver;
 mod output;
 mod stop;
 mod support;
+mod tasks;
 mod users;
 #[path = "../ckpt/writer.rs"]
 mod writer;

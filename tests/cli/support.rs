@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 
 /// Images are 16x16, in 8x8 latents; sides are multiples of 4. Sampling takes two steps unless more are asked for.
-const CONFIG: &str = "
+pub const CONFIG: &str = "
 model:
   target: ldm.models.diffusion.ddpm.LatentDiffusion
   params:

@@ -2,17 +2,19 @@
 //!
 //! Each image is written as soon as it is decoded, so that stopping, or a failure later on, costs nothing that was finished.
 
-use super::super::args::SampleArgs;
 use super::super::console::Console;
 use super::super::engine::Engine;
 use super::super::jobs::Job;
 use super::super::output::{Names, Output};
 use super::super::stop::Stop;
 use super::super::{device, metadata};
+use super::Orders;
+use super::pixels::Pixels;
 use latent_diffusion::image::{Existing, encode_png, write_latent};
-use latent_diffusion::pipeline::{Model, Request};
+use latent_diffusion::pipeline::{Given, Model, Request};
 use latent_diffusion::{Error, Result, Tensor};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::time::Instant;
 
 /// The default name of an image in a folder.
@@ -22,25 +24,84 @@ const STEM: &str = "{index:05}-{seed}";
 pub(super) struct Studio<'a> {
     engine: Engine,
     output: Output,
-    args: &'a SampleArgs,
+    orders: &'a Orders<'a>,
     console: &'a Console,
+    /// The archive that all images go to, and how many images before the next request it held from the beginning.
+    pixels: Option<Pixels>,
+    finished: usize,
 }
 
 impl<'a> Studio<'a> {
     /// Gets the device and the place for images ready.
     pub(super) fn open(
-        args: &'a SampleArgs,
+        orders: &'a Orders<'a>,
         model: Model,
         console: &'a Console,
         stop: &Stop,
     ) -> Result<Self> {
-        let device = device::open(&args.engine, console, stop)?;
+        let device = device::open(&orders.args.engine, console, stop)?;
         Ok(Self {
-            output: Output::prepare(&args.place, "png")?,
+            output: Output::prepare(&orders.args.place, "png")?,
             engine: Engine::new(device, model),
-            args,
+            orders,
             console,
+            pixels: None,
+            finished: 0,
         })
+    }
+
+    /// Collects the images of these requests, all that will be carried out, in an archive.
+    pub(super) fn collect(
+        &mut self,
+        path: &Path,
+        jobs: &[Job],
+        requests: &[Request],
+    ) -> Result<()> {
+        let Some(Request { width, height, .. }) = requests.first() else {
+            return Ok(());
+        };
+        if requests
+            .iter()
+            .any(|r| (r.width, r.height) != (*width, *height))
+        {
+            return Err(Error::request(
+                "the images of an archive are all of one size: give one with --size",
+            ));
+        }
+        let mut labels = vec![];
+        for request in requests {
+            let Given::Class(class) = request.given else {
+                continue;
+            };
+            labels.extend(vec![class as i64; self.orders.images(request)]);
+        }
+        let images = requests.iter().map(|request| self.orders.images(request));
+        let sizes = [images.sum(), *height, *width];
+        let each = requests.iter().zip(jobs);
+        let each = each.map(|(r, job)| metadata::settings(r, &job.settings, r.seed));
+        let made = json!({
+            "model": self.model().name,
+            "images": sizes[0],
+            "requests": each.collect::<Vec<_>>(),
+        });
+        let pixels = Pixels::open(path, sizes, labels, &made)?;
+        self.finished = pixels.done();
+        if self.finished > 0 {
+            self.console.note(&format!(
+                "{} of {} images are there already",
+                self.finished, sizes[0]
+            ));
+        }
+        self.pixels = Some(pixels);
+        Ok(())
+    }
+
+    /// Writes the archive, where there is one.
+    pub(super) fn finish(self) -> Result<()> {
+        match self.pixels {
+            Some(pixels) => self.console.result(&pixels.finish()?.display().to_string()),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn model(&self) -> &Model {
@@ -55,15 +116,26 @@ impl<'a> Studio<'a> {
         mut request: Request,
         index: Option<usize>,
     ) -> Result<()> {
-        let runs = self.args.batch_count;
-        for run in 0..runs {
-            if !self.args.skip_existing || self.missing(job, &request, index) {
-                self.announce(&request, run, runs);
+        let (images, together) = (self.orders.images(&request), request.batch);
+        let runs = images.div_ceil(together);
+        let mut done = self.finished.min(images);
+        self.finished -= done;
+        request.seed = request.seed_of(done);
+        while done < images {
+            request.batch = together.min(images - done);
+            if !self.skips() || self.missing(job, &request, index) {
+                self.announce(&request, done / together, runs);
                 self.run(job, &request, index)?;
             }
+            done += request.batch;
             request.seed = request.seed_of(request.batch);
         }
         Ok(())
+    }
+
+    /// Whether images whose files are there are left out; an archive goes on by itself.
+    fn skips(&self) -> bool {
+        self.orders.args.skip_existing && self.pixels.is_none()
     }
 
     /// Whether some image of the request is not there yet.
@@ -82,12 +154,17 @@ impl<'a> Studio<'a> {
             .sample_latents(request, &mut |event| console.event(event))?;
         for (image, latent) in latents.iter().enumerate() {
             let names = names(job, request, image, index);
-            if self.args.skip_existing && self.output.existing(&names, "png").is_some() {
+            if self.skips() && self.output.existing(&names, "png").is_some() {
                 continue;
             }
-            let pixels = self.decode(latent, request.seed_of(image))?;
+            let pixels = request.finish(self.decode(latent, request.seed_of(image))?)?;
             let seconds = start.elapsed().as_secs_f64();
-            self.keep(&pixels, request, job, &names, seconds)?;
+            if !self.orders.args.no_png {
+                self.keep(&pixels, request, job, &names, seconds)?;
+            }
+            if let Some(archive) = &mut self.pixels {
+                archive.add(&pixels)?;
+            }
         }
         Ok(())
     }
@@ -136,7 +213,7 @@ impl<'a> Studio<'a> {
     ) -> Result<()> {
         let seed = names.seed.unwrap_or(request.seed);
         let mut fields = metadata::settings(request, &job.settings, seed);
-        let chunks = match self.args.no_metadata {
+        let chunks = match self.orders.args.no_metadata {
             true => vec![],
             false => metadata::chunks(request, &fields, seed, self.engine.model()),
         };
@@ -144,7 +221,7 @@ impl<'a> Studio<'a> {
         let Some(path) = self.output.write(&bytes, names, "png", self.console)? else {
             return Ok(());
         };
-        if !self.args.json {
+        if !self.orders.args.json {
             return self.console.result(&path.display().to_string());
         }
         fields.insert("path".into(), json!(path.display().to_string()));
@@ -159,7 +236,7 @@ impl<'a> Studio<'a> {
     pub(super) fn report_failure(&self, index: usize, error: &Error) -> Result<()> {
         self.console
             .error(&format!("request {}: {error}", index + 1));
-        match self.args.json {
+        match self.orders.args.json {
             true => {
                 let line = json!({"request": index + 1, "error": error.to_string()});
                 self.console.result(&line.to_string())
@@ -172,7 +249,7 @@ impl<'a> Studio<'a> {
 /// What the file of an image of the request may be called after.
 fn names<'a>(job: &'a Job, request: &'a Request, image: usize, index: Option<usize>) -> Names<'a> {
     Names {
-        stem: STEM,
+        stem: job.name.as_deref().unwrap_or(STEM),
         index,
         seed: Some(request.seed_of(image)),
         prompt: &request.prompt,
