@@ -54,6 +54,18 @@ pub enum Command {
     /// Draw a part of an image anew
     #[command(alias = "fill", args_override_self = true)]
     Inpaint(Box<InpaintArgs>),
+    /// Enlarge an image four times
+    #[command(aliases = ["superres", "super-resolution", "sr"], args_override_self = true)]
+    Upscale(Box<SampleArgs>),
+    /// Draw images of a map of labels
+    #[command(aliases = ["seg2img", "semantic"], args_override_self = true)]
+    Segment2img(Box<SampleArgs>),
+    /// Draw images of objects in boxes
+    #[command(alias = "l2i", args_override_self = true)]
+    Layout2img(Box<SampleArgs>),
+    /// Draw images of prompts with the help of a database's images
+    #[command(aliases = ["knn2img", "rdm"], args_override_self = true)]
+    Retrieve2img(Box<SampleArgs>),
     /// Turn images into latents
     Encode(EncodeArgs),
     /// Turn latents into images
@@ -91,7 +103,7 @@ pub struct ConsoleArgs {
     pub no_progress: bool,
 }
 
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Default)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// Model: a folder (diffusers, CompVis), a .safetensors or .ckpt file, org/name in the Hugging Face cache, or
@@ -209,6 +221,8 @@ pub struct SampleArgs {
     #[arg(long, aliases = ["disable-metadata", "disable-image-metadata"], help_heading = "Output")]
     pub no_metadata: bool,
     #[command(flatten)]
+    pub retrieval: RetrievalArgs,
+    #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
@@ -221,6 +235,18 @@ pub struct InpaintArgs {
     pub indir: Option<PathBuf>,
     #[command(flatten)]
     pub sample: SampleArgs,
+}
+
+/// What a retrieval-augmented model is helped by.
+#[derive(Args)]
+#[command(next_help_heading = "Model")]
+pub struct RetrievalArgs {
+    /// Database of image embeddings to find neighbours in: a .npz file with an array `embedding`
+    #[arg(long, value_name = "NPZ")]
+    pub database: Option<PathBuf>,
+    /// CLIP model whose text encoder reads the prompts of a retrieval-augmented model
+    #[arg(long, value_name = "MODEL")]
+    pub clip: Option<PathBuf>,
 }
 
 /// What to do with a prompt that is too long.

@@ -3,7 +3,7 @@
 use super::device::Device;
 use latent_diffusion::cpu::Cpu;
 use latent_diffusion::cuda::Cuda;
-use latent_diffusion::pipeline::{Event, Model, Pipeline, Request};
+use latent_diffusion::pipeline::{Database, Event, Model, Neighbour, Pipeline, Request};
 use latent_diffusion::{Result, Tensor};
 
 /// A pipeline on one of the devices.
@@ -43,6 +43,33 @@ impl Engine {
         match self {
             Self::Cpu(pipeline) => pipeline.sample_latents(request, report),
             Self::Cuda(pipeline) => pipeline.sample_latents(request, report),
+        }
+    }
+
+    /// As [`Pipeline::embed`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn embed(&self, prompt: &str, report: &mut dyn FnMut(Event)) -> Result<Tensor> {
+        match self {
+            Self::Cpu(pipeline) => pipeline.embed(prompt, report),
+            Self::Cuda(pipeline) => pipeline.embed(prompt, report),
+        }
+    }
+
+    /// As [`Database::nearest`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn nearest(
+        &self,
+        database: &Database,
+        query: &[f32],
+        count: usize,
+    ) -> Result<Vec<Neighbour>> {
+        match self {
+            Self::Cpu(pipeline) => database.nearest(pipeline.backend(), query, count),
+            Self::Cuda(pipeline) => database.nearest(pipeline.backend(), query, count),
         }
     }
 

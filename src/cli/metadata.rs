@@ -27,8 +27,9 @@ pub fn settings(request: &Request, settings: &Settings, seed: u64) -> Map<String
         "cfg_scale": short(request.guidance_scale),
         "guidance_rescale": short(request.guidance_rescale),
         "seed": seed,
-        "width": request.width,
-        "height": request.height,
+        // What is enlarged decides the size.
+        "width": request.keep.is_none().then_some(request.width),
+        "height": request.keep.is_none().then_some(request.height),
         "eta": options.eta,
         "quantize_x0": options.quantise.then_some(true),
         "strength": options.strength,
@@ -37,6 +38,10 @@ pub fn settings(request: &Request, settings: &Settings, seed: u64) -> Map<String
         "invert_mask": settings.invert_mask.then_some(true),
         "mask_blur": settings.mask_blur,
         "class": class(request),
+        "labels": path(&settings.labels),
+        "layout": path(&settings.layout),
+        "classes": path(&settings.classes),
+        "neighbours": settings.neighbours,
         "rng": rng_name(request.rng),
     });
     match value {
@@ -56,6 +61,7 @@ pub fn chunks(
     model: &Model,
 ) -> Vec<TextChunk> {
     let options = &request.options;
+    let [width, height] = request.keep.unwrap_or([request.width, request.height]);
     let infotext = Infotext {
         prompt: request.prompt.clone(),
         negative_prompt: request.negative_prompt.clone(),
@@ -65,8 +71,8 @@ pub fn chunks(
             .then(|| options.sigmas.name().to_owned()),
         cfg_scale: short(request.guidance_scale),
         seed,
-        width: request.width as u32,
-        height: request.height as u32,
+        width: width as u32,
+        height: height as u32,
         model: Some(model.name.clone()),
         denoising_strength: options.strength,
         // Readers take silence for the GPU's.

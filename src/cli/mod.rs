@@ -10,6 +10,7 @@ mod codec;
 mod console;
 mod device;
 mod engine;
+mod given;
 mod inpaint;
 mod inspect;
 mod jobs;
@@ -20,6 +21,7 @@ mod output;
 mod parity;
 mod reconstruct;
 mod request;
+mod retrieve;
 mod sample;
 mod settings;
 mod shard;
@@ -31,6 +33,7 @@ use clap::{CommandFactory, Parser};
 use console::Console;
 use latent_diffusion::Error;
 use latent_diffusion::error::nearest;
+use latent_diffusion::pipeline::Task;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use stop::Stop;
@@ -64,6 +67,18 @@ fn run(command: Command, commands: &[String], console: &Console, stop: &Stop) ->
         Command::Sample(args) => return Ok(sample::run(&args, console, stop)?),
         Command::Img2img(args) => return Ok(sample::run_from_image(&args, console, stop)?),
         Command::Inpaint(args) => return Ok(inpaint::run(&args, console, stop)?),
+        Command::Upscale(args) => {
+            return Ok(sample::run_task(Task::Upscale, &args, console, stop)?);
+        }
+        Command::Segment2img(args) => {
+            return Ok(sample::run_task(Task::Segmentation, &args, console, stop)?);
+        }
+        Command::Layout2img(args) => {
+            return Ok(sample::run_task(Task::Layout, &args, console, stop)?);
+        }
+        Command::Retrieve2img(args) => {
+            return Ok(sample::run_task(Task::Retrieval, &args, console, stop)?);
+        }
         Command::Encode(args) => codec::encode(&args, console, stop)?,
         Command::Decode(args) => codec::decode(&args, console, stop)?,
         Command::Reconstruct(args) => reconstruct::run(&args, console, stop)?,
@@ -110,7 +125,7 @@ fn unknown(words: &[OsString], commands: &[String]) -> Error {
         .first()
         .map(|word| word.to_string_lossy().into_owned());
     let word = word.unwrap_or_default();
-    let later = ["upscale", "convert", "serve", "server", "completions"];
+    let later = ["convert", "serve", "server", "completions"];
     Error::request(if later.contains(&word.as_str()) {
         format!("`ldm {word}` is not part of this version; `ldm --help` lists what is")
     } else {

@@ -41,6 +41,14 @@ pub fn open(args: &ModelArgs, console: &Console) -> Result<Model> {
     Ok(model)
 }
 
+/// Opens another model than the one that is sampled from.
+///
+/// # Errors
+/// If there is no such model, or it cannot be used.
+pub fn another(path: &Path) -> Result<Model> {
+    named(path, &ModelArgs::default())
+}
+
 fn named(path: &Path, args: &ModelArgs) -> Result<Model> {
     let mut options = OpenOptions {
         variant: args.variant.clone(),

@@ -1,9 +1,11 @@
 //! From settings as they were typed to a request that the pipeline carries out.
 
 use super::console::Console;
+use super::given;
+use super::retrieve::Retriever;
 use super::settings::Settings;
 use latent_diffusion::image::{blur_mask, read_image, read_mask, resize, resize_labels};
-use latent_diffusion::pipeline::{Given, InitImage, Mask, Model, Request, Task};
+use latent_diffusion::pipeline::{InitImage, Mask, Model, Request, Task};
 use latent_diffusion::rng::NoiseSource;
 use latent_diffusion::sampler::{Sampler, SigmaSpacing};
 use latent_diffusion::schedule::Schedule;
@@ -21,6 +23,7 @@ pub fn build(
     prompt: &str,
     settings: &Settings,
     model: &Model,
+    retriever: Option<&Retriever>,
     console: &Console,
 ) -> Result<Request> {
     let mut request = Request::new(model, prompt)?;
@@ -30,7 +33,8 @@ pub fn build(
             return Err(Error::request("the prompt holds a NUL character"));
         }
     }
-    let image = settings.init_image.as_deref().map(read_image).transpose()?;
+    let start_from = settings.init_image.as_deref().filter(|_| !enlarges(model));
+    let image = start_from.map(read_image).transpose()?;
     let mask = mask(settings, image.as_ref())?;
     match (&image, &mask) {
         (Some(image), None) => take_proportions(&mut request, image, model.pixel_multiple()?),
@@ -69,18 +73,18 @@ pub fn build(
             "--strength says how far to depart from an image: give one with --init-image",
         ));
     }
-    if let Some(class) = &settings.class {
-        if model.classes() == 0 {
-            return Err(model.cannot(Task::Class));
-        }
-        request.given = Given::Class(model.class_number(class)?);
-    }
+    given::complete(&mut request, settings, model, retriever, console)?;
     if let Some(image) = image {
         request.check_size(model)?;
         request.init = Some(start(&image, mask.as_ref(), settings, &request, console)?);
     }
     check(&request, model)?;
     Ok(request)
+}
+
+/// Whether an initial image is one to enlarge, and not one to start from.
+fn enlarges(model: &Model) -> bool {
+    model.tasks().contains(&Task::Upscale)
 }
 
 /// The size where none is asked for: as many pixels as the model was trained on, in the image's proportions.
@@ -156,7 +160,7 @@ fn set_size(request: &mut Request, settings: &Settings) -> Result<()> {
 }
 
 /// The nearest sides that are multiples, and not zero.
-fn round_size(request: &mut Request, multiple: usize) {
+pub(super) fn round_size(request: &mut Request, multiple: usize) {
     for side in [&mut request.width, &mut request.height] {
         let rounded = side.saturating_add(multiple / 2) / multiple * multiple;
         *side = rounded.max(multiple);

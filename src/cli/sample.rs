@@ -6,9 +6,11 @@ mod studio;
 use super::args::{LongPrompt, SampleArgs};
 use super::console::Console;
 use super::jobs::{self, Job};
+use super::retrieve::Retriever;
 use super::stop::Stop;
 use super::{model, request};
-use latent_diffusion::pipeline::{Model, Request};
+use latent_diffusion::models::config::Condition;
+use latent_diffusion::pipeline::{Model, Request, Task};
 use latent_diffusion::{Error, Result};
 use studio::Studio;
 
@@ -58,17 +60,22 @@ pub fn draw(
             "{what} 0: there is nothing to draw"
         )));
     }
-    let orders = Orders { args, num };
+    let orders = Orders {
+        args,
+        num,
+        retriever: Retriever::open(args, &model, console, stop)?,
+    };
     match args.from_file.is_some() {
         true => batch_file(jobs, &orders, model, console, stop),
         false => command_line(jobs, &orders, model, console, stop).map(|()| 0),
     }
 }
 
-/// The arguments, and how many images of each request they ask for, if in all.
+/// The arguments, how many images of each request they ask for, if in all, and where its neighbours are found.
 struct Orders<'a> {
     args: &'a SampleArgs,
     num: Option<usize>,
+    retriever: Option<Retriever>,
 }
 
 impl Orders<'_> {
@@ -90,6 +97,18 @@ fn number_meant(jobs: &mut [Result<Job>], args: &SampleArgs, model: &Model) -> O
         }
     }
     number
+}
+
+/// As [`run`], of a model that must be able to carry out `task`.
+///
+/// # Errors
+/// If it is not; else as [`run`].
+pub fn run_task(task: Task, args: &SampleArgs, console: &Console, stop: &Stop) -> Result<u8> {
+    let model = model::open(&args.model, console)?;
+    if !model.tasks().contains(&task) {
+        return Err(model.cannot(task));
+    }
+    draw(jobs::list(args)?, args, model, console, stop)
 }
 
 /// As [`run`], where every request needs an image to start from.
@@ -180,7 +199,13 @@ fn batch_file(
 
 /// The request of a job, checked.
 fn prepare(job: &Job, orders: &Orders, model: &Model, console: &Console) -> Result<Request> {
-    let mut request = request::build(&job.prompt, &job.settings, model, console)?;
+    let mut request = request::build(
+        &job.prompt,
+        &job.settings,
+        model,
+        orders.retriever.as_ref(),
+        console,
+    )?;
     if let (Some(num), None) = (orders.num, job.settings.batch_size) {
         request.batch = num.min(TOGETHER);
     }
@@ -203,6 +228,8 @@ fn unprompted(orders: &Orders, model: &Model, console: &Console) -> Result<Job> 
     let args = orders.args;
     let prompt = match (&model.config.text, &args.model.model) {
         (None, _) => "",
+        // Its text encoder reads no words.
+        _ if model.config.condition == Condition::Layout => "",
         (Some(_), None) => {
             console.note(&format!("no prompt given: drawing \"{DEMO_PROMPT}\""));
             DEMO_PROMPT

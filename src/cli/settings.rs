@@ -78,6 +78,18 @@ pub struct Settings {
     /// Class to draw: an option of the command line that may be repeated, and of a line
     #[arg(skip)]
     pub class: Option<String>,
+    /// Map of labels to draw: an 8-bit gray or palette PNG whose levels are labels
+    #[arg(long, aliases = ["segmentation", "segmap"], value_name = "PNG")]
+    pub labels: Option<PathBuf>,
+    /// Layout to draw: JSON such as {"boxes": [{"class": "Dog", "box": [x, y, width, height]}]}, in shares of the picture
+    #[arg(long, value_name = "JSON")]
+    pub layout: Option<PathBuf>,
+    /// Names of the classes in a layout, a name per line in the order of their numbers [default: classes.txt beside the model]
+    #[arg(long, value_name = "FILE")]
+    pub classes: Option<PathBuf>,
+    /// Neighbours of the prompt in the database that a retrieval-augmented model is shown, 0 to 20 [default: 10]
+    #[arg(short = 'k', long, aliases = ["knn", "neighbors"], allow_negative_numbers = true, value_name = "N")]
+    pub neighbours: Option<i64>,
     /// How far to depart from the initial image, 0 to 1 [default: 0.75]
     #[arg(long, aliases = ["denoising-strength", "denoise", "img2img-strength"], allow_negative_numbers = true, value_name = "X")]
     pub strength: Option<f64>,
@@ -112,6 +124,10 @@ impl Settings {
             invert_mask: self.invert_mask || base.invert_mask,
             mask_blur: self.mask_blur.or(base.mask_blur),
             class: self.class.or(base.class),
+            labels: self.labels.or(base.labels),
+            layout: self.layout.or(base.layout),
+            classes: self.classes.or(base.classes),
+            neighbours: self.neighbours.or(base.neighbours),
             strength: self.strength.or(base.strength),
             rng: self.rng.or(base.rng),
             batch_size: self.batch_size.or(base.batch_size),

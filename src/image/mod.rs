@@ -22,4 +22,4 @@ pub use mask::{blur_mask, read_mask};
 pub use metrics::Similarity;
 pub use npz::{Array, NpzWriter, read_npz, write_npz};
 pub use png::{TextChunk, encode_png, read_text_chunks, to_bytes, write_png};
-pub use read::{MAX_PIXELS, read_image, resize};
+pub use read::{MAX_PIXELS, crop, pad, read_image, resize};

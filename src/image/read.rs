@@ -91,6 +91,61 @@ pub fn resize(image: &Tensor, width: usize, height: usize) -> Result<Tensor> {
     Tensor::new([1, height, width, 3], values.collect())
 }
 
+/// Continues an image to the right and down by its mirror image.
+///
+/// # Shapes
+/// `image`: `[1, H, W, C]`; returns `[1, height, width, C]`, where no side is smaller than before.
+///
+/// # Errors
+/// If the image has another shape, or a side shrinks.
+pub fn pad(image: &Tensor, width: usize, height: usize) -> Result<Tensor> {
+    let Some([1, from_height, from_width, channels]) = image.shape().image() else {
+        let problem = format!("expected [1, H, W, C] to continue, found {}", image.shape());
+        return Err(Error::shape("image", problem));
+    };
+    if width < from_width || height < from_height || from_width * from_height == 0 {
+        return Err(Error::request(format!(
+            "an image of {from_width}x{from_height} pixels cannot be continued to {width}x{height}"
+        )));
+    }
+    // There and back again, without the ends twice.
+    let mirrored = |place: usize, size: usize| {
+        let there = place % (2 * size.max(2) - 2);
+        there.min(2 * size.max(2) - 2 - there).min(size - 1)
+    };
+    Ok(Tensor::from_fn([1, height, width, channels], |index| {
+        let (pixel, channel) = (index / channels, index % channels);
+        let y = mirrored(pixel / width, from_height);
+        let x = mirrored(pixel % width, from_width);
+        image.data()[(y * from_width + x) * channels + channel]
+    }))
+}
+
+/// The upper left part of an image.
+///
+/// # Shapes
+/// `image`: `[1, H, W, C]`; returns `[1, height, width, C]`.
+///
+/// # Errors
+/// If the image has another shape, or is smaller.
+pub fn crop(image: &Tensor, width: usize, height: usize) -> Result<Tensor> {
+    match image.shape().image() {
+        Some([1, from_height, from_width, channels])
+            if height <= from_height && width <= from_width =>
+        {
+            Ok(Tensor::from_fn([1, height, width, channels], |index| {
+                let (pixel, channel) = (index / channels, index % channels);
+                let place = pixel / width * from_width + pixel % width;
+                image.data()[place * channels + channel]
+            }))
+        }
+        _ => Err(Error::shape(
+            "image",
+            format!("of shape {} has no part of {width}x{height}", image.shape()),
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +153,19 @@ mod tests {
     use ::image::{ExtendedColorType, ImageEncoder};
     use std::fs;
     use std::path::PathBuf;
+
+    #[test]
+    fn what_is_continued_is_mirrored_and_cut_again() {
+        let image = Tensor::from_fn([1, 2, 3, 1], |i| i as f32);
+        let padded = pad(&image, 6, 4).unwrap();
+        assert_eq!(padded.data()[..6], [0., 1., 2., 1., 0., 1.]);
+        assert_eq!(padded.data()[6..12], [3., 4., 5., 4., 3., 4.]);
+        assert_eq!(padded.data()[12..18], padded.data()[..6]);
+        assert_eq!(crop(&padded, 3, 2).unwrap(), image);
+        let dot = Tensor::full([1, 1, 1, 2], 7.0);
+        assert_eq!(pad(&dot, 3, 2).unwrap(), Tensor::full([1, 2, 3, 2], 7.0));
+        assert!(pad(&image, 2, 4).is_err() && crop(&image, 4, 1).is_err());
+    }
 
     fn write(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
         let path = folder.path().join(name);

@@ -16,7 +16,8 @@ const ATTENTION: ProjectedAttention = ProjectedAttention {
 ///
 /// # Shapes
 /// Inputs `input_ids [batch, tokens]` and `pooled_token [batch]` (the position to pool, see [`pooled_token`]); outputs
-/// `last_hidden_state [batch, tokens, width]` and `pooled [batch, width]`.
+/// `last_hidden_state [batch, tokens, width]` and `pooled [batch, width]`, and where the model has the map to it `projected [batch, projection]`,
+/// of any length, in the space that prompts share with images.
 ///
 /// # Errors
 /// As [`forward`].
@@ -28,6 +29,10 @@ pub fn build(config: &ClipConfig, batch: usize, tokens: usize) -> Result<Graph> 
     g.output("last_hidden_state", hidden);
     let pooled = g.scope("pooled", |g| g.gather_token(hidden, position))?;
     g.output("pooled", pooled);
+    if let Some(width) = config.projection {
+        let projected = g.scope("text_projection", |g| g.linear(pooled, width, false))?;
+        g.output("projected", projected);
+    }
     Ok(g)
 }
 
@@ -113,6 +118,7 @@ mod tests {
             positions: 77,
             activation: ClipActivation::QuickGelu,
             norm_eps: 1e-5,
+            projection: None,
             skip_layers: 0,
             eos_token: Some(49407),
             pad_token: Some(49407),

@@ -3,8 +3,8 @@
 use super::{Event, Given, Model, Pipeline, Request, Task, compute};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::models::condition::build_class_embedder;
-use crate::models::config::Condition;
+use crate::models::condition::{build_class_embedder, build_rescaler};
+use crate::models::config::{Condition, RescalerConfig};
 use crate::rng::Noise;
 use crate::tensor::{Shape, Tensor};
 
@@ -58,7 +58,10 @@ impl Request {
     /// Refuses what the model is not told, and the lack of what it is.
     pub(super) fn check_given(&self, model: &Model) -> Result<()> {
         let condition = &model.config.condition;
-        let reads_prompts = matches!(condition, Condition::Text | Condition::TextAndMaskedImage);
+        let reads_prompts = matches!(
+            condition,
+            Condition::Text | Condition::TextAndMaskedImage | Condition::Vectors
+        );
         let prompted = !self.prompt.is_empty() || !self.negative_prompt.is_empty();
         if prompted && !reads_prompts {
             return Err(model.cannot(Task::Prompt));
@@ -89,7 +92,35 @@ impl Request {
                 expect_shape("what is attended to", vectors, [rows, width].into())?;
                 true
             }
+            (Condition::Segmentation(_), Given::Segmentation(labels)) => {
+                expect_shape(
+                    "the map of labels",
+                    labels,
+                    [1, self.height, self.width, 1].into(),
+                )?;
+                false
+            }
+            (
+                Condition::Layout,
+                Given::Layout {
+                    tokens,
+                    unconditional,
+                },
+            ) => {
+                let positions = model.text()?.0.positions();
+                for tokens in [tokens, unconditional] {
+                    if tokens.len() != positions {
+                        return Err(Error::request(format!(
+                            "the layout is of {} tokens, and the model reads {positions}",
+                            tokens.len()
+                        )));
+                    }
+                }
+                true
+            }
             (_, Given::Class(_)) => return Err(model.cannot(Task::Class)),
+            (_, Given::Segmentation(_)) => return Err(model.cannot(Task::Segmentation)),
+            (_, Given::Layout { .. }) => return Err(model.cannot(Task::Layout)),
             (_, Given::LowResolution(_)) => return Err(model.cannot(Task::Upscale)),
             (_, Given::Vectors(_)) => return Err(model.cannot(Task::Retrieval)),
             (_, Given::Nothing) if reads_prompts => return Err(model.cannot(Task::Prompt)),
@@ -176,6 +207,30 @@ impl<B: Backend> Pipeline<B> {
                     ..Guided::unconditional(request.batch)
                 })
             }
+            (Condition::Segmentation(rescaler), Given::Segmentation(labels)) => {
+                let rescaled = self.rescaled(rescaler, labels)?;
+                Ok(Guided {
+                    concat: Some(repeated(&rescaled, request.batch)?),
+                    ..Guided::unconditional(request.batch)
+                })
+            }
+            (
+                Condition::Layout,
+                Given::Layout {
+                    tokens,
+                    unconditional,
+                },
+            ) => {
+                let context = match request.guidance() {
+                    Some(_) => self.encoded(&[unconditional.clone(), tokens.clone()], report)?,
+                    None => self.encoded(std::slice::from_ref(tokens), report)?,
+                };
+                Ok(Guided {
+                    context: Some(repeated(&context, request.batch)?),
+                    settings: request.guidance(),
+                    ..Guided::unconditional(request.batch)
+                })
+            }
             (other, _) => Err(self.model.refused(&format!(
                 "is conditioned on more than a prompt ({other:?}), which is not supported yet"
             ))),
@@ -207,6 +262,28 @@ impl<B: Backend> Pipeline<B> {
             input,
             "context",
             "the class embedder",
+        )
+    }
+
+    /// A map of labels as the UNet takes it: a channel for each label, brought to the latent's size and to few channels.
+    fn rescaled(&self, config: &RescalerConfig, labels: &Tensor) -> Result<Tensor> {
+        let (_, Some(weights)) = self.model.condition() else {
+            return Err(self.model.refused("has no rescaler of label maps"));
+        };
+        let [_, height, width, _] = labels.shape().image().unwrap_or_default();
+        let classes = config.in_channels;
+        let one_hot = Tensor::from_fn([1, height, width, classes], |index| {
+            let label = labels.data()[index / classes] as usize;
+            f32::from(u8::from(label == index % classes))
+        });
+        let graph = build_rescaler(config, 1, [height, width])?;
+        let input = ("segmentation", &one_hot);
+        compute(
+            &self.backend,
+            (graph, weights),
+            input,
+            "concat",
+            "the rescaler",
         )
     }
 

@@ -9,6 +9,7 @@ use super::condition::repeated;
 use super::{Event, InitImage, Kept, Pipeline, Request, Task};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::image::crop;
 use crate::models::config::Condition;
 use crate::rng::Noise;
 use crate::tensor::Tensor;
@@ -57,17 +58,21 @@ impl Request {
         self.init.as_ref()?.mask.as_ref()
     }
 
-    /// What becomes of a decoded image: it is pasted into the initial one where there is a mask, and stays as it is elsewhere.
+    /// What becomes of a decoded image: it is cut to the part that is kept, is pasted into the initial one where there is a mask, and
+    /// stays as it is elsewhere.
     ///
     /// # Shapes
-    /// `[1, H, W, 3]`, about -1..1, gives the same.
+    /// `[1, H, W, 3]`, about -1..1, gives the same, or the size that is kept.
     ///
     /// # Errors
-    /// If the image has another shape than the initial one.
+    /// If the image has another shape than the initial one, or is smaller than what is kept.
     ///
     /// # Source
     /// The end of CompVis's `scripts/inpaint.py`.
     pub fn finish(&self, image: Tensor) -> Result<Tensor> {
+        if let Some([width, height]) = self.keep {
+            return crop(&image, width, height);
+        }
         let (Some(init), Some(mask)) = (&self.init, self.mask()) else {
             return Ok(image);
         };

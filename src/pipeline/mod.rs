@@ -73,6 +73,11 @@ impl<B: Backend> Pipeline<B> {
         Self { backend, model }
     }
 
+    /// The device.
+    pub fn backend(&self) -> &Arc<B> {
+        &self.backend
+    }
+
     /// The model.
     pub fn model(&self) -> &Model {
         &self.model

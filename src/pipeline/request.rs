@@ -41,6 +41,8 @@ pub struct Request {
     pub batch: usize,
     /// Where to start from, if not from noise alone. How far from it, [`Options::strength`] says.
     pub init: Option<InitImage>,
+    /// Width and height of the part that is kept of each image, from its upper left corner; all of it, where nothing is said.
+    pub keep: Option<[usize; 2]>,
     /// What to draw, for models that are told by something other than a prompt.
     pub given: Given,
 }
@@ -55,6 +57,15 @@ pub enum Given {
     Class(usize),
     /// The image to enlarge, `[1, h, w, 3]` in -1..1, as large as the latent.
     LowResolution(Tensor),
+    /// A map of labels, `[1, H, W, 1]`, as large as the image.
+    Segmentation(Tensor),
+    /// A layout's tokens.
+    Layout {
+        /// Its own.
+        tokens: Vec<u32>,
+        /// Those that guidance steers away from: of a layout that says nothing.
+        unconditional: Vec<u32>,
+    },
     /// Vectors to attend to, `[L, D]`. What guidance steers away from is as many of zeros.
     Vectors(Tensor),
 }
@@ -97,6 +108,7 @@ impl Request {
             rng: NoiseSource::Cpu,
             batch: 1,
             init: None,
+            keep: None,
             given: Given::Nothing,
         })
     }

@@ -1,10 +1,12 @@
 //! Prompts to context.
 
-use super::{Event, Pipeline};
+use super::{Event, Pipeline, finite};
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::graph::Graph;
-use crate::models::text;
+use crate::models::config::TextConfig;
+use crate::models::{clip, text};
+use crate::session::Session;
 use crate::tensor::Tensor;
 
 impl<B: Backend> Pipeline<B> {
@@ -16,6 +18,11 @@ impl<B: Backend> Pipeline<B> {
     /// # Errors
     /// If the model has no text encoder or tokenizer, or a prompt is too long to be read.
     pub fn context(&self, prompts: &[&str], report: &mut dyn FnMut(Event)) -> Result<Tensor> {
+        self.encoded(&self.tokens(prompts, report)?, report)
+    }
+
+    /// The tokens of each prompt, as many as the text encoder reads.
+    fn tokens(&self, prompts: &[&str], report: &mut dyn FnMut(Event)) -> Result<Vec<Vec<u32>>> {
         let (config, _) = self.model.text()?;
         let tokenizer = self.model.tokenizer()?;
         let mut ids = Vec::with_capacity(prompts.len());
@@ -30,7 +37,41 @@ impl<B: Backend> Pipeline<B> {
             }
             ids.push(encoding.ids);
         }
-        self.encoded(&ids, report)
+        Ok(ids)
+    }
+
+    /// CLIP's vector of a prompt, in the space that prompts share with images: of length 1.
+    ///
+    /// # Shapes
+    /// `[projection]`.
+    ///
+    /// # Errors
+    /// If the model has no text encoder of CLIP's with the map to that space, or no tokenizer.
+    pub fn embed(&self, prompt: &str, report: &mut dyn FnMut(Event)) -> Result<Tensor> {
+        let (TextConfig::Clip(config), weights) = self.model.text()? else {
+            return Err(self.model.refused("has a text encoder that is not CLIP's"));
+        };
+        let Some(width) = config.projection else {
+            return Err(self.model.refused(
+                "has no map from prompts to vectors: take a folder of a CLIPModel or CLIPTextModelWithProjection",
+            ));
+        };
+        let ids = self.tokens(&[prompt], report)?.concat();
+        let position = clip::pooled_token(config, &ids);
+        let graph = clip::build(config, 1, config.positions)?;
+        let mut session = Session::new(&self.backend, graph, weights)?;
+        let ids = ids.iter().map(|&id| id as f32).collect();
+        session.set("input_ids", &Tensor::new([1, config.positions], ids)?)?;
+        session.set("pooled_token", &Tensor::full([1], position as f32))?;
+        session.run()?;
+        let vector = finite(session.get("projected")?, "the text encoder", &mut session)?;
+        let squares = vector.data().iter().map(|&x| f64::from(x) * f64::from(x));
+        let length = squares.sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+        let values = vector
+            .data()
+            .iter()
+            .map(|&x| (f64::from(x) / length) as f32);
+        Tensor::new([width], values.collect())
     }
 
     /// The text encoder's answer to each text of token ids.

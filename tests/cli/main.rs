@@ -6,6 +6,7 @@ mod codec;
 #[cfg(target_os = "linux")]
 mod driver;
 mod output;
+mod shown;
 mod stop;
 mod support;
 mod tasks;

@@ -34,7 +34,12 @@ impl ModelConfig {
                 // Diffusers writes 0.18215 into every such file; the models were trained without a factor.
                 self.scale_factor = 1.0;
             }
-            "CLIPTextModel" | "CLIPTextModelWithProjection" | "CLIPModel" => {
+            "CLIPTextModelWithProjection" | "CLIPModel" => {
+                let text = transformers::clip_text_with_projection(&root)?;
+                self.text = Some(TextConfig::Clip(text));
+                self.condition = Condition::Text;
+            }
+            "CLIPTextModel" => {
                 self.text = Some(TextConfig::Clip(transformers::clip_text(&root)?));
                 self.condition = Condition::Text;
             }

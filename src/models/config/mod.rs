@@ -310,6 +310,8 @@ pub struct ClipConfig {
     pub activation: ClipActivation,
     /// Epsilon of the layer normalisations.
     pub norm_eps: f32,
+    /// Width of the vector that stands for a whole prompt, beside images' vectors; `None` where the model has no map to it.
+    pub projection: Option<usize>,
     /// How many of the last layers are left out before the final normalisation: 0, or 1 for the penultimate layer (SD 2).
     pub skip_layers: usize,
     /// Token that ends a prompt, where the configuration says.

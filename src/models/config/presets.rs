@@ -109,6 +109,7 @@ pub(super) const CLIP_VIT_L_14: ClipConfig = ClipConfig {
     positions: 77,
     activation: ClipActivation::QuickGelu,
     norm_eps: 1e-5,
+    projection: None,
     skip_layers: 0,
     eos_token: Some(49407),
     pad_token: Some(49407),

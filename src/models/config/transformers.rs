@@ -13,6 +13,14 @@ const MISTAKEN_EOS: usize = 2;
 /// The `pad_token_id` of a configuration in which nobody chose one; in CLIP's vocabulary it is an exclamation mark.
 const DEFAULT_PAD: u32 = 1;
 
+/// `CLIPTextModelWithProjection`, and the text encoder of `CLIPModel`.
+pub(super) fn clip_text_with_projection(root: &Section) -> Result<ClipConfig> {
+    Ok(ClipConfig {
+        projection: Some(root.size("projection_dim")?.unwrap_or(512)),
+        ..clip_text(root)?
+    })
+}
+
 /// `CLIPTextConfig`, with its defaults.
 pub(super) fn clip_text(root: &Section) -> Result<ClipConfig> {
     // A whole CLIP model holds its two encoders' sizes one level below.
@@ -43,6 +51,7 @@ pub(super) fn clip_text(root: &Section) -> Result<ClipConfig> {
         positions: size("max_position_embeddings", 77)?,
         activation,
         norm_eps: root.real("layer_norm_eps")?.unwrap_or(1e-5) as f32,
+        projection: None,
         skip_layers: 0,
         eos_token: token("eos_token_id")?.filter(|_| tokens_hold),
         pad_token: token("pad_token_id")?.filter(|&pad| tokens_hold && pad != DEFAULT_PAD),
