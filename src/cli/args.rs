@@ -77,6 +77,8 @@ pub enum Command {
     /// Describe a model, or how an image was made
     #[command(aliases = ["info", "metadata", "png-info"])]
     Inspect(InspectArgs),
+    /// Write a model as one folder of what sampling needs: half-precision weights, configuration, tokenizer
+    Convert(ConvertArgs),
     /// List the published systems and first stages: what each takes, costs and does by default
     #[command(aliases = ["models", "systems"])]
     List(ListArgs),
@@ -333,6 +335,32 @@ pub struct InspectArgs {
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args)]
+pub struct ConvertArgs {
+    /// The model, as --model names it
+    #[arg(value_name = "MODEL")]
+    pub path: Option<PathBuf>,
+    /// Folder to make; one that is there is never written to
+    #[arg(short, long, aliases = ["outdir", "out"], value_name = "FOLDER")]
+    pub output: PathBuf,
+    /// Precision of the weights
+    #[arg(long, value_enum, default_value = "f16", aliases = ["type", "precision"])]
+    pub dtype: Stored,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// Precision of weights in a file.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Stored {
+    /// Two bytes a number
+    #[value(alias = "fp16")]
+    F16,
+    /// Four
+    #[value(alias = "fp32")]
+    F32,
 }
 
 #[derive(Args)]

@@ -19,8 +19,7 @@ const FIRST_STAGE_SIZE: usize = 256;
 /// # Errors
 /// If a configuration that is part of the program describes no network, or nothing can be written.
 pub fn run(args: &ListArgs, console: &Console) -> Result<()> {
-    // Systems with a network that is not implemented are left out.
-    let rows: Vec<Value> = System::all().iter().flat_map(row).collect();
+    let rows = System::all().iter().map(row).collect::<Result<Vec<_>>>()?;
     if args.json {
         return console.result(&Value::from(rows).to_string());
     }

@@ -8,6 +8,7 @@ mod argv;
 mod bench;
 mod codec;
 mod console;
+mod convert;
 mod device;
 mod engine;
 mod given;
@@ -83,6 +84,7 @@ fn run(command: Command, commands: &[String], console: &Console, stop: &Stop) ->
         Command::Decode(args) => codec::decode(&args, console, stop)?,
         Command::Reconstruct(args) => reconstruct::run(&args, console, stop)?,
         Command::Inspect(args) => inspect::run(&args, console)?,
+        Command::Convert(args) => convert::run(&args, console, stop)?,
         Command::List(args) => list::run(&args, console)?,
         Command::Bench(args) => bench::run(&args, console, stop)?,
         Command::Devices(args) => device::list(&args, console, stop)?,
@@ -125,7 +127,7 @@ fn unknown(words: &[OsString], commands: &[String]) -> Error {
         .first()
         .map(|word| word.to_string_lossy().into_owned());
     let word = word.unwrap_or_default();
-    let later = ["convert", "serve", "server", "completions"];
+    let later = ["serve", "server", "completions"];
     Error::request(if later.contains(&word.as_str()) {
         format!("`ldm {word}` is not part of this version; `ldm --help` lists what is")
     } else {

@@ -28,7 +28,7 @@ use crate::graph::{Node, Param};
 use crate::ops::{Op, Slice};
 use crate::plan::Place;
 use crate::tensor::Shape;
-use crate::weights::{TensorView, Weights};
+use crate::weights::{Dtype, TensorView, Weights};
 use arena::{Arena, Views};
 use rayon::ThreadPool;
 use std::sync::Arc;
@@ -137,10 +137,21 @@ impl Backend for Cpu {
                     return Err(Error::Interrupted);
                 }
                 run_step(arena, step)?;
+                step.weights
+                    .iter()
+                    .filter(|w| is_wide(w))
+                    .for_each(TensorView::release);
             }
             Ok(())
         })
     }
+}
+
+/// Whether a weight is let go after it was read. In f32 a network's weights are twice the memory that their halves need, and a
+/// checkpoint in f32 may be larger than memory; the file's pages are mapped again when the next run reads them.
+fn is_wide(weight: &TensorView) -> bool {
+    const WORTH_A_CALL: usize = 256 << 10;
+    weight.dtype() == Dtype::F32 && weight.bytes().len() >= WORTH_A_CALL
 }
 
 fn run_step(arena: &mut Arena, step: &Step<Cpu>) -> Result<()> {

@@ -56,6 +56,23 @@ impl ModelFiles {
         part.pick([&self.unet, &self.autoencoder, &self.text, &self.condition])
     }
 
+    /// The files that the model is more than configuration and weights with: its tokenizer's, and the names of its classes.
+    pub fn companions(&self) -> Vec<PathBuf> {
+        const TOKENIZER: [&str; 7] = [
+            "vocab.json",
+            "merges.txt",
+            "vocab.txt",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "added_tokens.json",
+        ];
+        let folder = self.tokenizer.iter();
+        let tokenizer = folder.flat_map(|folder| TOKENIZER.map(|name| folder.join(name)));
+        let all = tokenizer.chain(self.classes.clone());
+        all.filter(|file| file.is_file()).collect()
+    }
+
     pub(super) fn empty(name: String, config: ModelConfig) -> Self {
         Self {
             name,

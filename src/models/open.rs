@@ -224,7 +224,8 @@ impl<'a> Opening<'a> {
     /// A folder with a component in each of its folders.
     fn pipeline(&mut self, folder: &Path) -> Result<()> {
         let index = folder.join("model_index.json");
-        let parts = config::unsupported_parts(&index, &json(&index)?)?;
+        let pipeline = json(&index)?;
+        let parts = config::unsupported_parts(&index, &pipeline)?;
         self.model.config.unsupported.extend(parts);
         for part in ["unet", "vae", "vqvae", "text_encoder", "bert"] {
             let part = folder.join(part);
@@ -240,6 +241,7 @@ impl<'a> Opening<'a> {
             };
             return Err(Error::file(folder, why));
         }
+        self.model.config.read_pipeline(&index, &pipeline)?;
         let scheduler = folder.join("scheduler").join("scheduler_config.json");
         if scheduler.symlink_metadata().is_ok() {
             self.model
@@ -261,7 +263,8 @@ impl<'a> Opening<'a> {
             let levels = levels
                 .map(|level| (level.res_blocks, attended(level)))
                 .collect();
-            let naming = Naming::DiffusersUNet(UNetLayout { levels });
+            let pixels = matches!(unet.middle, config::Attention::Pixels { .. });
+            let naming = Naming::DiffusersUNet(UNetLayout { levels, pixels });
             self.model.unet = Some(self.weights(folder, naming)?);
         }
         if let (Some(autoencoder), None) = (&config.autoencoder, &self.model.autoencoder) {
@@ -297,7 +300,7 @@ fn assumed(fitting: &[&System]) -> String {
     let others = match names.as_slice() {
         [] => String::new(),
         names => format!(
-            ", as those of {} are; name the right one with --config",
+            " (and of {}: name the right one with --config)",
             names.join(", ")
         ),
     };

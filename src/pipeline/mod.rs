@@ -10,6 +10,7 @@
 //! tensors and gives tensors, and reports through one callback.
 
 mod condition;
+mod convert;
 mod demo;
 mod denoise;
 mod inpaint;

@@ -6,7 +6,7 @@ use crate::models::config::{AutoencoderConfig, Condition, ModelConfig, TextConfi
 use crate::models::{Average, ModelFiles, OpenOptions, Part, open};
 use crate::tokenizer::{ClassNames, Tokenizer};
 use crate::weights::Weights;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A model: its networks, where their weights are, and its tokenizer.
 #[derive(Clone)]
@@ -25,6 +25,8 @@ pub struct Model {
     condition: Option<Weights>,
     tokenizer: Option<Tokenizer>,
     class_names: Option<ClassNames>,
+    /// The files that it was opened with, besides its configuration and weights.
+    pub(super) companions: Vec<PathBuf>,
 }
 
 impl Model {
@@ -54,6 +56,7 @@ impl Model {
             Some(file) => Some(ClassNames::open(file)?),
             None => None,
         };
+        let companions = files.companions();
         Ok(Self {
             name: files.name,
             config: files.config,
@@ -65,6 +68,7 @@ impl Model {
             condition: files.condition,
             tokenizer,
             class_names,
+            companions,
         })
     }
 

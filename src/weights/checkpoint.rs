@@ -147,6 +147,11 @@ impl Checkpoint {
         &self.path
     }
 
+    /// The files that hold the tensors: the one that was opened, or the shards that it lists.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
     /// The text of the configuration that lies beside the checkpoint in its zip archive, if it was opened there and has one.
     pub fn configuration(&self) -> Option<&str> {
         self.configuration.as_deref()

@@ -6,6 +6,7 @@ use super::{Dtype, Kind, Weights, is_ignored};
 use crate::tensor::Shape;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// The sizes of a network's weights on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +39,27 @@ impl Weights {
                 .or_default() += 1;
         }
         Some(inventory)
+    }
+
+    /// The sizes that a tensor has on disk, where it is a tensor of its own there.
+    pub(super) fn dims(&self, name: &str) -> Option<Vec<usize>> {
+        let (Kind::Checkpoint(checkpoint, naming), name) = self.owner(name) else {
+            return None;
+        };
+        let sources = naming.sources(name);
+        let found = sources
+            .iter()
+            .find(|source| checkpoint.contains(&source.name))?;
+        let whole = found.third.is_none() && found.below.is_empty();
+        whole.then(|| checkpoint.dims(&found.name).map(<[usize]>::to_vec))?
+    }
+
+    /// The files the weights are in; none for synthetic ones.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match &self.kind {
+            Kind::Synthetic(_) => vec![],
+            Kind::Checkpoint(checkpoint, _) => checkpoint.files().map(Path::to_owned).collect(),
+        }
     }
 
     /// Reads every weight of this network, and names those that hold NaN or infinities, with how many.

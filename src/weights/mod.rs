@@ -9,6 +9,7 @@ mod checkpoint;
 mod header;
 mod identity;
 mod inventory;
+mod lookup;
 mod map;
 mod names;
 mod pickle;
@@ -21,13 +22,12 @@ pub use checkpoint::Checkpoint;
 pub use identity::Identity;
 pub use inventory::Inventory;
 pub use names::{Naming, UNetLayout};
-pub use save::save;
+pub use save::{Written, save, save_as};
 pub use view::{Dtype, TensorView};
 
 use crate::error::{Error, Result};
 use crate::tensor::{Shape, Tensor};
 use identity::Which;
-use names::Source;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use synthetic::Synthetic;
@@ -126,8 +126,8 @@ impl Weights {
                     .iter()
                     .find(|source| checkpoint.contains(&source.name))
                 {
-                    Some(source) => part(checkpoint, source, name, *shape),
-                    None => Err(missing(checkpoint, &sources, name)),
+                    Some(source) => lookup::view(checkpoint, source, name, *shape),
+                    None => Err(lookup::missing(checkpoint, &sources, name)),
                 }
             }
         }
@@ -202,12 +202,11 @@ impl Weights {
             return true;
         };
         let sources = naming.sources(name);
-        let stored = sources
+        let mut held = sources
             .iter()
-            .find_map(|source| Some((source, checkpoint.dims(&source.name)?)));
-        stored.is_some_and(|(source, dims)| {
-            without_trailing_ones(&source.dims(*shape)) == without_trailing_ones(dims)
-        })
+            .filter(|source| checkpoint.contains(&source.name));
+        held.next()
+            .is_some_and(|source| lookup::fits(checkpoint, source, *shape))
     }
 
     /// The names in the file, of this network, that were never asked for; buffers that no network needs are left out.
@@ -241,81 +240,6 @@ impl Weights {
             Kind::Checkpoint(checkpoint, _) => Some(checkpoint.path().to_owned()),
         }
     }
-}
-
-/// The tensor, or the third of one, that `source` names, as `shape`.
-fn part(checkpoint: &Checkpoint, source: &Source, name: &str, shape: Shape) -> Result<TensorView> {
-    let (path, bytes, entry) = checkpoint
-        .find(&source.name)
-        .ok_or_else(|| missing(checkpoint, std::slice::from_ref(source), name))?;
-    let refuse = |problem: String| Error::Tensor {
-        path: path.to_owned(),
-        tensor: name.to_owned(),
-        problem: problem + &stored_as(name, &source.name),
-    };
-    let dtype = Dtype::from_safetensors(entry.dtype).ok_or_else(|| {
-        refuse(format!(
-            "is stored as {:?}, and weights are read from F16, BF16 and F32",
-            entry.dtype
-        ))
-    })?;
-    if let Some(strides) = &entry.strides {
-        return Err(refuse(format!(
-            "is stored with strides {strides:?} for shape {:?}, and weights are read row after row: save it again as \
-             `tensor.contiguous()`",
-            entry.shape
-        )));
-    }
-    let expected = source.dims(shape);
-    let mut range = entry.range.clone();
-    if let Some(third) = source.third {
-        let size = range.len() / 3;
-        range = range.start + third * size..range.start + (third + 1) * size;
-    }
-    if without_trailing_ones(&expected) != without_trailing_ones(&entry.shape) {
-        return Err(refuse(format!(
-            "has shape {:?}, but this network needs {expected:?}",
-            entry.shape
-        )));
-    }
-    let bytes = bytes
-        .slice(range)
-        .ok_or_else(|| refuse("lies outside its file".into()))?;
-    Ok(TensorView::new(dtype, shape, bytes))
-}
-
-/// The error for a tensor that is under none of the names it may have.
-fn missing(checkpoint: &Checkpoint, sources: &[Source], name: &str) -> Error {
-    let wanted = sources.first().map_or(name, |source| &source.name);
-    let mut problem = format!("is missing{}", stored_as(name, wanted));
-    if let Some(nearest) = checkpoint.nearest(wanted) {
-        problem += &format!("; the nearest name in the file is `{}`", printable(nearest));
-    }
-    if let Some(kind) = checkpoint.kind() {
-        problem += &format!("; the file looks like {kind}");
-    }
-    Error::Tensor {
-        path: checkpoint.path().to_owned(),
-        tensor: name.to_owned(),
-        problem,
-    }
-}
-
-/// ` (in the file: ...)` where the file's name is another.
-fn stored_as(name: &str, source: &str) -> String {
-    if name == source {
-        String::new()
-    } else {
-        format!(" (in the file: `{}`)", printable(source))
-    }
-}
-
-fn without_trailing_ones(dims: &[usize]) -> &[usize] {
-    let end = dims
-        .iter()
-        .rposition(|&size| size != 1)
-        .map_or(0, |last| last + 1);
-    &dims[..end]
 }
 
 /// Whether a name that no graph asks for is no cause for a remark: buffers, training's losses, heads that

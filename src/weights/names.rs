@@ -45,6 +45,8 @@ pub enum Naming {
 pub struct UNetLayout {
     /// For each resolution, finest first: the number of res blocks on the way down, and whether attention follows them.
     pub levels: Vec<(usize, bool)>,
+    /// Whether attention is over pixels, without transformers.
+    pub pixels: bool,
 }
 
 /// A tensor in a file, or a part of one.
@@ -53,6 +55,8 @@ pub(super) struct Source {
     pub(super) name: String,
     /// Which third of the rows, where queries, keys and values are stacked.
     pub(super) third: Option<usize>,
+    /// Tensors of the same sizes whose rows follow, where the graph has them stacked.
+    pub(super) below: Vec<String>,
 }
 
 impl Source {
@@ -60,14 +64,24 @@ impl Source {
         Self {
             name: name.into(),
             third: None,
+            below: vec![],
         }
     }
 
-    /// The sizes of the tensor that a weight of this shape is, or is a part of.
+    /// Three tensors, one below the other.
+    fn stacked([name, second, third]: [String; 3]) -> Self {
+        Self {
+            below: vec![second, third],
+            ..Self::whole(name)
+        }
+    }
+
+    /// The sizes of the tensor that a weight of this shape is, or is a part of, or of each that it is made of.
     pub(super) fn dims(&self, shape: Shape) -> Vec<usize> {
         let mut dims = shape.dims().to_vec();
-        if let (Some(_), Some(rows)) = (self.third, dims.first_mut()) {
-            *rows *= 3;
+        if let Some(rows) = dims.first_mut() {
+            *rows *= self.third.map_or(1, |_| 3);
+            *rows /= 1 + self.below.len();
         }
         dims
     }
@@ -110,7 +124,7 @@ impl Naming {
                 source.name.insert_str(0, prefix);
                 vec![source]
             }
-            Self::DiffusersUNet(layout) => vec![Source::whole(diffusers::unet(name, layout))],
+            Self::DiffusersUNet(layout) => diffusers::unet(name, layout),
             Self::DiffusersAutoencoder { levels } => diffusers::autoencoder(name, *levels),
             Self::DiffusersBert => vec![Source::whole(diffusers::bert(name))],
         }
@@ -137,8 +151,8 @@ fn open_clip(name: &str) -> Source {
     for (third, projection) in ["q_proj.", "k_proj.", "v_proj."].into_iter().enumerate() {
         if name.contains(projection) {
             return Source {
-                name: name.replace(projection, "in_proj_"),
                 third: Some(third),
+                ..Source::whole(name.replace(projection, "in_proj_"))
             };
         }
     }
@@ -224,7 +238,11 @@ mod tests {
             ),
         ] {
             let name = format!("cond_stage_model.model.{file}");
-            assert_eq!(naming.sources(&graph), [Source { name, third }]);
+            let expected = Source {
+                third,
+                ..Source::whole(name)
+            };
+            assert_eq!(naming.sources(&graph), [expected]);
         }
     }
 }

@@ -51,8 +51,14 @@ impl Synthetic {
     }
 }
 
+/// A tensor that is not kept.
+pub(super) fn view(seed: u64, name: &str, shape: Shape) -> TensorView {
+    let bytes = Bytes::from_vec(values(seed, name, shape));
+    TensorView::new(Dtype::F16, shape, bytes)
+}
+
 /// The bytes of a tensor in f16.
-pub(super) fn values(seed: u64, name: &str, shape: Shape) -> Vec<u8> {
+fn values(seed: u64, name: &str, shape: Shape) -> Vec<u8> {
     let key = mix(seed ^ fnv(name));
     let (mean, deviation) = distribution(name, shape);
     // Uniform over +-sqrt(3) deviations has this deviation.

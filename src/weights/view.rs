@@ -38,15 +38,6 @@ impl Dtype {
             _ => None,
         }
     }
-
-    /// The file format's own word for it.
-    pub(super) fn to_safetensors(self) -> safetensors::Dtype {
-        match self {
-            Self::F16 => safetensors::Dtype::F16,
-            Self::BF16 => safetensors::Dtype::BF16,
-            Self::F32 => safetensors::Dtype::F32,
-        }
-    }
 }
 
 /// A tensor of a checkpoint: shared bytes, converted where they are used.

@@ -3,6 +3,7 @@
 mod bad_input;
 mod batch;
 mod codec;
+mod convert;
 #[cfg(target_os = "linux")]
 mod driver;
 mod output;

@@ -1,5 +1,6 @@
 //! Opening models in every layout, under every family of names. `data/names` is written by tools/names.py.
 
+mod convert;
 mod original;
 
 use latent_diffusion::graph::Graph;

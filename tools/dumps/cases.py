@@ -150,6 +150,29 @@ def unet_alone(folder: Path) -> None:
     unet.half().save_pretrained(folder / "model")
 
 
+def super_resolution(folder: Path) -> None:
+    """A LDMSuperResolutionPipeline: a UNet without a context, whose attention over pixels has three matrices where CompVis has one, and
+    a vector-quantised first stage."""
+    model, attended = folder / "model", ("DownBlock2D", "AttnDownBlock2D")
+    unet = randomise(diffusers.UNet2DModel(
+        sample_size=8, in_channels=6, out_channels=3, layers_per_block=1, norm_num_groups=5, block_out_channels=(10, 20),
+        attention_head_dim=5, down_block_types=attended, up_block_types=("AttnUpBlock2D", "UpBlock2D")), 60)
+    dump = Diffusers(folder)
+    dump.unet("unet.safetensors", unet, noise((2, 6, 8, 4), 61), [7, 640])
+    first_stage = randomise(diffusers.VQModel(
+        in_channels=3, out_channels=3, latent_channels=3, layers_per_block=1, norm_num_groups=4, block_out_channels=(8, 16),
+        num_vq_embeddings=32, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2), 62)
+    dump.decode("decode.safetensors", first_stage, noise((1, 3, 6, 4), 63))
+    unet.half().save_pretrained(model / "unet")
+    first_stage.half().save_pretrained(model / "vqvae")
+    diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False).save_pretrained(model / "scheduler")
+    index = {
+        "_class_name": "LDMSuperResolutionPipeline", "_diffusers_version": diffusers.__version__,
+        "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"], "vqvae": ["diffusers", "VQModel"],
+    }
+    (model / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
 COMPVIS = """
 model:
   target: ldm.models.diffusion.ddpm.LatentDiffusion
@@ -280,4 +303,5 @@ def clip_projected(folder: Path) -> None:
 CASES = {
     "sd1": sd1, "sd2": sd2, "unet_alone": unet_alone, "compvis": compvis, "compvis_v": compvis_v,
     "autoencoder_alone": autoencoder_alone, "text_alone": text_alone, "clip_projected": clip_projected,
+    "super_resolution": super_resolution,
 }

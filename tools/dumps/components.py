@@ -80,7 +80,10 @@ class Diffusers:
         self.folder, self.nodes = folder, nodes
 
     def unet(self, name: str, model, *inputs) -> None:
-        unet(self.folder / name, lambda x, t, c: model(x, t, c).sample, self.nodes(names.unet(model)), *inputs)
+        def answer(x, t, context):
+            return model(x, t, *(() if context is None else (context,))).sample
+
+        unet(self.folder / name, answer, self.nodes(names.unet(model)), *inputs)
 
     def decode(self, name: str, model, latent) -> None:
         decode(self.folder / name, lambda z: model.decode(z).sample, self.nodes(names.autoencoder(model)), latent)

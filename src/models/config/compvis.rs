@@ -129,6 +129,11 @@ fn read_sampling(sampling: &Section, config: &mut ModelConfig) -> Result<()> {
         eta: sampling.real("eta")?,
         guidance_scale: sampling.real("cfg_scale")?,
     };
+    if let Some(offset) = sampling.size("steps_offset")? {
+        config.schedule.steps_offset = offset;
+    }
+    config.schedule.set_alpha_to_one =
+        sampling.flag("set_alpha_to_one", config.schedule.set_alpha_to_one)?;
     if let Some(spacing) = sampling.text("timestep_spacing")? {
         let rule = TimestepSpacing::parse(spacing)
             .ok_or_else(|| sampling.unfit("timestep_spacing", TimestepSpacing::EXPECTED))?;

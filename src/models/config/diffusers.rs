@@ -68,17 +68,97 @@ pub(super) fn unet(root: &Section) -> Result<UNetConfig> {
         context_dim: Some(root.size("cross_attention_dim")?.unwrap_or(1280)),
         linear_projections: root.flag("use_linear_projection", false)?,
         new_attention_order: false,
-        scale_shift_norm: match root.text("resnet_time_scale_shift")? {
-            None | Some("default") => false,
-            Some("scale_shift") => true,
-            Some(_) => return Err(root.unfit("resnet_time_scale_shift", "default or scale_shift")),
-        },
+        scale_shift_norm: scale_shift(root)?,
         res_block_updown: false,
         num_classes: root.size("num_class_embeds")?,
         norm_groups: root.size("norm_num_groups")?.unwrap_or(32),
         norm_eps: root.real("norm_eps")?.unwrap_or(1e-5) as f32,
     };
     checked(root, config)
+}
+
+/// `UNet2DModel`, with its defaults: the UNet without a context, whose attention is over pixels.
+pub(super) fn unconditional_unet(root: &Section) -> Result<UNetConfig> {
+    root.only(&[
+        ("act_fn", json!("silu")),
+        ("add_attention", json!(true)),
+        ("attn_norm_num_groups", Value::Null),
+        ("center_input_sample", json!(false)),
+        ("class_embed_type", Value::Null),
+        ("downsample_padding", json!(1)),
+        ("downsample_type", json!("conv")),
+        ("flip_sin_to_cos", json!(true)),
+        ("freq_shift", json!(0)),
+        ("mid_block_scale_factor", json!(1)),
+        ("mid_block_type", json!("UNetMidBlock2D")),
+        ("time_embedding_dim", Value::Null),
+        ("time_embedding_type", json!("positional")),
+        ("upsample_type", json!("conv")),
+    ])?;
+    let widths = root
+        .sizes("block_out_channels")?
+        .unwrap_or(vec![224, 448, 672, 896]);
+    let count = widths.len();
+    let attended = attended_levels(
+        root,
+        count,
+        &["AttnDownBlock2D", "DownBlock2D"],
+        &["AttnUpBlock2D", "UpBlock2D"],
+    )?
+    .unwrap_or(vec![false, true, true, true]);
+    if widths.is_empty() || attended.len() != count {
+        return Err(root.unfit(
+            "block_out_channels",
+            "one width for each of `down_block_types`",
+        ));
+    }
+    // Here it is what its name says, and without it there is one head.
+    let width = match root.get("attention_head_dim") {
+        None if root.has("attention_head_dim") => None,
+        None => Some(8),
+        Some(_) => root.size("attention_head_dim")?,
+    };
+    let attention = |channels: usize| Attention::Pixels {
+        heads: width.map_or(1, |width| channels / width.max(1)),
+    };
+    let res_blocks = root.size("layers_per_block")?.unwrap_or(2);
+    let levels = widths
+        .iter()
+        .zip(attended)
+        .map(|(&channels, attended)| UNetLevel {
+            channels,
+            res_blocks,
+            attention: match attended {
+                true => attention(channels),
+                false => Attention::None,
+            },
+        });
+    let config = UNetConfig {
+        in_channels: root.size("in_channels")?.unwrap_or(3),
+        out_channels: root.size("out_channels")?.unwrap_or(3),
+        model_channels: widths[0],
+        levels: levels.collect(),
+        middle: attention(widths[count - 1]),
+        context_dim: None,
+        linear_projections: false,
+        // Its three matrices stand one below the other, all heads of each.
+        new_attention_order: true,
+        scale_shift_norm: scale_shift(root)?,
+        res_block_updown: false,
+        num_classes: root.size("num_class_embeds")?,
+        norm_groups: root.size("norm_num_groups")?.unwrap_or(32),
+        norm_eps: root.real("norm_eps")?.unwrap_or(1e-5) as f32,
+    };
+    checked(root, config)
+}
+
+/// Whether the time embedding scales and shifts.
+fn scale_shift(root: &Section) -> Result<bool> {
+    match root.text("resnet_time_scale_shift")? {
+        None | Some("default") => Ok(false),
+        Some("scale_shift") => Ok(true),
+        Some(_) => Err(root.unfit("resnet_time_scale_shift", "default or scale_shift")),
+    }
 }
 
 /// The many settings of `UNet2DConditionModel` that change the network, at the one value each has in the systems of the

@@ -22,6 +22,10 @@ impl ModelConfig {
                 self.unet = Some(diffusers::unet(&root)?);
                 self.latent_size = root.size("sample_size")?;
             }
+            "UNet2DModel" => {
+                self.unet = Some(diffusers::unconditional_unet(&root)?);
+                self.latent_size = root.size("sample_size")?;
+            }
             "AutoencoderKL" => {
                 self.autoencoder = Some(diffusers::autoencoder(&root, false)?);
                 self.scale_factor = root.real("scaling_factor")?.unwrap_or(0.18215);
@@ -50,6 +54,28 @@ impl ModelConfig {
             other => {
                 return Err(root.error(&format!("describes a {other}, which is not supported")));
             }
+        }
+        Ok(())
+    }
+
+    /// Takes from a `model_index.json` what its components do not say: what the UNet's further channels are. The components come first.
+    ///
+    /// # Errors
+    /// If the file is not an object.
+    pub fn read_pipeline(&mut self, file: &Path, json: &Value) -> Result<()> {
+        let class = Section::root(file, json)?.text("_class_name")?;
+        let class = class.unwrap_or("an unknown pipeline");
+        let Some(unet) = &self.unet else {
+            return Ok(());
+        };
+        let further = unet.in_channels.saturating_sub(unet.out_channels);
+        match class {
+            _ if further == 0 => {}
+            "LDMSuperResolutionPipeline" => self.condition = Condition::LowResolution,
+            "StableDiffusionInpaintPipeline" => self.condition = Condition::TextAndMaskedImage,
+            _ => self.unsupported.push(format!(
+                "its UNet takes {further} channels beside the latent's, and what `{class}` gives it there is not supported"
+            )),
         }
         Ok(())
     }

@@ -14,10 +14,12 @@ mod presets;
 mod schedule;
 mod section;
 mod transformers;
+mod written;
 
 pub use compvis::from_yaml;
 pub use folder::unsupported_parts;
 pub use schedule::{BetaSchedule, Prediction, SamplingDefaults, ScheduleConfig, TimestepSpacing};
+pub use written::to_yaml;
 
 /// Everything that is known about a model before its weights are read.
 ///

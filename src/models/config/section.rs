@@ -30,6 +30,11 @@ impl<'a> Section<'a> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether a key is there, null or not.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
     /// An error about the section as a whole.
     pub(super) fn error(&self, problem: &str) -> Error {
         let scope = self.scope.trim_end_matches('.');

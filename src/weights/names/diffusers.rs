@@ -5,9 +5,38 @@
 
 use super::{Source, UNetLayout};
 
-/// Diffusers' name of a UNet's weight, or the name itself where it has no counterpart.
-pub(super) fn unet(name: &str, layout: &UNetLayout) -> String {
-    unet_block(name, layout).unwrap_or_else(|| name.to_owned())
+/// Diffusers' names of a UNet's weight, the present one first, or the name itself where it has no counterpart.
+pub(super) fn unet(name: &str, layout: &UNetLayout) -> Vec<Source> {
+    let name = unet_block(name, layout).unwrap_or_else(|| name.to_owned());
+    match split_attention(&name) {
+        Some((block, rest)) if layout.pixels => pixel_attention(&block, rest),
+        _ => vec![Source::whole(name)],
+    }
+}
+
+/// `down_blocks.1.attentions.0` and what follows it.
+fn split_attention(name: &str) -> Option<(String, &str)> {
+    let (block, rest) = name.split_once(".attentions.")?;
+    let (index, rest) = number(rest)?;
+    Some((format!("{block}.attentions.{index}"), rest))
+}
+
+/// Attention over pixels: CompVis has one matrix where diffusers has three, whose rows stand here one below the other.
+fn pixel_attention(block: &str, rest: &str) -> Vec<Source> {
+    let Some((module, kind)) = rest.rsplit_once('.') else {
+        return vec![];
+    };
+    let name = |theirs: &str| format!("{block}.{theirs}.{kind}");
+    match module {
+        "norm" => vec![Source::whole(name("group_norm"))],
+        "proj_out" => ["to_out.0", "proj_attn"]
+            .map(|theirs| Source::whole(name(theirs)))
+            .to_vec(),
+        "qkv" => [["to_q", "to_k", "to_v"], ["query", "key", "value"]]
+            .map(|theirs| Source::stacked(theirs.map(name)))
+            .to_vec(),
+        _ => vec![],
+    }
 }
 
 fn unet_block(name: &str, layout: &UNetLayout) -> Option<String> {
@@ -105,13 +134,9 @@ pub(super) fn autoencoder(name: &str, levels: usize) -> Vec<Source> {
         .replace("mid.attn_1.", "mid_block.attentions.0.")
         .replace("norm_out.", "conv_norm_out.");
     let name = autoencoder_level(&name, levels).unwrap_or(name);
-    let Some((block, rest)) = name
-        .split_once(".attentions.")
-        .and_then(|(block, rest)| Some((block, number(rest)?)))
-    else {
+    let Some((block, rest)) = split_attention(&name) else {
         return vec![Source::whole(name)];
     };
-    let (index, rest) = rest;
     [
         ["group_norm", "to_q", "to_k", "to_v", "to_out.0"],
         ["group_norm", "query", "key", "value", "proj_attn"],
@@ -122,10 +147,7 @@ pub(super) fn autoencoder(name: &str, levels: usize) -> Vec<Source> {
         let ours = ["norm", "q", "k", "v", "proj_out"]
             .iter()
             .position(|&ours| ours == module)?;
-        Some(Source::whole(format!(
-            "{block}.attentions.{index}.{}.{kind}",
-            theirs[ours]
-        )))
+        Some(Source::whole(format!("{block}.{}.{kind}", theirs[ours])))
     })
     .collect()
 }
