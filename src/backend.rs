@@ -1,8 +1,7 @@
 //! The seam between what is computed and where: six verbs.
 //!
 //! `alloc`, `write` and `read` move bytes, `select` chooses a kernel from shapes alone, `load` brings a weight to the device, `run` does the work.
-//! `wider` is the device with a larger range of numbers. The others only answer planning: what there is room for (`admit`, `free_bytes`,
-//! `weight_bytes`), and in which pieces an image may be computed with the same result (`rows_of_block`, `sums_alike`, `transfer`).
+//! `wider` is the device with a larger range of numbers. The others only answer planning: what there is room for (`admit`, `room`, `weight_bytes`), and in which pieces an image may be computed with the same result (`rows_of_block`, `sums_alike`, `transfer`).
 //! Everything above (sessions, pipelines, the command line) is generic over this trait; everything below knows nothing of models.
 
 use crate::error::Result;
@@ -13,6 +12,8 @@ pub use crate::plan::bands::schedule::Transfer;
 use crate::tensor::Shape;
 use crate::weights::Weights;
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A device that runs graphs.
 pub trait Backend: Sized {
@@ -45,11 +46,12 @@ pub trait Backend: Sized {
         Ok(())
     }
 
-    /// Bytes of memory that can still be had; `None` where nobody knows.
+    /// Bytes of memory that are left for values once the weights of `loads` are there; `None` where nobody knows.
     ///
     /// # Errors
-    /// If the device fails.
-    fn free_bytes(&self) -> Result<Option<usize>> {
+    /// If a weight is missing or does not fit, or the device fails.
+    fn room(&self, loads: &[Load<Self>], weights: &Weights) -> Result<Option<usize>> {
+        let _ = (loads, weights);
         Ok(None)
     }
 
@@ -130,6 +132,42 @@ pub trait Backend: Sized {
         steps: &[Step<Self>],
         replay: &mut Self::Replay,
     ) -> Result<()>;
+}
+
+/// Bytes of values on a device: now, and at the worst moment.
+#[derive(Debug, Default)]
+pub struct Meter {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Meter {
+    /// Counts `bytes` more until the answer is dropped.
+    pub fn take(self: &Arc<Self>, bytes: usize) -> Taken {
+        let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.most.fetch_max(now, Ordering::Relaxed);
+        let meter = self.clone();
+        Taken { meter, bytes }
+    }
+
+    /// Bytes at the worst moment since this was asked last.
+    pub fn most(&self) -> usize {
+        let now = self.now.load(Ordering::Relaxed);
+        self.most.swap(now, Ordering::Relaxed)
+    }
+}
+
+/// Bytes that a [`Meter`] counts.
+#[derive(Debug)]
+pub struct Taken {
+    meter: Arc<Meter>,
+    bytes: usize,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.meter.now.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// A kernel and what it needs besides its operands.

@@ -3,8 +3,10 @@
 //! Numbers are read as wide as they come (`--width -512` is a number); what they must be is said by the request's own checks,
 //! in sentences.
 
-use super::device::{Choice, Dtype};
+use super::bench::BenchArgs;
+use super::engine::EngineArgs;
 use super::parity::ParityArgs;
+use super::plan::PlanArgs;
 use super::settings::Settings;
 use super::shard::Shard;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -33,6 +35,7 @@ Examples:
   ldm sample --from-file prompts.txt --outdir images
   ldm reconstruct -m ./vq-f4 photo.png
   ldm inspect outputs/00000-1.png
+  ldm plan -m ./sd-v1-5 --size 2048x2048 --memory 8GiB
   ldm bench -m synthetic:sd1 --what unet --size 256";
 
 /// Draws images from text with latent diffusion models, on an engine of its own.
@@ -82,6 +85,9 @@ pub enum Command {
     /// List the published systems and first stages: what each takes, costs and does by default
     #[command(aliases = ["models", "systems"])]
     List(ListArgs),
+    /// Say what a run takes of memory, before anything is loaded
+    #[command(alias = "memory")]
+    Plan(Box<PlanArgs>),
     /// Time a model's networks, operation by operation
     Bench(BenchArgs),
     /// List what can compute, or check the one device that is asked for
@@ -142,21 +148,6 @@ impl ModelArgs {
     pub fn average(&self) -> Option<bool> {
         (self.ema || self.no_ema).then_some(self.ema)
     }
-}
-
-#[derive(Args)]
-#[command(next_help_heading = "Device")]
-pub struct EngineArgs {
-    /// Where to compute: auto, cpu, cuda, cuda:N, or emulator, which runs the CUDA kernels on the CPU, slowly, and watches every
-    /// memory access
-    #[arg(long, default_value = "auto", aliases = ["backend", "device-id", "cuda-device"])]
-    pub device: Choice,
-    /// Precision: auto, f16 or f32; a GPU computes in f16 unless told otherwise, the CPU in f32
-    #[arg(long, default_value = "auto", aliases = ["type", "precision"])]
-    pub dtype: Dtype,
-    /// Threads [default: one per core]
-    #[arg(short, long, default_value_t = 0, hide_default_value = true)]
-    pub threads: usize,
 }
 
 #[derive(Args)]
@@ -368,47 +359,4 @@ pub struct ListArgs {
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,
-}
-
-#[derive(Args)]
-pub struct BenchArgs {
-    /// Which network to time
-    #[arg(long, value_enum, default_value = "all")]
-    pub what: Part,
-    /// Size of the image in pixels, 512 or 512x768 [default: the model's]
-    #[arg(long, value_name = "WxH")]
-    pub size: Option<String>,
-    /// Images per run
-    #[arg(long, alias = "batch-size", default_value_t = 1, value_name = "N")]
-    pub batch: usize,
-    /// Runs; the fastest counts
-    #[arg(long, default_value_t = 3, value_name = "N")]
-    pub repeat: usize,
-    /// How many of the slowest nodes are listed
-    #[arg(long, default_value_t = 10, value_name = "N")]
-    pub top: usize,
-    /// Answer in JSON
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub model: ModelArgs,
-    #[command(flatten)]
-    pub engine: EngineArgs,
-}
-
-/// A part of a model that can be timed.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Part {
-    /// One evaluation of the denoising network
-    Unet,
-    /// A sampler's step with guidance: the network asked twice for each image, and the update
-    Step,
-    /// From a latent to an image
-    Decode,
-    /// From an image to a latent
-    Encode,
-    /// The text encoder
-    Text,
-    /// Each network
-    All,
 }

@@ -5,11 +5,13 @@
 
 mod table;
 
-use super::args::{BenchArgs, Part};
+use super::args::ModelArgs;
 use super::console::Console;
 use super::device::{self, Device};
+use super::engine::EngineArgs;
 use super::model;
 use super::stop::Stop;
+use clap::{Args, ValueEnum};
 use latent_diffusion::backend::Backend;
 use latent_diffusion::cpu::Peak;
 use latent_diffusion::models::{autoencoder, text, unet};
@@ -21,6 +23,49 @@ use latent_diffusion::{Error, Graph, Result, Session, Tensor, Weights};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+#[derive(Args)]
+pub struct BenchArgs {
+    /// Which network to time
+    #[arg(long, value_enum, default_value = "all")]
+    pub what: Part,
+    /// Size of the image in pixels, 512 or 512x768 [default: the model's]
+    #[arg(long, value_name = "WxH")]
+    pub size: Option<String>,
+    /// Images per run
+    #[arg(long, alias = "batch-size", default_value_t = 1, value_name = "N")]
+    pub batch: usize,
+    /// Runs; the fastest counts
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub repeat: usize,
+    /// How many of the slowest nodes are listed
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub top: usize,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// A part of a model that can be timed.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// One evaluation of the denoising network
+    Unet,
+    /// A sampler's step with guidance: the network asked twice for each image, and the update
+    Step,
+    /// From a latent to an image
+    Decode,
+    /// From an image to a latent
+    Encode,
+    /// The text encoder
+    Text,
+    /// Each network
+    All,
+}
 
 /// The largest batch that is attempted, as when sampling.
 const MAX_BATCH: usize = 1 << 12;

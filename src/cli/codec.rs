@@ -68,7 +68,8 @@ impl<'a> Codec<'a> {
     ) -> Result<Self> {
         let model = model::open(&args.model, console)?;
         Ok(Self {
-            engine: Engine::new(device::open(&args.engine, console, stop)?, model),
+            engine: Engine::new(device::open(&args.engine, console, stop)?, model)
+                .with_tiling(args.engine.vae_tiling),
             output: Output::prepare(&args.place, extension)?,
             extension,
             console,

@@ -1,7 +1,7 @@
 //! Where to compute: the `--device` option, and the `devices` command.
 
-use super::args::EngineArgs;
 use super::console::Console;
+use super::engine::EngineArgs;
 use super::stop::Stop;
 use latent_diffusion::backend::Backend;
 use latent_diffusion::cpu::{Cpu, Peak};
@@ -74,6 +74,37 @@ impl FromStr for Dtype {
     }
 }
 
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory(pub usize);
+
+impl FromStr for Memory {
+    type Err = String;
+
+    /// Reads `2GiB`, `1.5g`, `512 MiB`, `512mb` or a bare number of bytes; all units are powers of 1024.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim().to_ascii_lowercase();
+        let unit = text
+            .find(|c: char| c.is_ascii_alphabetic())
+            .unwrap_or(text.len());
+        let (number, unit) = text.split_at(unit);
+        let shift = match unit {
+            "" | "b" => 0,
+            "k" | "kb" | "kib" => 10,
+            "m" | "mb" | "mib" => 20,
+            "g" | "gb" | "gib" => 30,
+            "t" | "tb" | "tib" => 40,
+            _ => return Err("expected an amount of memory such as 2GiB or 512MiB".into()),
+        };
+        match number.trim().parse::<f64>() {
+            Ok(number) if (0.0..1e15).contains(&number) => {
+                Ok(Self((number * (1u64 << shift) as f64) as usize))
+            }
+            _ => Err("expected an amount of memory such as 2GiB or 512MiB".into()),
+        }
+    }
+}
+
 /// A device that is ready.
 pub enum Device {
     /// The processor.
@@ -126,7 +157,8 @@ pub fn open(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device>
                 seed: 0,
             };
             let target = Target::a100(precision);
-            Device::Cuda(Arc::new(Cuda::emulator(emulation, target, stop.flag())?))
+            let device = Cuda::emulator(emulation, target, stop.flag())?;
+            Device::Cuda(Arc::new(device.with_limit(limit(args))))
         }
         Choice::Auto => match gpu(0, args, stop) {
             Ok(gpu) => gpu,
@@ -146,13 +178,19 @@ fn cpu(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device> {
             "note: the CPU computes in f32 whatever --dtype says; weights stay as they are stored",
         );
     }
-    Ok(Device::Cpu(Arc::new(Cpu::new(args.threads, stop.flag())?)))
+    let device = Cpu::new(args.threads, stop.flag())?;
+    Ok(Device::Cpu(Arc::new(device.with_limit(limit(args)))))
 }
 
 fn gpu(ordinal: u32, args: &EngineArgs, stop: &Stop) -> Result<Device> {
     let precision = precision(args.dtype)?;
     let gpu = Cuda::gpu(ordinal, precision, args.threads, stop.flag())?;
-    Ok(Device::Cuda(Arc::new(gpu)))
+    Ok(Device::Cuda(Arc::new(gpu.with_limit(limit(args)))))
+}
+
+/// The most bytes of memory to use.
+fn limit(args: &EngineArgs) -> Option<usize> {
+    args.memory.map(|Memory(bytes)| bytes)
 }
 
 /// What the kernels compute in.
@@ -250,6 +288,11 @@ mod tests {
         for second in ["cuda:1", "cuda1", "1"] {
             assert_eq!(read(second), Ok(Choice::Cuda(1)));
         }
+        let memory = |text: &str| text.parse::<Memory>().map(|Memory(bytes)| bytes);
+        assert_eq!(memory("2GiB"), Ok(2 << 30));
+        assert_eq!(memory("1.5 mb"), Ok(3 << 19));
+        assert_eq!(memory("4096"), Ok(4096));
+        assert!(memory("-1").is_err() && memory("2 apples").is_err());
         assert!(read("tpu").is_err() && read("cuda:x").is_err() && read("").is_err());
     }
 }

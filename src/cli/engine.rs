@@ -1,10 +1,34 @@
 //! A model on whichever device was asked for. A pipeline is generic over its device; here is the one place where the choice is made.
 
-use super::device::Device;
+use super::device::{Choice, Device, Dtype, Memory};
+use clap::Args;
 use latent_diffusion::cpu::Cpu;
 use latent_diffusion::cuda::Cuda;
-use latent_diffusion::pipeline::{Database, Event, Model, Neighbour, Pipeline, Request};
+use latent_diffusion::pipeline::{
+    Database, Event, Model, Neighbour, Pipeline, Request, Stage, Tiling,
+};
 use latent_diffusion::{Result, Tensor};
+
+#[derive(Args)]
+#[command(next_help_heading = "Device")]
+pub struct EngineArgs {
+    /// Where to compute: auto, cpu, cuda, cuda:N, or emulator, which runs the CUDA kernels on the CPU, slowly, and watches every
+    /// memory access
+    #[arg(long, default_value = "auto", aliases = ["backend", "device-id", "cuda-device"])]
+    pub device: Choice,
+    /// Precision: auto, f16 or f32; a GPU computes in f16 unless told otherwise, the CPU in f32
+    #[arg(long, default_value = "auto", aliases = ["type", "precision"])]
+    pub dtype: Dtype,
+    /// Threads [default: one per core]
+    #[arg(short, long, default_value_t = 0, hide_default_value = true)]
+    pub threads: usize,
+    /// Use no more memory than this, such as 2GiB [default: what the device has]
+    #[arg(long, aliases = ["max-memory", "vram"], value_name = "LIMIT")]
+    pub memory: Option<Memory>,
+    /// Run the autoencoder in bands of rows, which gives the same image: auto (where the whole does not fit), on or off
+    #[arg(long, default_value = "auto", default_missing_value = "on", num_args = 0..=1, require_equals = false, aliases = ["tiled-vae", "tiling"], value_name = "WHEN")]
+    pub vae_tiling: Tiling,
+}
 
 /// A pipeline on one of the devices.
 pub enum Engine {
@@ -20,6 +44,25 @@ impl Engine {
         match device {
             Device::Cpu(device) => Self::Cpu(Pipeline::new(device, model)),
             Device::Cuda(device) => Self::Cuda(Pipeline::new(device, model)),
+        }
+    }
+
+    /// The same, with the autoencoder in bands as `tiling` says.
+    pub fn with_tiling(self, tiling: Tiling) -> Self {
+        match self {
+            Self::Cpu(pipeline) => Self::Cpu(pipeline.with_tiling(tiling)),
+            Self::Cuda(pipeline) => Self::Cuda(pipeline.with_tiling(tiling)),
+        }
+    }
+
+    /// As [`Pipeline::forecast`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn forecast(&self, request: &Request) -> Result<Vec<Stage>> {
+        match self {
+            Self::Cpu(pipeline) => pipeline.forecast(request),
+            Self::Cuda(pipeline) => pipeline.forecast(request),
         }
     }
 

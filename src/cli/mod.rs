@@ -20,6 +20,7 @@ mod metadata;
 mod model;
 mod output;
 mod parity;
+mod plan;
 mod reconstruct;
 mod request;
 mod retrieve;
@@ -86,6 +87,7 @@ fn run(command: Command, commands: &[String], console: &Console, stop: &Stop) ->
         Command::Inspect(args) => inspect::run(&args, console)?,
         Command::Convert(args) => convert::run(&args, console, stop)?,
         Command::List(args) => list::run(&args, console)?,
+        Command::Plan(args) => plan::run(&args, console, stop)?,
         Command::Bench(args) => bench::run(&args, console, stop)?,
         Command::Devices(args) => device::list(&args, console, stop)?,
         Command::Parity(args) => return Ok(parity::run(&args, console, stop)?),

@@ -1,8 +1,9 @@
 //! `ldm parity`: the engine's answers against PyTorch's, dump by dump.
 
-use super::args::{EngineArgs, ModelArgs};
+use super::args::ModelArgs;
 use super::console::Console;
 use super::device::{self, Device};
+use super::engine::EngineArgs;
 use super::model;
 use super::stop::Stop;
 use clap::Args;

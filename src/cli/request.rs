@@ -138,7 +138,11 @@ fn take_size(request: &mut Request, image: &Tensor) {
     [request.width, request.height] = sides(image);
 }
 
-fn set_size(request: &mut Request, settings: &Settings) -> Result<()> {
+/// Takes the sides that the settings name.
+///
+/// # Errors
+/// If a size is not written as one.
+pub(super) fn set_size(request: &mut Request, settings: &Settings) -> Result<()> {
     let (mut width, mut height) = (settings.width, settings.height);
     if let Some(size) = &settings.size {
         let sides = size.split_once(['x', 'X', '*', ',']);
@@ -203,7 +207,7 @@ fn start(
 }
 
 /// A number of things, which is never negative.
-fn count(what: &str, value: i64) -> Result<usize> {
+pub(super) fn count(what: &str, value: i64) -> Result<usize> {
     usize::try_from(value)
         .map_err(|_| Error::request(format!("{what} {value}: it must be above 0")))
 }

@@ -1,12 +1,16 @@
 //! One block of f32 memory, lent out in pieces that the plan keeps apart.
 
+use crate::backend::Taken;
 use crate::error::{Error, Result};
 use crate::ops::Slice;
 use crate::plan::Place;
 use std::ops::Range;
 
 /// The values of one session.
-pub struct Arena(Vec<f32>);
+pub struct Arena {
+    values: Vec<f32>,
+    _taken: Taken,
+}
 
 /// What one operation may touch.
 pub(super) struct Views<'a> {
@@ -20,7 +24,7 @@ pub(super) struct Views<'a> {
 
 impl Arena {
     /// Zeroed memory for `bytes` bytes.
-    pub(super) fn new(bytes: usize) -> Result<Self> {
+    pub(super) fn new(bytes: usize, taken: Taken) -> Result<Self> {
         let elements = bytes.div_ceil(size_of::<f32>());
         let mut memory = Vec::new();
         memory.try_reserve_exact(elements).map_err(|_| {
@@ -30,26 +34,29 @@ impl Arena {
             ))
         })?;
         memory.resize(elements, 0.0);
-        Ok(Self(memory))
+        Ok(Self {
+            values: memory,
+            _taken: taken,
+        })
     }
 
     /// The values at a place.
     pub(super) fn slice(&self, place: Place) -> Result<&[f32]> {
-        self.0.get(range(place)).ok_or_else(outside)
+        self.values.get(range(place)).ok_or_else(outside)
     }
 
     /// The values at a place, to be set.
     pub(super) fn slice_mut(&mut self, place: Place) -> Result<&mut [f32]> {
-        self.0.get_mut(range(place)).ok_or_else(outside)
+        self.values.get_mut(range(place)).ok_or_else(outside)
     }
 
     /// Copies the values at one place to another.
     pub(super) fn copy(&mut self, from: Place, to: Place) -> Result<()> {
         let (from, to) = (range(from), range(to).start);
-        if from.end.max(to + from.len()) > self.0.len() {
+        if from.end.max(to + from.len()) > self.values.len() {
             return Err(outside());
         }
-        self.0.copy_within(from, to);
+        self.values.copy_within(from, to);
         Ok(())
     }
 
@@ -70,11 +77,11 @@ impl Arena {
         } else {
             (&output, &workspace)
         };
-        if first.end > second.start || second.end > self.0.len() {
+        if first.end > second.start || second.end > self.values.len() {
             return Err(outside());
         }
         // Two pieces are written; the three that lie around them are read.
-        let (before, rest) = self.0.split_at_mut(first.start);
+        let (before, rest) = self.values.split_at_mut(first.start);
         let (written_first, rest) = rest.split_at_mut(first.len());
         let (between, rest) = rest.split_at_mut(second.start - first.end);
         let (written_second, after) = rest.split_at_mut(second.len());
@@ -118,6 +125,12 @@ fn outside() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Meter;
+    use std::sync::Arc;
+
+    fn arena(bytes: usize) -> Arena {
+        Arena::new(bytes, Arc::<Meter>::default().take(bytes)).unwrap()
+    }
 
     fn place(offset: usize, len: usize) -> Place {
         Place {
@@ -129,7 +142,7 @@ mod tests {
 
     #[test]
     fn operands_lie_around_what_is_written() {
-        let mut arena = Arena::new(40).unwrap();
+        let mut arena = arena(40);
         for (i, value) in arena
             .slice_mut(place(0, 10))
             .unwrap()
@@ -148,7 +161,7 @@ mod tests {
 
     #[test]
     fn overlaps_are_refused() {
-        let mut arena = Arena::new(40).unwrap();
+        let mut arena = arena(40);
         assert!(arena.views(&[place(0, 3)], place(2, 2), None).is_err());
         assert!(arena.views(&[], place(2, 2), Some((12, 4))).is_err());
         assert!(arena.views(&[], place(9, 2), None).is_err());

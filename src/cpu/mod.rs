@@ -22,7 +22,7 @@ mod simd;
 
 pub use peak::Peak;
 
-use crate::backend::{Backend, Load, Selection, Step};
+use crate::backend::{Backend, Load, Meter, Selection, Step};
 use crate::error::{Error, Result};
 use crate::graph::{Node, Param};
 use crate::ops::{Op, Slice};
@@ -40,6 +40,7 @@ pub struct Cpu {
     stop: Arc<AtomicBool>,
     /// The most memory to use, in bytes.
     limit: Option<usize>,
+    meter: Arc<Meter>,
 }
 
 impl Cpu {
@@ -52,13 +53,22 @@ impl Cpu {
             .num_threads(threads)
             .build()
             .map_err(|error| Error::Device(format!("cannot start {threads} threads: {error}")))?;
-        let limit = None;
-        Ok(Self { pool, stop, limit })
+        Ok(Self {
+            pool,
+            stop,
+            limit: None,
+            meter: Arc::default(),
+        })
     }
 
     /// The same, as if there were no more than `limit` bytes of memory.
     pub fn with_limit(self, limit: Option<usize>) -> Self {
         Self { limit, ..self }
+    }
+
+    /// Bytes of values.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// The number of threads.
@@ -89,8 +99,10 @@ impl Backend for Cpu {
         memory::within(limit, weight_bytes, arena_bytes)
     }
 
-    fn free_bytes(&self) -> Result<Option<usize>> {
-        Ok(self.limit.or_else(memory::available))
+    fn room(&self, loads: &[Load<Self>], weights: &Weights) -> Result<Option<usize>> {
+        let weight_bytes = self.weight_bytes(loads, weights)?;
+        let bytes = self.limit.or_else(memory::available);
+        Ok(bytes.map(|bytes| bytes.saturating_sub(weight_bytes)))
     }
 
     fn rows_of_block(&self, _: usize, x: Shape) -> Option<usize> {
@@ -102,7 +114,7 @@ impl Backend for Cpu {
     }
 
     fn alloc(&self, bytes: usize) -> Result<Arena> {
-        Arena::new(bytes)
+        Arena::new(bytes, self.meter.take(bytes))
     }
 
     fn write(&self, arena: &mut Arena, place: Place, values: &[f32]) -> Result<()> {

@@ -18,6 +18,7 @@ pub mod kernel;
 mod launch;
 mod layer_norm;
 mod linear;
+mod memory;
 mod movement;
 mod pack;
 mod product;
@@ -31,7 +32,7 @@ pub use emulator::Emulation;
 pub use gpu::Gpu;
 pub use kernel::{Argument, Kernel, Launch, Layout, Precision, Target};
 
-use crate::backend::{Backend, Load, Selection, Step, Transfer};
+use crate::backend::{Backend, Load, Meter, Selection, Step, Taken, Transfer};
 use crate::error::{Error, Result};
 use crate::graph::{Node, Param};
 use crate::ops::Op;
@@ -39,6 +40,7 @@ use crate::plan::Place;
 use crate::tensor::Shape;
 use crate::weights::Weights;
 use door::{Call, Door, Memory, Recording, Span};
+use memory::layouts;
 use rayon::ThreadPool;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,10 +55,14 @@ pub struct Cuda {
     stop: Arc<AtomicBool>,
     /// The most memory to use, in bytes.
     limit: Option<usize>,
+    meter: Arc<Meter>,
 }
 
 /// The values of one session.
-pub struct Arena(Arc<dyn Memory>);
+pub struct Arena(
+    Arc<dyn Memory>,
+    #[expect(dead_code, reason = "counts until it is dropped")] Taken,
+);
 
 /// A weight on the device, which every session over the same checkpoint shares.
 pub struct Weight(Arc<dyn Memory>);
@@ -119,17 +125,8 @@ impl Cuda {
             pool: Arc::new(pool),
             stop,
             limit: None,
+            meter: Arc::default(),
         })
-    }
-
-    /// The same, as if it had no more than `limit` bytes of memory.
-    pub fn with_limit(self, limit: Option<usize>) -> Self {
-        Self { limit, ..self }
-    }
-
-    /// Bytes of the weights that are on the device now.
-    pub fn loaded_bytes(&self) -> usize {
-        self.store.bytes()
     }
 
     /// What kernels are chosen for.
@@ -188,15 +185,16 @@ impl Backend for Cuda {
             pool: self.pool.clone(),
             stop: self.stop.clone(),
             limit: self.limit,
+            meter: self.meter.clone(),
         })
     }
 
-    fn free_bytes(&self) -> Result<Option<usize>> {
-        let limit = self
-            .limit
-            .map(|limit| limit.saturating_sub(self.store.bytes()));
-        let free = [limit, self.door.free_bytes()?];
-        Ok(free.into_iter().flatten().min())
+    fn room(&self, loads: &[Load<'_, Self>], weights: &Weights) -> Result<Option<usize>> {
+        let missing = self
+            .store
+            .missing_bytes(layouts(loads), weights, self.target.precision)?;
+        let free = self.free_bytes()?;
+        Ok(free.map(|free| free.saturating_sub(missing)))
     }
 
     fn weight_bytes(&self, loads: &[Load<'_, Self>], weights: &Weights) -> Result<usize> {
@@ -227,7 +225,9 @@ impl Backend for Cuda {
     }
 
     fn alloc(&self, bytes: usize) -> Result<Arena> {
-        self.store.alloc(&*self.door, bytes).map(Arena)
+        let memory = self.store.alloc(&*self.door, bytes)?;
+        let taken = self.meter.take(memory.bytes());
+        Ok(Arena(memory, taken))
     }
 
     fn write(&self, arena: &mut Arena, place: Place, values: &[f32]) -> Result<()> {
@@ -326,13 +326,6 @@ impl Backend for Cuda {
             State::New | State::Prepared(_) => Ok(()),
         }
     }
-}
-
-/// Each weight with the layout it is read in.
-fn layouts<'a>(loads: &'a [Load<'_, Cuda>]) -> impl Iterator<Item = (&'a Param, Layout)> {
-    loads
-        .iter()
-        .filter_map(|load| Some((load.param, *load.kernel.layouts.get(load.index)?)))
 }
 
 /// The type of the elements at `place` on a device that works at `working`.

@@ -1,5 +1,6 @@
 //! Between images and latents.
 
+use super::bands::Half;
 use super::{Event, Pipeline, draw, finite};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -19,16 +20,21 @@ impl<B: Backend> Pipeline<B> {
     /// If the model has no autoencoder, or the image is not finite.
     pub fn decode(&self, latent: &Tensor, report: &mut dyn FnMut(Event)) -> Result<Tensor> {
         let (config, weights) = self.model.autoencoder()?;
-        let Some([n, h, w, _]) = latent.shape().image() else {
+        let Some([_, h, w, _]) = latent.shape().image() else {
             return Err(Error::request(format!(
                 "a latent is [N, h, w, C], not {}",
                 latent.shape()
             )));
         };
         let scaled = self.scaled(latent, 1.0 / self.model.config.scale_factor)?;
-        let graph = autoencoder::build_decoder(config, n, [h, w])?;
-        let network = (graph, weights);
-        self.compute_wide(network, ("latent", &scaled), "image", "the decoder", report)
+        let decoder = Half {
+            build: &|batch| autoencoder::build_decoder(config, batch, [h, w]),
+            weights,
+            input: "latent",
+            output: "image",
+            stage: "the decoder",
+        };
+        self.autoencode(&decoder, &scaled, report)
     }
 
     /// Mean and log variance of an image's latent, at the autoencoder's own scale. With a codebook, the latent itself, not
@@ -45,17 +51,24 @@ impl<B: Backend> Pipeline<B> {
         report: &mut dyn FnMut(Event),
     ) -> Result<(Tensor, Option<Tensor>)> {
         let (config, weights) = self.model.autoencoder()?;
-        let [n, h, w] = sizes(image)?;
-        let graph = autoencoder::build_encoder(config, n, [h, w])?;
-        let network = (graph, weights);
-        let input = ("image", image);
-        let encoded = |output| self.compute_wide(network, input, output, "the encoder", report);
+        let [_, h, w] = sizes(image)?;
+        let encoder = Half {
+            build: &|batch| autoencoder::build_encoder(config, batch, [h, w]),
+            weights,
+            input: "image",
+            output: match config.codebook {
+                None => "moments",
+                Some(_) => "latent",
+            },
+            stage: "the encoder",
+        };
+        let encoded = self.autoencode(&encoder, image, report)?;
         match config.codebook {
             None => {
-                let (mean, logvar) = autoencoder::split_moments(&encoded("moments")?)?;
+                let (mean, logvar) = autoencoder::split_moments(&encoded)?;
                 Ok((mean, Some(logvar)))
             }
-            Some(_) => Ok((encoded("latent")?, None)),
+            Some(_) => Ok((encoded, None)),
         }
     }
 

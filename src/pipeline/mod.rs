@@ -9,10 +9,12 @@
 //! sum. Images are decoded one at a time for the same reason. The pipeline neither reads arguments nor writes files: it takes
 //! tensors and gives tensors, and reports through one callback.
 
+mod bands;
 mod condition;
 mod convert;
 mod demo;
 mod denoise;
+mod forecast;
 mod inpaint;
 mod latent;
 mod model;
@@ -22,8 +24,10 @@ mod request;
 mod task;
 mod text;
 
+pub use bands::Tiling;
 pub use condition::{Guided, Kept};
 pub use denoise::{Denoiser, FIRST_STAGE, StepSizes, step};
+pub use forecast::{InBands, Stage};
 pub use inpaint::Mask;
 pub use model::Model;
 pub use neighbours::{Database, Neighbour};
@@ -66,12 +70,18 @@ pub enum Event {
 pub struct Pipeline<B: Backend> {
     backend: Arc<B>,
     model: Model,
+    tiling: Tiling,
 }
 
 impl<B: Backend> Pipeline<B> {
     /// Puts a model on a device. Nothing is loaded before it is needed.
     pub fn new(backend: Arc<B>, model: Model) -> Self {
-        Self { backend, model }
+        let tiling = Tiling::Auto;
+        Self {
+            backend,
+            model,
+            tiling,
+        }
     }
 
     /// The device.
@@ -183,17 +193,23 @@ impl<B: Backend> Pipeline<B> {
             stage,
         ) {
             Err(error @ Error::NotFinite { .. }) => {
-                let Some(wider) = self.backend.wider() else {
-                    return Err(error);
-                };
-                if let Error::NotFinite { stage, what, .. } = &error {
-                    let warning = format!("{stage} produced {what} in f16: it is run again in f32");
-                    report(Event::Warning(warning));
-                }
-                compute(&Arc::new(wider), (graph, weights), input, output, stage)
+                let wider = self.wider(error, report)?;
+                compute(&wider, (graph, weights), input, output, stage)
             }
             outcome => outcome,
         }
+    }
+
+    /// The device with the range of f32 for what overflowed in halves, and a word about it; or the error, if there is none.
+    fn wider(&self, error: Error, report: &mut dyn FnMut(Event)) -> Result<Arc<B>> {
+        let Some(wider) = self.backend.wider() else {
+            return Err(error);
+        };
+        if let Error::NotFinite { stage, what, .. } = &error {
+            let warning = format!("{stage} produced {what} in f16: it is run again in f32");
+            report(Event::Warning(warning));
+        }
+        Ok(Arc::new(wider))
     }
 }
 
@@ -235,17 +251,19 @@ fn not_finite<B: Backend>(
     stage: &str,
     session: &mut Session<B>,
 ) -> Result<Error> {
-    let node = session.first_not_finite()?;
+    let stage = match session.first_not_finite()? {
+        Some(node) => format!("{stage}, node {node},"),
+        None => stage.to_owned(),
+    };
+    let what = format!("NaN or infinity in {bad} of {} values", shape.len());
+    Ok(broken(session.backend(), stage, what))
+}
+
+/// The refusal of `what` was found in the result of a stage, with what to do about it.
+fn broken<B: Backend>(backend: &B, stage: String, what: String) -> Error {
     let mut hint = "look for damaged weights with `ldm inspect --check-weights`".to_owned();
-    if session.backend().wider().is_some() {
+    if backend.wider().is_some() {
         hint += ", or compute in f32 with `--dtype f32`";
     }
-    Ok(Error::NotFinite {
-        stage: match node {
-            Some(node) => format!("{stage}, node {node},"),
-            None => stage.to_owned(),
-        },
-        what: format!("NaN or infinity in {bad} of {} values", shape.len()),
-        hint,
-    })
+    Error::NotFinite { stage, what, hint }
 }

@@ -42,7 +42,7 @@ impl<'a> Studio<'a> {
         let device = device::open(&orders.args.engine, console, stop)?;
         Ok(Self {
             output: Output::prepare(&orders.args.place, "png")?,
-            engine: Engine::new(device, model),
+            engine: Engine::new(device, model).with_tiling(orders.args.engine.vae_tiling),
             orders,
             console,
             pixels: None,

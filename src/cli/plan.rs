@@ -1,0 +1,131 @@
+//! `ldm plan`: what a run takes of memory, from the programs that would run and before any weight is read.
+
+use super::args::ModelArgs;
+use super::console::Console;
+use super::engine::{Engine, EngineArgs};
+use super::request::{count, set_size};
+use super::settings::Settings;
+use super::stop::Stop;
+use super::{device, model};
+use clap::Args;
+use latent_diffusion::pipeline::{Model, Request, Stage};
+use latent_diffusion::sampler::Sampler;
+use latent_diffusion::{Error, Result};
+use serde_json::{Value, json};
+
+#[derive(Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// Says what the networks of a run take.
+///
+/// # Errors
+/// If the model or the device cannot be used, the size does not fit the model, or a network does not fit the memory even in bands.
+pub fn run(args: &PlanArgs, console: &Console, stop: &Stop) -> Result<()> {
+    let model = model::open(&args.model, console)?;
+    let request = request(args, &model)?;
+    let device = device::open(&args.engine, console, stop)?;
+    let name = device.name();
+    let engine = Engine::new(device, model).with_tiling(args.engine.vae_tiling);
+    let stages = engine.forecast(&request)?;
+    let peak = stages.iter().map(Stage::peak_bytes).max().unwrap_or(0);
+    if args.json {
+        let answer = json!({
+            "model": engine.model().name,
+            "device": name,
+            "size": [request.width, request.height],
+            "batch_size": request.batch,
+            "stages": stages.iter().map(as_json).collect::<Vec<_>>(),
+            "peak_bytes": peak,
+        });
+        return console.result(&answer.to_string());
+    }
+    console.result(&format!(
+        "{}, {}x{}, batch {}, on {name}",
+        engine.model().name,
+        request.width,
+        request.height,
+        request.batch
+    ))?;
+    console.result(&format!(
+        "{:<13} {:>11} {:>11} {:>11}",
+        "stage", "weights MiB", "values MiB", "peak MiB"
+    ))?;
+    for stage in &stages {
+        let bands = stage.bands.map(|bands| {
+            format!(
+                "  in up to {} bands, instead of {} MiB; {} MiB kept on the host",
+                bands.bands,
+                mib(bands.whole_bytes),
+                mib(bands.host_bytes)
+            )
+        });
+        console.result(&format!(
+            "{:<13} {:>11} {:>11} {:>11}{}",
+            stage.name,
+            mib(stage.weight_bytes),
+            mib(stage.arena_bytes),
+            mib(stage.peak_bytes()),
+            bands.unwrap_or_default()
+        ))?;
+    }
+    console.result(&format!("{:<13} {:>35}", "peak", mib(peak)))
+}
+
+fn request(args: &PlanArgs, model: &Model) -> Result<Request> {
+    let settings = &args.settings;
+    let mut request = Request::new(model, "")?;
+    set_size(&mut request, settings)?;
+    let multiple = model.pixel_multiple().unwrap_or(1);
+    for side in [request.width, request.height] {
+        if side == 0 || !side.is_multiple_of(multiple) {
+            return Err(Error::request(format!(
+                "size {}x{}: this model needs sides that are multiples of {multiple}",
+                request.width, request.height
+            )));
+        }
+    }
+    if let Some(name) = &settings.sampler {
+        request.sampler = Sampler::parse(name)?;
+    }
+    if let Some(steps) = settings.steps {
+        request.options.steps = count("steps", steps)?;
+    }
+    if let Some(scale) = settings.cfg_scale {
+        request.guidance_scale = scale as f32;
+    }
+    request.options.quantise = settings.quantize_x0;
+    request.batch = count("batch size", settings.batch_size.unwrap_or(1))?.max(1);
+    Ok(request)
+}
+
+fn as_json(stage: &Stage) -> Value {
+    let bands = stage.bands.map(|bands| {
+        json!({
+            "most": bands.bands,
+            "whole_bytes": bands.whole_bytes,
+            "host_bytes": bands.host_bytes,
+        })
+    });
+    json!({
+        "stage": stage.name,
+        "weight_bytes": stage.weight_bytes,
+        "arena_bytes": stage.arena_bytes,
+        "peak_bytes": stage.peak_bytes(),
+        "bands": bands,
+    })
+}
+
+/// Bytes in MiB.
+fn mib(bytes: usize) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
+}

@@ -1,0 +1,143 @@
+//! What a request will take of the device's memory, before anything is loaded: from the very programs that would run.
+
+use super::{FIRST_STAGE, Pipeline, Request, StepSizes, step};
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::models::config::Condition;
+use crate::models::{autoencoder, text};
+use crate::schedule::Schedule;
+use crate::session::Program;
+use crate::weights::Weights;
+
+/// What one network of a run takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// Which.
+    pub name: &'static str,
+    /// Bytes of its weights, as the device keeps them.
+    pub weight_bytes: usize,
+    /// Bytes of its values: of the whole, or of the largest band.
+    pub arena_bytes: usize,
+    /// How it runs in bands, if it does.
+    pub bands: Option<InBands>,
+}
+
+/// What a network in bands takes besides its arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InBands {
+    /// Bytes that the whole image's arena would have.
+    pub whole_bytes: usize,
+    /// The most bands of a pass.
+    pub bands: usize,
+    /// Bytes of values on the host.
+    pub host_bytes: usize,
+    /// Bytes of the device's memory at the worst moment, without weights.
+    pub peak_bytes: usize,
+}
+
+impl Stage {
+    /// Bytes of the device's memory at the worst moment.
+    pub fn peak_bytes(&self) -> usize {
+        self.weight_bytes
+            + self
+                .bands
+                .map_or(self.arena_bytes, |bands| bands.peak_bytes)
+    }
+}
+
+impl<B: Backend> Pipeline<B> {
+    /// What each network takes that carries out `request`: text encoder, UNet and decoder, and the encoder for requests with an image.
+    ///
+    /// # Errors
+    /// If the request's size does not fit the model, or a network does not fit the device even in bands.
+    pub fn forecast(&self, request: &Request) -> Result<Vec<Stage>> {
+        let mut stages = Vec::new();
+        let config = &self.model.config;
+        let calls = if request.guidance().is_some() { 2 } else { 1 };
+        let prompts = matches!(
+            config.condition,
+            Condition::Text | Condition::TextAndMaskedImage
+        );
+        if let (true, Ok((text, weights))) = (prompts, self.model.text()) {
+            let mut graph = Graph::new();
+            let input = graph.input_exact("input_ids", [calls, text.positions()]);
+            let hidden = text::forward(&mut graph, text, input)?;
+            graph.output("context", hidden);
+            stages.push(self.stage("text encoder", graph, weights)?);
+        }
+        if let Ok((unet, mut weights)) = self.model.unet() {
+            let schedule = Schedule::new(&config.schedule)?;
+            let trajectory = request.sampler.plan(&schedule, &request.options)?;
+            let tokens = config.context_tokens();
+            let context = |features| [calls * request.batch, tokens, features].into();
+            let (mut codebook, quantising) = (None, &mut None);
+            if let (true, Ok((first_stage, codes))) =
+                (trajectory.quantises(), self.model.autoencoder())
+            {
+                codebook = first_stage.codebook;
+                weights = quantising.insert(weights.with(FIRST_STAGE, codes));
+            }
+            let sizes = StepSizes {
+                batch: request.batch,
+                latent: self.model.latent_shape(request)?,
+                context: unet.context_dim.map(context),
+                concat: unet.concat_channels(),
+                class_labels: unet.num_classes.is_some(),
+                guided: calls == 2,
+                kept: false,
+                codebook,
+                rows: trajectory.rows.len(),
+                memory: trajectory.memory,
+            };
+            stages.push(self.stage("UNet", step(unet, &sizes)?, weights)?);
+        }
+        if let Ok((config, weights)) = self.model.autoencoder() {
+            let [height, width, _] = self.model.latent_shape(request)?;
+            let decoder = |batch| autoencoder::build_decoder(config, batch, [height, width]);
+            stages.push(self.half("decoder", &decoder, weights)?);
+            if request.init.is_some() {
+                let size = [request.height, request.width];
+                let encoder = |batch| autoencoder::build_encoder(config, batch, size);
+                stages.push(self.half("encoder", &encoder, weights)?);
+            }
+        }
+        Ok(stages)
+    }
+
+    fn stage(&self, name: &'static str, graph: Graph, weights: &Weights) -> Result<Stage> {
+        let program = Program::new(&*self.backend, graph)?;
+        Ok(Stage {
+            name,
+            weight_bytes: self.backend.weight_bytes(&program.loads(), weights)?,
+            arena_bytes: program.plan().arena_bytes,
+            bands: None,
+        })
+    }
+
+    /// Half of the autoencoder, which takes one image at a time.
+    fn half(
+        &self,
+        name: &'static str,
+        build: &dyn Fn(usize) -> Result<Graph>,
+        weights: &Weights,
+    ) -> Result<Stage> {
+        let whole = self.stage(name, build(1)?, weights)?;
+        let bands = self.tiling.bands(&self.backend, build, (1, weights))?;
+        let Some(bands) = bands else {
+            return Ok(whole);
+        };
+        let schedule = bands.schedule();
+        let count = schedule.passes.iter().map(|pass| pass.bands.len()).max();
+        Ok(Stage {
+            arena_bytes: schedule.arena_bytes,
+            bands: Some(InBands {
+                whole_bytes: whole.arena_bytes,
+                bands: count.unwrap_or(0),
+                host_bytes: schedule.host_bytes,
+                peak_bytes: schedule.peak_bytes,
+            }),
+            ..whole
+        })
+    }
+}
