@@ -4,6 +4,7 @@
     python tools/dumps/make.py                              # tests/data/parity, all cases
     python tools/dumps/make.py --demo assets/demo --out DIR # dumps of the demo model, from its PyTorch twin
     python tools/dumps/make.py --diffusers MODEL --out DIR  # dumps of any Stable Diffusion 1 or 2 in diffusers' layout
+    python tools/dumps/make.py --compvis MODEL --out DIR    # dumps of any folder in CompVis's layout, a published checkpoint for example
     python tools/dumps/make.py --system celeba256 --width 1/4 --format ckpt --out DIR
                                                             # a published system at any width, with random weights, and its dumps
     python tools/dumps/make.py --count                      # parameters of every published network
@@ -34,7 +35,8 @@ def main() -> None:
     parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES), help="cases to write")
     parser.add_argument("--demo", type=Path, metavar="MODEL", help="write dumps of this demo folder instead")
     parser.add_argument("--diffusers", type=Path, metavar="MODEL", help="write dumps of this diffusers folder instead")
-    parser.add_argument("--side", type=int, help="side of the latents; default: 32 with --diffusers, the published one with --system")
+    parser.add_argument("--compvis", type=Path, metavar="MODEL", help="write dumps of this folder in CompVis's layout instead")
+    parser.add_argument("--side", type=int, help="side of the latents; default: 32 with --diffusers, or else the model's own")
     parser.add_argument("--steps", type=int, default=20, help="steps of the trajectory, with --diffusers")
     parser.add_argument("--system", choices=systems.SYSTEMS, metavar="NAME",
                         help=f"write this system or first stage at random weights, with its dumps: {', '.join(systems.SYSTEMS)}")
@@ -54,6 +56,9 @@ def main() -> None:
             return
         if arguments.diffusers:
             folder(arguments.diffusers, arguments.out, arguments.side or 32, arguments.steps)
+            return
+        if arguments.compvis:
+            systems.dumps_of(arguments.compvis, arguments.out, arguments.side)
             return
         if arguments.system:
             described = systems.narrowed(systems.config(arguments.system), arguments.width)

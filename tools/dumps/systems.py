@@ -19,7 +19,7 @@ from dump import randomise
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
-from compvis import LatentDiffusion, build_from_config, built, checkpoint  # noqa: E402
+from compvis import LatentDiffusion, build_from_config, built, checkpoint, load  # noqa: E402
 from compvis.clip import VIT_L_14  # noqa: E402
 from compvis.openclip import VIT_H_14  # noqa: E402
 
@@ -106,13 +106,27 @@ def folder_of(described: dict, folder: Path, size, seed: int, form: str = "safet
     their own where it is given."""
     alone = "first_stage_config" not in described["model"]["params"]
     model = randomise(built(described["model"]) if alone else LatentDiffusion(described), seed)
+    if "scale_factor" in dict(model.named_buffers()):
+        model.scale_factor.fill_(0.625)
     dumps = CompVis(folder, nodes)
     with torch.no_grad():
         first_stage(dumps, described["model"]["params"], model, size, seed) if alone else system(
-            dumps, model, size, stage_size or size, seed, parts)
+            dumps, described, model, size, stage_size or size, seed, parts, GUIDANCE)
     state = checkpoint.published(model, seed) if whole else checkpoint.pruned(model)
     checkpoint.save(folder / "model" / f"model.{form}", state)
     (folder / "model" / "config.yaml").write_text(yaml.safe_dump(described, sort_keys=False, default_flow_style=None, width=120))
+
+
+def dumps_of(model_folder: Path, out: Path, side: int | None) -> None:
+    """Every dump of a folder in CompVis's layout, with the weights it holds and the guidance it recommends."""
+    described = yaml.safe_load((model_folder / "config.yaml").read_text())
+    params, model, dumps = described["model"]["params"], load(model_folder), CompVis(out, lambda modules: {})
+    if isinstance(model, LatentDiffusion):
+        size = (side or params["image_size"],) * 2
+        guidance = described.get("sampling", {}).get("cfg_scale", GUIDANCE)
+        system(dumps, described, model, size, size, 0, ("unet", "decode", "encode", "condition", "sampler"), guidance)
+    else:
+        first_stage(dumps, params, model, (side or 256 // factor(params),) * 2, 0)
 
 
 def first_stage(dumps: CompVis, params: dict, model, size, seed: int, parts=("decode", "encode")) -> None:
@@ -126,12 +140,10 @@ def first_stage(dumps: CompVis, params: dict, model, size, seed: int, parts=("de
         dumps.encode("encode.safetensors", model, image)
 
 
-def system(dumps: CompVis, model: LatentDiffusion, size, stage_size, seed: int, parts) -> None:
+def system(dumps: CompVis, described: dict, model: LatentDiffusion, size, stage_size, seed: int, parts, guidance: float) -> None:
     """Dumps of a diffusion model: two images with conditions of their own, at timesteps that differ."""
     params, unet = model.params, model.params["unet_config"]["params"]
     height, width = size
-    if "scale_factor" in dict(model.named_buffers()):
-        model.scale_factor.fill_(0.625)
     given, unconditional, asked = conditions(model, params, (2, height, width), seed)
     concat = (given["concat"],) if "concat" in given else ()
     start = noise((2, unet["out_channels"], height, width), seed + START)
@@ -144,14 +156,17 @@ def system(dumps: CompVis, model: LatentDiffusion, size, stage_size, seed: int, 
         name, value, answer = asked
         components.condition(dumps.folder / "condition.safetensors", model.cond_stage_model, value, name, answer)
     if "sampler" in parts:
-        scale = GUIDANCE if unconditional is not None else 1.0
+        scale = guidance if unconditional is not None else 1.0
         more = {name: tensor for name, tensor in given.items() if name != "context"}
         predict = lambda x, t, c: model.apply_model(x, t, context=c, **more)
         prediction = {"eps": "epsilon", "v": "v_prediction"}[params.get("parameterization", "eps")]
-        # As CompVis samples: every 50th timestep, plus one, and the noise of the first timestep left at the end.
+        # As CompVis samples unless the model says otherwise: every 50th timestep, plus one; and the noise of the first timestep is left
+        # at the end.
         ddim = diffusers.DDIMScheduler(
             beta_start=params["linear_start"], beta_end=params["linear_end"], beta_schedule="scaled_linear", steps_offset=1,
-            set_alpha_to_one=False, clip_sample=False, prediction_type=prediction)
+            set_alpha_to_one=False, clip_sample=False, prediction_type=prediction,
+            rescale_betas_zero_snr=params.get("rescale_betas_zero_snr", False),
+            timestep_spacing=described.get("sampling", {}).get("timestep_spacing", "leading"))
         components.sampler(dumps.folder / "sampler.safetensors", predict, ddim, start, given.get("context"), unconditional, scale,
                            20, more, sampler="ddim")
 
