@@ -11,11 +11,8 @@ use rayon::prelude::*;
 /// Codes that are compared at once.
 const LANES: usize = 16;
 
-/// Pixels that meet a code while it is in registers.
-const ROWS: usize = 4;
-
 /// Pixels of a task.
-const TASK: usize = 16 * ROWS;
+const TASK: usize = 64;
 
 /// The codes, in blocks of [`LANES`] of which each holds one channel after another.
 struct Packed {
@@ -62,55 +59,46 @@ struct Search<'a> {
 impl Loop for Search<'_> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        let width = self.packed.width;
-        let x = self.x.chunks(ROWS * width);
-        for (y, x) in self.y.chunks_mut(ROWS).zip(x) {
-            // Rows that are not there are the last again.
-            let rows: [&[f32]; ROWS] =
-                std::array::from_fn(|row| &x[row.min(y.len() - 1) * width..][..width]);
-            let found = nearest::<FUSED>(self.packed, rows);
-            y.iter_mut().zip(found).for_each(|(y, found)| *y = found);
+        let rows = self.x.chunks_exact(self.packed.width);
+        for (y, row) in self.y.iter_mut().zip(rows) {
+            *y = nearest::<FUSED>(self.packed, row);
         }
     }
 }
 
+/// The nearest code of one pixel. The best of each lane, and its block, stay in registers.
 #[inline(always)]
-fn nearest<const FUSED: bool>(packed: &Packed, rows: [&[f32]; ROWS]) -> [f32; ROWS] {
-    let own = rows.map(square);
-    let mut least = [[f32::INFINITY; LANES]; ROWS];
-    let mut at = [[0u32; LANES]; ROWS];
-    let blocks = packed.codes.chunks_exact(packed.width);
-    for (number, (codes, squares)) in blocks.zip(&packed.squares).enumerate() {
-        let mut products = [[0f32; LANES]; ROWS];
-        for (channel, code) in codes.iter().enumerate() {
-            for (row, products) in rows.iter().zip(&mut products) {
-                for (product, e) in products.iter_mut().zip(code) {
-                    *product = match FUSED {
-                        true => row[channel].mul_add(*e, *product),
-                        false => *product + row[channel] * e,
-                    };
-                }
+fn nearest<const FUSED: bool>(packed: &Packed, row: &[f32]) -> f32 {
+    let own = square(row);
+    let mut least = [f32::INFINITY; LANES];
+    let mut at = [0.0; LANES];
+    let mut number = 0.0;
+    for (codes, squares) in packed.codes.chunks_exact(packed.width).zip(&packed.squares) {
+        let mut product = [0f32; LANES];
+        for (x, code) in row.iter().zip(codes) {
+            for lane in 0..LANES {
+                product[lane] = match FUSED {
+                    true => x.mul_add(code[lane], product[lane]),
+                    false => product[lane] + x * code[lane],
+                };
             }
         }
-        for row in 0..ROWS {
-            for lane in 0..LANES {
-                let distance = (own[row] + squares[lane]) - 2.0 * products[row][lane];
-                let nearer = distance < least[row][lane];
-                least[row][lane] = if nearer { distance } else { least[row][lane] };
-                at[row][lane] = if nearer { number as u32 } else { at[row][lane] };
-            }
+        for lane in 0..LANES {
+            let distance = (own + squares[lane]) - 2.0 * product[lane];
+            let nearer = distance < least[lane];
+            at[lane] = if nearer { number } else { at[lane] };
+            least[lane] = if nearer { distance } else { least[lane] };
+        }
+        number += 1.0;
+    }
+    let mut nearest = (f32::INFINITY, f32::NAN);
+    for lane in 0..LANES {
+        let code = at[lane] * LANES as f32 + lane as f32;
+        if least[lane] < nearest.0 || (least[lane] == nearest.0 && code < nearest.1) {
+            nearest = (least[lane], code);
         }
     }
-    std::array::from_fn(|row| {
-        let mut nearest = (f32::INFINITY, f32::NAN);
-        for (lane, &distance) in least[row].iter().enumerate() {
-            let code = (at[row][lane] as usize * LANES + lane) as f32;
-            if distance < nearest.0 || (distance == nearest.0 && code < nearest.1) {
-                nearest = (distance, code);
-            }
-        }
-        nearest.1
-    })
+    nearest.1
 }
 
 pub(super) fn run(op: &Codebook, inputs: &[Slice], weights: &[TensorView], output: &mut [f32]) {
