@@ -28,10 +28,11 @@ fn cases() -> Vec<(PathBuf, Vec<PathBuf>)> {
     cases
 }
 
-/// The model beside a case's dumps; the demo's is in the program's assets.
+/// The model beside a case's dumps; the demos' are in the program's assets.
 fn model_of(case: &Path) -> PathBuf {
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets");
     match case.file_name() {
-        Some(name) if name == "demo" => Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo"),
+        Some(name) if name == "demo" || name == "inpaint" => assets.join(name),
         _ => case.join("model"),
     }
 }

@@ -45,12 +45,12 @@ class Captions:
     """Phrasings of each scene, as token ids; the text encoder is trained jointly."""
 
     def __init__(self, run: Path, config: dict, model):
-        self.tokenise, self.network = self.tokenizer(run, config), model.cond_stage_model
+        self.tokenise, self.network = self.reader(run, config), model.cond_stage_model
         self.captions = torch.from_numpy(np.load(run / "captions.npy")).long()
         self.nothing = self.encode([""])
 
     @staticmethod
-    def tokenizer(run: Path, config: dict) -> tokenizer.Tokenizer:
+    def reader(run: Path, config: dict) -> tokenizer.Tokenizer:
         text = config["model"]["params"]["cond_stage_config"]["params"]["text_config"]
         return tokenizer.Tokenizer(run, text["max_position_embeddings"])
 
@@ -60,7 +60,7 @@ class Captions:
         if not (args.run / "vocab.json").exists():
             tokenizer.write(args.run, [caption(scene_for(seed)) for seed in range(6000)])
         if not (args.run / "captions.npy").exists():
-            tokenise = cls.tokenizer(args.run, config)
+            tokenise = cls.reader(args.run, config)
             rows = [[tokenise(caption(scene_for(i), k)) for k in range(PHRASINGS)] for i in range(args.pictures)]
             np.save(args.run / "captions.npy", np.array(rows, np.int16))
 
