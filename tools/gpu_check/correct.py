@@ -73,7 +73,8 @@ class Checks:
         folders = [data / "text_alone"] if self.brief else sorted(folder for folder in data.iterdir() if folder.is_dir())
         worst, failed, compared = 0.0, [], 0
         for folder in folders:
-            model = ROOT / "assets/demo" if folder.name == "demo" else folder / "model"
+            # The embedded models are in the assets.
+            model = ROOT / "assets" / folder.name if folder.name in ("demo", "inpaint") else folder / "model"
             dumps = sorted(folder.glob("*.safetensors"))
             code, output = self.run(self.binaries / "ldm", "parity", "--device", self.device, "--json", "-m", model, "--dump", *dumps)
             lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
