@@ -1,8 +1,11 @@
 //! Prompt to image on the embedded model: the promises about bytes, guidance, image to image, stopping and faults.
 
 use latent_diffusion::cpu::Cpu;
+use latent_diffusion::models::ModelFiles;
+use latent_diffusion::models::config::{ClipActivation, ClipConfig, ModelConfig, TextConfig};
 use latent_diffusion::pipeline::{Event, InitImage, Model, Pipeline, Request};
 use latent_diffusion::sampler::Sampler;
+use latent_diffusion::tokenizer::Tokenizer;
 use latent_diffusion::{Error, Tensor};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -200,4 +203,57 @@ fn a_model_with_a_part_that_cannot_run_is_refused_with_the_reason() {
     let error = request(1).check(&model).unwrap_err();
     assert_eq!(error.exit_code(), 3);
     assert!(error.to_string().contains(reason), "{error}");
+}
+
+/// A CLIP text encoder of made-up weights that knows the sample vocabulary's 1114 tokens.
+fn clip(projection: Option<usize>, vocab: usize) -> Pipeline<Cpu> {
+    let text = ClipConfig {
+        vocab,
+        width: 8,
+        layers: 1,
+        heads: 2,
+        mlp: 8,
+        positions: 16,
+        activation: ClipActivation::QuickGelu,
+        norm_eps: 1e-5,
+        skip_layers: 0,
+        projection,
+        eos_token: None,
+        pad_token: None,
+    };
+    let config = ModelConfig {
+        text: Some(TextConfig::Clip(text)),
+        ..ModelConfig::default()
+    };
+    let folder = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/data/tokenizer/sample/sd1"
+    );
+    let tokenizer = Tokenizer::open(folder).unwrap();
+    let files = ModelFiles::synthetic("clip", config, 1);
+    let cpu = Cpu::new(1, Arc::default()).unwrap();
+    Pipeline::new(Arc::new(cpu), Model::new(files, Some(tokenizer)).unwrap())
+}
+
+#[test]
+fn prompts_are_embedded_at_length_one_where_clip_has_its_projection() {
+    let embed = |prompt: &str| {
+        let embedding = clip(Some(6), 1114).embed(prompt, &mut |_| ()).unwrap();
+        assert_eq!(embedding.shape(), [6].into());
+        let length: f64 = embedding.data().iter().map(|&x| f64::from(x).powi(2)).sum();
+        assert!((length - 1.0).abs() < 1e-6, "{length}");
+        embedding
+    };
+    assert_eq!(embed("a red balloon"), embed("A red  balloon"));
+    assert_ne!(embed("a red balloon"), embed("a blue balloon"));
+
+    let error = clip(None, 1114).embed("a red balloon", &mut |_| ());
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("CLIPTextModelWithProjection"), "{error}");
+    let error = clip(None, 1000).context(&["a red balloon"], &mut |_| ());
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("1000 tokens") && error.contains("1113"),
+        "{error}"
+    );
 }

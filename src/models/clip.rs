@@ -5,6 +5,7 @@ use super::config::{ClipActivation, ClipConfig};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::ops::Activation;
+use crate::tensor::Tensor;
 
 const ATTENTION: ProjectedAttention = ProjectedAttention {
     qkv: ["q_proj", "k_proj", "v_proj"],
@@ -89,6 +90,22 @@ fn layer(g: &mut Graph, config: &ClipConfig, x: Value) -> Result<Value> {
         g.scope("fc2", |g| g.linear(h, config.width, true))
     })?;
     g.add(h, x)
+}
+
+/// Projected tokens at length 1, whose products are the cosines of the angles between them.
+///
+/// # Shapes
+/// `[N, projection]`, in and out.
+pub fn unit_length(projected: &Tensor) -> Tensor {
+    let mut unit = projected.clone();
+    let width = projected.shape().channels().max(1);
+    for row in unit.data_mut().chunks_exact_mut(width) {
+        let squares = row.iter().map(|&x| f64::from(x).powi(2));
+        let length = squares.sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+        row.iter_mut()
+            .for_each(|x| *x = (f64::from(*x) / length) as f32);
+    }
+    unit
 }
 
 /// The position whose hidden state stands for the whole prompt: its first end token.

@@ -108,7 +108,7 @@ fn check_network<B: Backend>(
     let network = Network::new(model, dump)?;
     let session = network.run(backend, network.graph.clone())?;
     for (name, reference) in dump.outputs() {
-        let ours = network::output(&session, report.component, name)?;
+        let ours = network::output(&network, &session, report.component, name)?;
         report.outputs.push(match &**name {
             "indices" => compare_indices(name, &ours, reference),
             _ => compare(name, ours, reference, report.tolerance)?,

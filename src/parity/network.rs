@@ -106,8 +106,10 @@ impl<'a> Network<'a> {
             (condition, Some(weights)) => (condition, weights),
             _ => {
                 let mut network = Self::text_encoder(model, dump)?;
-                let hidden = network.graph.outputs()[0].1;
-                network.graph.output("context", hidden);
+                if !network.answers("projected") {
+                    let hidden = network.graph.outputs()[0].1;
+                    network.graph.output("context", hidden);
+                }
                 return Ok(network);
             }
         };
@@ -134,11 +136,18 @@ impl<'a> Network<'a> {
         })
     }
 
+    /// Whether the network has the output `name`.
+    fn answers(&self, name: &str) -> bool {
+        self.graph
+            .outputs()
+            .iter()
+            .any(|(output, _)| output == name)
+    }
+
     /// A session of `graph`, this network's own or one that observes more of it, after its run.
     pub(super) fn run<B: Backend>(&self, backend: &Arc<B>, graph: Graph) -> Result<Session<B>> {
         // A choice of codes is made in 32 bits on every device.
-        let chooses = graph.outputs().iter().any(|(name, _)| name == "indices");
-        let wider = chooses.then(|| backend.wider()).flatten();
+        let wider = self.answers("indices").then(|| backend.wider()).flatten();
         let backend = wider.map_or(backend.clone(), Arc::new);
         let mut session = Session::new(&backend, graph, self.weights)?;
         for (name, tensor) in &self.inputs {
@@ -151,6 +160,7 @@ impl<'a> Network<'a> {
 
 /// The result that a dump calls `name`.
 pub(super) fn output<B: Backend>(
+    network: &Network,
     session: &Session<B>,
     component: Component,
     name: &str,
@@ -159,6 +169,10 @@ pub(super) fn output<B: Backend>(
     match (component, name) {
         (Component::Encoder, "mean") => Ok(moments()?.0),
         (Component::Encoder, "logvar") => Ok(moments()?.1),
+        // What retrieval-augmented models attend to of a prompt.
+        (Component::Condition, "context") if network.answers("projected") => {
+            Ok(clip::unit_length(&session.get("projected")?))
+        }
         _ => session.get(name),
     }
 }

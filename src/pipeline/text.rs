@@ -65,13 +65,7 @@ impl<B: Backend> Pipeline<B> {
         session.set("pooled_token", &Tensor::full([1], position as f32))?;
         session.run()?;
         let vector = finite(session.get("projected")?, "the text encoder", &mut session)?;
-        let squares = vector.data().iter().map(|&x| f64::from(x) * f64::from(x));
-        let length = squares.sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
-        let values = vector
-            .data()
-            .iter()
-            .map(|&x| (f64::from(x) / length) as f32);
-        Tensor::new([width], values.collect())
+        Tensor::new([width], clip::unit_length(&vector).into_data())
     }
 
     /// The text encoder's answer to each text of token ids.
