@@ -24,16 +24,16 @@
 // Measured     not yet run on hardware. Of the code for sm_80, a warp's step along the keys, hidden keys apart:
 //
 //                head, tile   registers  HMMA  MUFU  LDSM.x4  LDGSTS.128  others
-//                16  64x64           84    16    34        8           2     200
+//                16  64x64           86    16    34        8           2     200
 //                32  128x64         159    64    68       16           4     362
 //                40  128x64         168    88    68       24           6     411
 //                40  64x80          122    55    42       30          10     280
-//                64  128x64         230   128    68       32           8     396
+//                64  128x64         228   128    68       32           8     396
 //                64  64x64          128    64    34       32           8     246
-//                80  64x64          158    80    34       40          10     257
-//                96  64x64          167    96    34       48          12     272
-//                128 64x32          182    64    18       32           8     212
-//                160 64x32          215    80    18       40          10     239
+//                80  64x64          156    80    34       40          10     257
+//                96  64x64          165    96    34       48          12     272
+//                128 64x32          180    64    18       32           8     212
+//                160 64x32          213    80    18       40          10     239
 //
 //              At D = 40 a scheduler of an A100 needs 704 clocks for 88 HMMA, 544 for the exponentials, 597 to issue it all, and has three
 //              warps to overlap them: sums of weights by HMMA (a column of ones) or exponentials by polynomials would only move load.

@@ -104,7 +104,7 @@ fn the_systems_of_the_paper_are_read() {
 
     let churches = "in_channels: 4, out_channels: 4, model_channels: 192, attention_resolutions: [1,2,4,8], \
                     num_res_blocks: 2, channel_mult: [1,2,2,4,4], num_heads: 8, use_scale_shift_norm: true, \
-                    resblock_updown: true";
+                    resblock_updown: true, use_new_attention_order: true";
     let config = read(&yaml(
         "scale_by_std: true",
         churches,
@@ -113,7 +113,7 @@ fn the_systems_of_the_paper_are_read() {
     ))
     .unwrap();
     let unet = config.unet.unwrap();
-    assert!(unet.scale_shift_norm && unet.res_block_updown);
+    assert!(unet.scale_shift_norm && unet.res_block_updown && unet.new_attention_order);
     assert_eq!(
         (unet.levels.len(), unet.levels[4].attention),
         (5, Attention::None)
