@@ -5,7 +5,7 @@ use super::console::Console;
 use super::jobs::{self, Job};
 use super::stop::Stop;
 use super::{model, sample};
-use latent_diffusion::pipeline::Task;
+use latent_diffusion::pipeline::{Model, Task};
 use latent_diffusion::{Error, Result};
 use std::fs;
 use std::path::Path;
@@ -33,7 +33,14 @@ pub fn run(args: &InpaintArgs, console: &Console, stop: &Stop) -> Result<u8> {
             jobs::list(sample)?
         }
     };
-    let model = model::open(&sample.model, console)?;
+    // The demo that was trained for this reads no prompts; the other does both.
+    let prompted = jobs.iter().flatten().any(|job| !job.prompt.is_empty());
+    let built_in = if prompted {
+        Model::demo
+    } else {
+        Model::inpaint_demo
+    };
+    let model = model::open_or(built_in, &sample.model, console)?;
     if !model.tasks().contains(&Task::Inpaint) {
         return Err(model.cannot(Task::Inpaint));
     }

@@ -17,6 +17,18 @@ const SYNTHETIC_SEED: u64 = 0;
 /// # Errors
 /// If there is no such model, it cannot be used, or a change does not fit it.
 pub fn open(args: &ModelArgs, console: &Console) -> Result<Model> {
+    open_or(Model::demo, args, console)
+}
+
+/// As [`open`], with another built-in model where the arguments name none.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_or(
+    built_in: fn() -> Result<Model>,
+    args: &ModelArgs,
+    console: &Console,
+) -> Result<Model> {
     if let Some(version) = &args.sd_version {
         return Err(Error::request(format!(
             "--sd-version {version}: this program downloads nothing; give the model's folder or file with --model"
@@ -25,7 +37,7 @@ pub fn open(args: &ModelArgs, console: &Console) -> Result<Model> {
     let mut model = match &args.model {
         None => {
             console.note("no --model given: this is the built-in demo model");
-            Model::demo()?
+            built_in()?
         }
         Some(path) => named(path, args)?,
     };
@@ -63,6 +75,7 @@ fn named(path: &Path, args: &ModelArgs) -> Result<Model> {
     else {
         return match path.to_str() {
             Some("demo") if !path.exists() => Model::demo(),
+            Some("inpaint-demo") if !path.exists() => Model::inpaint_demo(),
             _ => Model::open(path, &options),
         };
     };

@@ -6,6 +6,7 @@ mod codec;
 mod convert;
 #[cfg(target_os = "linux")]
 mod driver;
+mod inpaint;
 mod output;
 mod shown;
 mod stop;
