@@ -144,6 +144,20 @@ fn a_decoder_in_bands_gives_the_bytes_of_the_whole() {
 }
 
 #[test]
+fn so_does_one_with_a_codebook() {
+    let codes = AutoencoderConfig {
+        codebook: Some(40),
+        ..config(true)
+    };
+    let decoder = autoencoder::build_decoder(&codes, 1, [24, 6]).unwrap();
+    let encoder = autoencoder::build_encoder(&codes, 1, [72, 24]).unwrap();
+    for graph in [decoder, encoder] {
+        let most = equal_within_every_limit(&cpu(), &graph, &[16, 7, 6, 5]);
+        assert!(most > 1, "one band");
+    }
+}
+
+#[test]
 fn an_encoder_in_bands_gives_the_bytes_of_the_whole() {
     for (attention, image) in [(true, [72, 32]), (false, [96, 20])] {
         let most =

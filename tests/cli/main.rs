@@ -8,6 +8,7 @@ mod convert;
 mod driver;
 mod inpaint;
 mod output;
+mod plan;
 mod shown;
 mod stop;
 mod support;

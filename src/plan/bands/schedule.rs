@@ -350,9 +350,11 @@ impl Planner<'_> {
     }
 }
 
+/// Bytes for people, rounded up where that matters: what is needed must not look like what there is.
 fn size(bytes: usize) -> String {
     match bytes >> 20 {
         0 => format!("{} KiB", bytes.div_ceil(1 << 10)),
+        1..100 => format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20)),
         _ => format!("{} MiB", bytes.div_ceil(1 << 20)),
     }
 }

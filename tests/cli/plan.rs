@@ -1,0 +1,94 @@
+//! `plan`, and what `--memory` and `--vae-tiling` make of it.
+
+use crate::support::{Place, model};
+use latent_diffusion::Tensor;
+use latent_diffusion::image::encode_latent;
+use serde_json::Value;
+use std::fs;
+
+/// The answer of `ldm plan --json` for the small model.
+fn plan(place: &Place, arguments: &[&str]) -> Value {
+    let command = [
+        "plan",
+        "-m",
+        model().to_str().unwrap(),
+        "--json",
+        "--device",
+        "cpu",
+    ];
+    let run = place.ldm(&[&command, arguments].concat());
+    serde_json::from_str(run.lines()[0]).unwrap()
+}
+
+#[test]
+fn a_plan_names_every_network_and_the_peak() {
+    let place = Place::new();
+    let answer = plan(&place, &["--size", "64x32", "--batch-size", "2"]);
+    let stages = answer["stages"].as_array().unwrap();
+    let names: Vec<&str> = stages.iter().filter_map(|s| s["stage"].as_str()).collect();
+    assert_eq!(names, ["text encoder", "UNet", "decoder"]);
+    for stage in stages {
+        let [weights, arena, peak] =
+            ["weight_bytes", "arena_bytes", "peak_bytes"].map(|key| stage[key].as_u64().unwrap());
+        assert!(
+            weights > 0 && arena > 0 && peak == weights + arena,
+            "{stage}"
+        );
+    }
+    let peaks = stages.iter().filter_map(|s| s["peak_bytes"].as_u64());
+    assert_eq!(answer["peak_bytes"].as_u64(), peaks.max());
+    let lines = place.ldm(&["plan", "--device", "cpu"]);
+    let lines = lines.lines();
+    assert!(lines[1].starts_with("stage") && lines.last().unwrap().starts_with("peak"));
+    let model = model().to_str().unwrap();
+    place
+        .ldm(&["plan", "-m", model, "--size", "30x32"])
+        .refused(2, &["multiples of 4"]);
+}
+
+#[test]
+fn an_image_is_the_same_in_bands() {
+    let place = Place::new();
+    let latent = Tensor::from_fn([1, 40, 24, 4], |i| ((i * 37) % 101) as f32 / 50.0 - 1.0);
+    place.file("latent.safetensors", encode_latent(&latent, None).unwrap());
+    let decode = |arguments: &[&str]| {
+        let model = model().to_str().unwrap();
+        let command = [
+            "decode",
+            "-m",
+            model,
+            "latent.safetensors",
+            "--device",
+            "cpu",
+            "-o",
+        ];
+        place.ldm(&[&command, arguments].concat())
+    };
+    let whole = plan(&place, &["--size", "48x80"])["stages"][2].clone();
+    let [weights, arena] = ["weight_bytes", "arena_bytes"].map(|key| whole[key].as_u64().unwrap());
+    let limit = (weights + arena * 7 / 8).to_string();
+    let planned = plan(&place, &["--size", "48x80", "--memory", &limit]);
+    let decoder = &planned["stages"][2];
+    assert!(decoder["bands"]["most"].as_u64().unwrap() > 1, "{decoder}");
+    let variants: [&[&str]; 3] = [
+        &["a.png", "--vae-tiling", "off"],
+        &["b.png", "--vae-tiling", "on"],
+        &["c.png", "--memory", &limit],
+    ];
+    let images = variants.map(|arguments| {
+        assert_eq!(decode(arguments).lines(), [arguments[0]]);
+        fs::read(place.path().join(arguments[0])).unwrap()
+    });
+    assert!(images[0] == images[1] && images[0] == images[2]);
+    decode(&["d.png", "--memory", "1KiB"]).refused(5, &["computed in bands", "use a smaller size"]);
+    decode(&["d.png", "--memory", "1KiB", "--vae-tiling", "off"])
+        .refused(5, &["of memory may be used", "of weights"]);
+    assert_eq!(
+        place
+            .names(".")
+            .iter()
+            .filter(|name| *name == "d.png")
+            .count(),
+        0
+    );
+}
