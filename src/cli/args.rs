@@ -30,6 +30,7 @@ Examples:
   ldm sample -m ./sd-v1-5 -p \"a lovely cat\" --steps 25 --sampler \"DPM++ 2M\"
   ldm inpaint -i photo.png --mask hole.png
   ldm img2img -i sketch.png --strength 0.6 -p \"a watercolour of a harbour\"
+  ldm inpaint -i photo.png --mask hole.png
   ldm upscale -i small.png -m ./bsr_sr
   ldm layout2img --layout scene.json -m ./layout2img-openimages256
   ldm sample --from-file prompts.txt --outdir images

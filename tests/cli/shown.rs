@@ -331,3 +331,42 @@ fn a_prompt_is_drawn_with_its_neighbours() {
     let narrow = self::database(&place, 4, 8);
     line(&["--database", &narrow]).refused(3, &["vectors of 8 numbers, and the model takes 16"]);
 }
+
+#[test]
+fn a_hole_is_filled_with_nothing_to_download() {
+    let place = Place::new();
+    // A sky that brightens towards the ground.
+    let sky = Tensor::from_fn([1, 64, 64, 3], |i| {
+        let height = (i / 192) as f32 / 63.0;
+        [0.1 + 0.5 * height, 0.3 + 0.4 * height, 0.9][i % 3]
+    });
+    write_png(&place.path().join("a.png"), &sky, &[], Existing::Replace).unwrap();
+    let inside =
+        |pixel: usize| (20..44).contains(&(pixel % 64)) && (20..44).contains(&(pixel / 64));
+    labels(&place, "m.png", [64, 64], |pixel| {
+        255 * u8::from(inside(pixel as usize))
+    });
+    let line = [
+        "inpaint", "-i", "a.png", "--mask", "m.png", "-t", "1", "-s", "1",
+    ];
+    let drawn = images(&place, &place.ldm(&line));
+    let before = read_image(&place.path().join("a.png")).unwrap().into_data();
+    let (mut distance, mut count) = (0.0, 0);
+    for (index, (new, old)) in drawn[0].2.iter().zip(&before).enumerate() {
+        if inside(index / 3) {
+            distance += (new - old).abs();
+            count += 1;
+        } else {
+            assert_eq!(new, old, "the rest is kept");
+        }
+    }
+    // Of a range of 2; what is hidden from the network is black, 1.5 away.
+    let distance = distance / count as f32;
+    assert!(distance < 0.4, "{distance}");
+    let told = [&line[..], &["-p", "a red balloon", "--steps", "2"]].concat();
+    assert_ne!(
+        images(&place, &place.ldm(&told)),
+        drawn,
+        "the other demo reads prompts"
+    );
+}
