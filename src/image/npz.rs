@@ -100,7 +100,7 @@ pub fn read_npz(path: &Path, name: &str) -> Result<Tensor> {
         refuse(format!("holds no array `{name}`, but: {}", held.join(", ")))
     })?;
     let unusable = |problem: String| refuse(format!("array `{name}` {problem}"));
-    let (descr, dims) = read_header(&mut array).map_err(unusable)?;
+    let (descr, dims, start) = read_header(&mut array).map_err(unusable)?;
     let width = match descr.as_str() {
         "<f2" => 2,
         "<f4" => 4,
@@ -118,9 +118,7 @@ pub fn read_npz(path: &Path, name: &str) -> Result<Tensor> {
     let count =
         count.ok_or_else(|| unusable(format!("has the sizes {dims:?}, which are not usable")))?;
     // A header may promise anything; the archive says how many bytes there are.
-    if array.size().saturating_sub((count * width) as u64) > (MAX_HEADER + 16) as u64
-        || (array.size() as usize) < count * width
-    {
+    if array.size() != start + (count * width) as u64 {
         return Err(unusable(format!(
             "does not hold {dims:?} elements: the file is damaged"
         )));
@@ -130,22 +128,23 @@ pub fn read_npz(path: &Path, name: &str) -> Result<Tensor> {
     Tensor::new(Shape::new(&dims), values)
 }
 
-/// Type and sizes of an array, which is left at its first element.
-fn read_header(array: &mut ZipFile<impl Read>) -> Result<(String, Vec<usize>), String> {
+/// Type and sizes of an array, which is left at its first element, and that one's place.
+fn read_header(array: &mut ZipFile<impl Read>) -> Result<(String, Vec<usize>, u64), String> {
     let damaged = |_| "has no readable header".to_owned();
-    let mut start = [0; 8];
-    array.read_exact(&mut start).map_err(damaged)?;
-    if !start.starts_with(MAGIC) {
+    let mut magic = [0; 8];
+    array.read_exact(&mut magic).map_err(damaged)?;
+    if !magic.starts_with(MAGIC) {
         return Err("is no NumPy array".into());
     }
     // Version 1 counts the header in two bytes, the later ones in four.
     let mut length = [0; 4];
-    let counted = if start[6] == 1 { 2 } else { 4 };
+    let counted = if magic[6] == 1 { 2 } else { 4 };
     array.read_exact(&mut length[..counted]).map_err(damaged)?;
     let length = u32::from_le_bytes(length) as usize;
     if length > MAX_HEADER {
         return Err("has no readable header".into());
     }
+    let start = (magic.len() + counted + length) as u64;
     let mut text = vec![0; length];
     array.read_exact(&mut text).map_err(damaged)?;
     let text = String::from_utf8_lossy(&text);
@@ -166,7 +165,7 @@ fn read_header(array: &mut ZipFile<impl Read>) -> Result<(String, Vec<usize>), S
             .collect::<Option<Vec<usize>>>()
     });
     match (descr, rows, sizes) {
-        (Some(descr), Some(true), Some(sizes)) => Ok((descr.to_owned(), sizes)),
+        (Some(descr), Some(true), Some(sizes)) => Ok((descr.to_owned(), sizes, start)),
         (_, Some(false), _) => {
             Err("is stored column by column: save it with np.ascontiguousarray".into())
         }
