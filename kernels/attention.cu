@@ -18,7 +18,7 @@
 //              they reach, and, where `causal` hides a key from some queries of a tile, those too by way of 0 v.
 // Launch       x: tiles of QUERIES rows, y: heads, z: images; 128 threads, a warp on a quarter of the rows. Shared memory: two stages of keys
 //              and values, or one and the queries, counted in src/cuda/attention.rs.
-// Requirements D a multiple of 8, at most HEAD; scale > 0; T = L if causal; an image's elements fit in 31 bits. src/cuda/attention.rs sees to it.
+// Requirements D a multiple of 8, at most HEAD; scale > 0; T = L if causal; the elements of keys and values fit in 31 bits. src/cuda/attention.rs sees to it.
 // Cost         4 N A T L D FLOPs and N A T L exponentials, of which a multiprocessor makes 16 per clock. Bytes: q and y once, k and v once
 //              per tile of rows, mostly from the second-level cache.
 // Measured     not yet run on hardware. Of the code for sm_80, a warp's step along the keys, hidden keys apart:
@@ -227,8 +227,8 @@ DEVICE void attention(half* y, const half* q, const half* k, const half* v, int 
     half* shared = reinterpret_cast<half*>(bytes);
     const size_t head = static_cast<size_t>(blockIdx.y) * head_pitch;
     q += static_cast<size_t>(blockIdx.z) * queries * token_pitch + head;
-    k += static_cast<size_t>(blockIdx.z) * keys * token_pitch + head + part_pitch;
-    v += static_cast<size_t>(blockIdx.z) * keys * token_pitch + head + 2 * static_cast<size_t>(part_pitch);
+    // One register, where two pointers would be four all through the loop.
+    const int of_keys = static_cast<int>(blockIdx.z) * keys * token_pitch + static_cast<int>(blockIdx.y) * head_pitch + part_pitch;
     const int block_row = static_cast<int>(blockIdx.x) * Tile::QUERIES;
     const int warp_rows = warp_index() * Tile::ROWS * 16;
     const int row = block_row + warp_rows;
@@ -236,7 +236,7 @@ DEVICE void attention(half* y, const half* q, const half* k, const half* v, int 
     const int tiles = (needed + Tile::KEYS - 1) / Tile::KEYS;
 
     auto copy = [&](int tile) {
-        const half* const heads[] = {k, v};
+        const half* const heads[] = {k + of_keys, v + of_keys + part_pitch};
         attention_copy<Tile, Tile::KEYS>(shared + tile % 2 * Tile::STAGE, heads, tile * Tile::KEYS, keys, token_pitch, head_size);
         copy_async_commit();
     };

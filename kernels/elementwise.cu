@@ -170,9 +170,9 @@ ENTRY(256, 6, add_repeated_ragged_f32, REPEATED_F32) {
 #define SCALE_SHIFT_F16 half* y, const half* x, const half* v, const float* row, int rows, int image, int channels, int count
 #define SCALE_SHIFT_F32 float* y, const float* x, const float* v, const float* row, int rows, int image, int channels, int count
 ENTRY(256, 6, scale_shift_f16, SCALE_SHIFT_F16) { scale_shift<half, false>(y, x, v, row, rows, image, channels, count); }
-ENTRY(256, 6, scale_shift_ragged_f16, SCALE_SHIFT_F16) { scale_shift<half, true>(y, x, v, row, rows, image, channels, count); }
+ENTRY(256, 4, scale_shift_ragged_f16, SCALE_SHIFT_F16) { scale_shift<half, true>(y, x, v, row, rows, image, channels, count); }
 ENTRY(256, 6, scale_shift_f32, SCALE_SHIFT_F32) { scale_shift<float, false>(y, x, v, row, rows, image, channels, count); }
-ENTRY(256, 6, scale_shift_ragged_f32, SCALE_SHIFT_F32) { scale_shift<float, true>(y, x, v, row, rows, image, channels, count); }
+ENTRY(256, 4, scale_shift_ragged_f32, SCALE_SHIFT_F32) { scale_shift<float, true>(y, x, v, row, rows, image, channels, count); }
 
 #define AVERAGE_POOL_F16 half* y, const half* x, int height, int width, int channels, int count
 #define AVERAGE_POOL_F32 float* y, const float* x, int height, int width, int channels, int count

@@ -83,8 +83,9 @@ pub(super) fn select(
         causal: Argument::Int(op.causal.into()),
         scale: Argument::Float((f64::from(op.scale) * std::f64::consts::LOG2_E) as f32),
     };
-    // Within an image, elements are counted in 32 bits.
-    kernel::int(queries.max(keys) * sizes.strides.token)?;
+    // Elements are counted in 32 bits: those of queries within an image, those of keys and values in all.
+    kernel::int(queries * sizes.strides.token)?;
+    kernel::int(images * keys * sizes.strides.token)?;
     let kernel = match FLASH.iter().find(|(head, _)| *head >= sizes.head_size) {
         Some(&tile) if sizes.on_tensor_cores(target) => sizes.flash(tile, target)?,
         _ => attention_large::select(&sizes, target)?,
