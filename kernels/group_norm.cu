@@ -343,64 +343,32 @@ DEVICE void normalise(T* y, const T* x0, const T* x1, const float* weight, const
         int scale_rows, const float* partials, int pixels, int channels0, int channels1, int group, int tile, float eps, int all_pixels, \
         int all_slices
 
-ENTRY(512, 2, group_norm_whole_f16, WHOLE_F16) {
-    WHOLE(half, true, false);
-}
-ENTRY(512, 2, group_norm_whole_silu_f16, WHOLE_F16) {
-    WHOLE(half, true, true);
-}
+ENTRY(512, 2, group_norm_whole_f16, WHOLE_F16) { WHOLE(half, true, false); }
+ENTRY(512, 2, group_norm_whole_silu_f16, WHOLE_F16) { WHOLE(half, true, true); }
 ENTRY(256, 3, group_norm_statistics_f16, STATISTICS_F16) {
     statistics<half, true>(partials, x0, x1, pixels, channels0, channels1, group, tile);
 }
-ENTRY(256, 3, group_norm_normalise_f16, NORMALISE_F16) {
-    NORMALISE(half, true, false);
-}
-ENTRY(256, 3, group_norm_normalise_silu_f16, NORMALISE_F16) {
-    NORMALISE(half, true, true);
-}
-ENTRY(512, 2, group_norm_whole_ragged_f16, WHOLE_F16) {
-    WHOLE(half, false, false);
-}
-ENTRY(512, 2, group_norm_whole_silu_ragged_f16, WHOLE_F16) {
-    WHOLE(half, false, true);
-}
+ENTRY(256, 3, group_norm_normalise_f16, NORMALISE_F16) { NORMALISE(half, true, false); }
+ENTRY(256, 3, group_norm_normalise_silu_f16, NORMALISE_F16) { NORMALISE(half, true, true); }
+ENTRY(512, 2, group_norm_whole_ragged_f16, WHOLE_F16) { WHOLE(half, false, false); }
+ENTRY(512, 2, group_norm_whole_silu_ragged_f16, WHOLE_F16) { WHOLE(half, false, true); }
 ENTRY(256, 3, group_norm_statistics_ragged_f16, STATISTICS_F16) {
     statistics<half, false>(partials, x0, x1, pixels, channels0, channels1, group, tile);
 }
-ENTRY(256, 3, group_norm_normalise_ragged_f16, NORMALISE_F16) {
-    NORMALISE(half, false, false);
-}
-ENTRY(256, 3, group_norm_normalise_silu_ragged_f16, NORMALISE_F16) {
-    NORMALISE(half, false, true);
-}
+ENTRY(256, 3, group_norm_normalise_ragged_f16, NORMALISE_F16) { NORMALISE(half, false, false); }
+ENTRY(256, 3, group_norm_normalise_silu_ragged_f16, NORMALISE_F16) { NORMALISE(half, false, true); }
 
-ENTRY(512, 1, group_norm_whole_f32, WHOLE_F32) {
-    WHOLE(float, true, false);
-}
-ENTRY(512, 1, group_norm_whole_silu_f32, WHOLE_F32) {
-    WHOLE(float, true, true);
-}
+ENTRY(512, 1, group_norm_whole_f32, WHOLE_F32) { WHOLE(float, true, false); }
+ENTRY(512, 1, group_norm_whole_silu_f32, WHOLE_F32) { WHOLE(float, true, true); }
 ENTRY(256, 3, group_norm_statistics_f32, STATISTICS_F32) {
     statistics<float, true>(partials, x0, x1, pixels, channels0, channels1, group, tile);
 }
-ENTRY(256, 3, group_norm_normalise_f32, NORMALISE_F32) {
-    NORMALISE(float, true, false);
-}
-ENTRY(256, 3, group_norm_normalise_silu_f32, NORMALISE_F32) {
-    NORMALISE(float, true, true);
-}
-ENTRY(512, 1, group_norm_whole_ragged_f32, WHOLE_F32) {
-    WHOLE(float, false, false);
-}
-ENTRY(512, 1, group_norm_whole_silu_ragged_f32, WHOLE_F32) {
-    WHOLE(float, false, true);
-}
+ENTRY(256, 3, group_norm_normalise_f32, NORMALISE_F32) { NORMALISE(float, true, false); }
+ENTRY(256, 3, group_norm_normalise_silu_f32, NORMALISE_F32) { NORMALISE(float, true, true); }
+ENTRY(512, 1, group_norm_whole_ragged_f32, WHOLE_F32) { WHOLE(float, false, false); }
+ENTRY(512, 1, group_norm_whole_silu_ragged_f32, WHOLE_F32) { WHOLE(float, false, true); }
 ENTRY(256, 3, group_norm_statistics_ragged_f32, STATISTICS_F32) {
     statistics<float, false>(partials, x0, x1, pixels, channels0, channels1, group, tile);
 }
-ENTRY(256, 3, group_norm_normalise_ragged_f32, NORMALISE_F32) {
-    NORMALISE(float, false, false);
-}
-ENTRY(256, 3, group_norm_normalise_silu_ragged_f32, NORMALISE_F32) {
-    NORMALISE(float, false, true);
-}
+ENTRY(256, 3, group_norm_normalise_ragged_f32, NORMALISE_F32) { NORMALISE(float, false, false); }
+ENTRY(256, 3, group_norm_normalise_silu_ragged_f32, NORMALISE_F32) { NORMALISE(float, false, true); }
