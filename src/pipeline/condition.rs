@@ -231,9 +231,8 @@ impl<B: Backend> Pipeline<B> {
                     ..Guided::unconditional(request.batch)
                 })
             }
-            (other, _) => Err(self.model.refused(&format!(
-                "is conditioned on more than a prompt ({other:?}), which is not supported yet"
-            ))),
+            // The check has told what the model takes.
+            _ => Err(self.model.refused("cannot draw what the request gives it")),
         }
     }
 
