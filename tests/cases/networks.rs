@@ -130,10 +130,10 @@ pub fn networks(model: &ModelConfig, batch: usize, latent: [usize; 2]) -> Vec<Ne
 
 /// A sampler's step with guidance, over a table of three rows, of a sampler that keeps two results.
 pub fn step(model: &ModelConfig, batch: usize, latent: [usize; 2]) -> Network {
-    let (unet, _, text) = parts(model.clone());
+    let unet = model.unet.as_ref().expect("a UNet");
     Network {
         name: "step",
-        graph: step_of(&unet, text.positions, batch, latent),
+        graph: step_of(unet, model.context_tokens(), batch, latent),
     }
 }
 

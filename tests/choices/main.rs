@@ -1,0 +1,93 @@
+//! What is chosen for published models on GPUs that need not be there: pure functions, printed and held to reviewed files.
+//!
+//! A change of choice is a change of `tests/data`, to be read like code. After one that is meant:
+//!
+//! ```sh
+//! cargo test --release --test choices -- --ignored
+//! ```
+
+mod launches;
+#[allow(dead_code, reason = "the benchmarks use the rest")]
+#[path = "../cases/networks.rs"]
+mod networks;
+
+use latent_diffusion::cuda::{Kernel, Target, select};
+use latent_diffusion::models::System;
+use latent_diffusion::models::autoencoder;
+use latent_diffusion::models::config::ModelConfig;
+use latent_diffusion::plan::{Plan, fuse::fuse, hoist::hoist};
+use latent_diffusion::{Graph, Shape};
+use std::path::PathBuf;
+
+/// A network with its kernels.
+struct Chosen {
+    plan: Plan,
+    kernels: Vec<Kernel>,
+}
+
+impl Chosen {
+    fn new(graph: Graph, target: &Target) -> Self {
+        let graph = hoist(&fuse(graph, |_| true));
+        let kernels: Vec<Kernel> = (graph.nodes().iter())
+            .map(|node| {
+                let inputs: Vec<Shape> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
+                select(&node.op, &inputs, node.shape, target)
+                    .unwrap_or_else(|problem| panic!("{}: {problem}", node.name))
+            })
+            .collect();
+        let workspaces: Vec<usize> = kernels.iter().map(|k| k.workspace_bytes).collect();
+        Self {
+            plan: Plan::new(graph, target.precision.bytes(), &workspaces),
+            kernels,
+        }
+    }
+}
+
+/// The description of a published system.
+fn system(name: &str) -> ModelConfig {
+    System::find(name).unwrap().config().unwrap()
+}
+
+/// A step with guidance of Stable Diffusion 1 at 512x512.
+fn sd1_step(images: usize) -> Graph {
+    networks::step(&ModelConfig::stable_diffusion_1(), images, [64, 64]).graph
+}
+
+/// A step with guidance of CompVis's text-to-image model of 1.45 billion parameters at 256x256.
+fn txt2img_step(images: usize) -> Graph {
+    networks::step(&system("txt2img-1p4B"), images, [32, 32]).graph
+}
+
+/// From latents to images of 512x512.
+fn decoder(images: usize) -> Graph {
+    let config = system("kl-f8").autoencoder.unwrap();
+    autoencoder::build_decoder(&config, images, [64, 64]).unwrap()
+}
+
+/// From images of 512x512 to latents.
+fn encoder(images: usize) -> Graph {
+    let config = system("kl-f8").autoencoder.unwrap();
+    autoencoder::build_encoder(&config, images, [512, 512]).unwrap()
+}
+
+/// A file of `tests/data`.
+fn data(name: &str) -> PathBuf {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.join("tests/data").join(name)
+}
+
+/// Compares `found` with a reviewed file, and names the first line that differs.
+fn is_reviewed(name: &str, found: &str) {
+    let path = data(name);
+    let reviewed = std::fs::read_to_string(&path).unwrap_or_default();
+    let lines = reviewed.lines().chain(std::iter::repeat("(nothing)"));
+    let differ = (found.lines().chain(["(nothing)"]))
+        .zip(lines)
+        .find(|(new, old)| new != old);
+    let (new, old) = differ.unwrap_or_default();
+    assert!(
+        reviewed == found,
+        "{}: was\n{old}\nis\n{new}",
+        path.display()
+    );
+}
