@@ -52,6 +52,10 @@ DEVICE void sync_named(int barrier, int threads) { asm volatile("bar.sync %0, %1
 // Comes to the barrier and goes on.
 DEVICE void arrive_named(int barrier, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }
 
+// The value of lane 0, of which the compiler then knows that all lanes have it: what is made of it takes no vector registers. All 32 lanes must
+// call, with the same value.
+DEVICE int uniform(int value) { return __shfl_sync(0xffffffffu, value, 0); }
+
 // True in one lane of the warp, always the same. All 32 lanes must call.
 DEVICE bool elect_lane() {
     uint32_t elected;
@@ -85,10 +89,11 @@ DEVICE void barrier_arrive(Barrier* barrier) {
 DEVICE void barrier_arrive_expect(Barrier* barrier, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
 }
-// Arrives at the barrier that lies there in block `rank` of the cluster.
+// Arrives at the barrier that lies there in block `rank` of the cluster. It tells that tensor loads may follow, and releases no stores of this
+// thread: that would cost a fence of the whole GPU at every stage.
 DEVICE void barrier_arrive_remote(Barrier* barrier, int rank) {
     asm volatile(
-        "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}" ::"r"(
+        "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(
             shared_address(barrier)),
         "r"(rank)
         : "memory");
@@ -257,4 +262,4 @@ DEVICE uint64_t matrix_descriptor(const void* shared, int leading_bytes, int str
     return address >> 4 | static_cast<uint64_t>(leading_bytes >> 4) << 16 | static_cast<uint64_t>(stride_bytes >> 4) << 32 | uint64_t{1} << 62;
 }
 
-DEVICE int warpgroup_index() { return static_cast<int>(threadIdx.x / WARPGROUP); }
+DEVICE int warpgroup_index() { return uniform(static_cast<int>(threadIdx.x / WARPGROUP)); }
