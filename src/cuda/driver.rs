@@ -46,6 +46,7 @@ fn describe(ordinal: u32) -> Result<Gpu, DriverError> {
                 Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH,
             )?)
             / 8.0,
+        cache_bytes: number(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize,
         clock_rate: 1e3 * f64::from(number(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?),
     })
 }

@@ -5,8 +5,9 @@
 //! the batch: an image's bytes are the same alone and in company. The tile may follow from the batch, as every tile adds along `K` in the
 //! same steps.
 //!
-//! Both are chosen by a model of the time, [`Problem::clocks`], whose constants are planning figures and not measurements.
+//! Both are chosen by the model of the time in `cost.rs`, whose constants are planning figures and not measurements.
 
+use super::cost::{Blocks, LAUNCH, streamed};
 use super::{Precision, Target};
 
 /// A tile that a block computes.
@@ -146,47 +147,35 @@ impl Problem {
             .min_by(|(a, _), (b, _)| a.total_cmp(b))
     }
 
-    /// The clocks this may take: how many tiles the busiest multiprocessor computes, each for as long as the tensor cores or the way from
-    /// the second-level cache take, then what it costs to start them and to add up the parts.
+    /// The clocks this may take: those of its blocks, and what it costs to add up the parts. What comes from memory is the same for all tiles.
     fn clocks(&self, tile: &Tile, parts: usize, target: &Target) -> f64 {
-        /// Bytes that reach a multiprocessor from the cache in a clock.
-        const CACHE: f64 = 40.0;
-        /// The way of a first stage through memory, and of the results back.
-        const START: f64 = 2000.0;
-        /// A second launch.
-        const LAUNCH: f64 = 2000.0;
-        /// A block alone on its multiprocessor has nobody to take its place while it waits.
-        const ALONE: f64 = 1.25;
-        let multiprocessors = target.multiprocessors.max(1) as usize;
         let rows = self.images * self.rows;
-        let blocks = rows.div_ceil(tile.rows) * self.n.div_ceil(tile.columns) * parts;
-        let busiest = blocks.div_ceil(multiprocessors);
         let depth = self.k.div_ceil(parts) as f64;
-        let rate = products_per_clock(target) * tile.efficiency;
-        let multiplied = (tile.rows * tile.columns) as f64 * depth / rate;
         let bytes = (tile.rows + tile.columns) * Precision::F16.bytes();
-        let fetched = bytes as f64 * depth / CACHE;
-        let alone = if busiest == 1 { ALONE } else { 1.0 };
-        let rounds = busiest.div_ceil(tile.blocks) as f64;
+        let blocks = Blocks {
+            count: rows.div_ceil(tile.rows) * self.n.div_ceil(tile.columns) * parts,
+            at_once: tile.blocks,
+            products: (tile.rows * tile.columns) as f64 * depth / tile.efficiency,
+            exponentials: 0.0,
+            fetched: bytes as f64 * depth,
+        };
         let added = match parts {
             1 => 0.0,
             _ => {
                 let moved = 2 * parts * rows * self.n * Precision::F32.bytes();
-                LAUNCH + moved as f64 / (multiprocessors as f64 * CACHE)
+                LAUNCH + streamed(moved as f64, target)
             }
         };
-        busiest as f64 * multiplied.max(fetched) * alone + rounds * START + added
+        blocks.clocks(target) + added
     }
 }
 
-/// Products of halves with f32 sums that a multiprocessor makes in a clock by `mma.sync`. Consumer GPUs have a quarter of a data
-/// centre's; from Hopper on `mma.sync` reaches two thirds of what the tensor cores can do.
-fn products_per_clock(target: &Target) -> f64 {
-    match target.compute_capability {
-        80 => 1024.0,
-        90.. => 1340.0,
-        _ => 256.0,
-    }
+/// What a tile of so many rows and columns reaches of the tensor cores' rate; `None` where there is none.
+pub(super) fn efficiency([rows, columns]: [usize; 2]) -> Option<f64> {
+    let found = ALIGNED
+        .iter()
+        .find(|tile| [tile.rows, tile.columns] == [rows, columns]);
+    found.map(|tile| tile.efficiency)
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ mod launches;
 #[allow(dead_code, reason = "the benchmarks use the rest")]
 #[path = "../cases/networks.rs"]
 mod networks;
+mod predicted;
+mod waves;
 
 use latent_diffusion::cuda::{Kernel, Target, select};
 use latent_diffusion::models::System;

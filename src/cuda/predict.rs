@@ -1,0 +1,231 @@
+//! What the launches of a whole plan should take, by the model of `cost.rs`: predictions, and not measurements.
+//!
+//! A launch lasts as long as its slowest part: its blocks, what comes from memory, or what passes through the second-level cache. Weights come
+//! from memory, as those of one network are more than any cache holds; the other operands of a launch do where they do not fit in the cache
+//! together. All of it is read off the launch itself, so a kernel that was never thought of here is predicted by what it touches.
+
+use super::cost::{Blocks, LAUNCH, START, streamed};
+use super::gpu::Gpu;
+use super::kernel::{Argument, Kernel, Launch, Layout, Precision, Target};
+use super::{table, tile};
+use crate::ops::{Attention, Op};
+use crate::plan::Plan;
+use crate::tensor::Shape;
+
+/// What products reach of the tensor cores' rate where no tile says it.
+const EFFICIENCY: f64 = 0.6;
+
+/// What streaming from memory reaches of the data sheet's rate.
+const STREAM: f64 = 0.85;
+
+/// What one launch is expected to take.
+#[derive(Clone, Debug)]
+pub struct Predicted {
+    /// Of the plan's graph.
+    pub node: usize,
+    /// What runs.
+    pub entry: String,
+    /// Blocks that share the multiprocessors.
+    pub blocks: usize,
+    /// Floating-point operations of products, a multiply-add counted as two.
+    pub flops: f64,
+    /// Bytes read and written: every operand once.
+    pub bytes: f64,
+    /// Seconds from its start to the next launch's.
+    pub seconds: f64,
+}
+
+/// What every launch of a plan, in order, should take on `gpu`. `kernels` are those of the plan's nodes.
+pub fn predict<'a>(
+    plan: &Plan,
+    kernels: impl IntoIterator<Item = &'a Kernel>,
+    gpu: &Gpu,
+    precision: Precision,
+) -> Vec<Predicted> {
+    let target = gpu.target(precision);
+    let mut predicted = vec![];
+    for (index, kernel) in kernels.into_iter().enumerate() {
+        let node = Node::new(plan, index, kernel, &target);
+        predicted.extend(kernel.launches.iter().map(|launch| {
+            let (weights, others) = node.bytes(launch);
+            let blocks = node.blocks(launch);
+            let cached = others <= gpu.cache_bytes as f64;
+            let from_memory = weights + if cached { 0.0 } else { others };
+            let clocks = match blocks {
+                Some(blocks) => blocks.clocks(&target),
+                None => START + streamed(others, &target),
+            };
+            let memory = from_memory / (gpu.memory_rate * STREAM);
+            Predicted {
+                node: index,
+                entry: launch.entry.clone(),
+                blocks: blocks.map_or_else(|| grid(launch), |blocks| blocks.count),
+                flops: node.flops(launch),
+                bytes: weights + others,
+                seconds: memory.max(clocks / gpu.clock_rate) + LAUNCH / gpu.clock_rate,
+            }
+        }));
+    }
+    predicted
+}
+
+/// The least seconds for the body of a plan: each node's products at the device's peak or its weights from memory, whichever is longer, with
+/// all other values on chip and nothing lost between.
+pub fn floor(plan: &Plan, gpu: &Gpu, precision: Precision) -> f64 {
+    let nodes = plan.graph.nodes().iter().skip(plan.prologue);
+    let least = nodes.map(|node| {
+        let inputs: Vec<Shape> = node.inputs.iter().map(|&v| plan.graph.shape(v)).collect();
+        let cost = node.op.operator().cost(&inputs, node.shape);
+        let flops = if is_product(&node.op) { cost.flops } else { 0 };
+        let weights = cost.parameters as f64 * precision.bytes() as f64;
+        (flops as f64 / gpu.flops(precision)).max(weights / gpu.memory_rate)
+    });
+    least.sum()
+}
+
+/// Whether an operation's work is that of matrix products.
+fn is_product(op: &Op) -> bool {
+    matches!(op, Op::Linear(_) | Op::Conv2d(_) | Op::Attention(_))
+}
+
+/// Whether a launch makes products on tensor cores: those of a node share its work.
+fn multiplies(launch: &Launch) -> bool {
+    let families = ["linear_", "conv2d_", "attention_"];
+    families.iter().any(|name| launch.entry.starts_with(name))
+        && !launch.entry.contains("_softmax_")
+}
+
+fn grid(launch: &Launch) -> usize {
+    launch.grid.iter().map(|&blocks| blocks as usize).product()
+}
+
+/// The tile that an entry is named after: its rows, and its columns or keys.
+fn tile_of(launch: &Launch) -> Option<[usize; 2]> {
+    launch.entry.split('_').find_map(|part| {
+        let (rows, columns) = part.split_once('x')?;
+        Some([rows.parse().ok()?, columns.parse().ok()?])
+    })
+}
+
+/// A node with its kernel, and what its launches share.
+struct Node<'a> {
+    op: &'a Op,
+    kernel: &'a Kernel,
+    target: &'a Target,
+    inputs: Vec<Shape>,
+    output: Shape,
+    flops: f64,
+    parameters: f64,
+}
+
+impl<'a> Node<'a> {
+    fn new(plan: &'a Plan, index: usize, kernel: &'a Kernel, target: &'a Target) -> Self {
+        let node = &plan.graph.nodes()[index];
+        let inputs: Vec<Shape> = node.inputs.iter().map(|&v| plan.graph.shape(v)).collect();
+        let cost = node.op.operator().cost(&inputs, node.shape);
+        Self {
+            op: &node.op,
+            kernel,
+            target,
+            inputs,
+            output: node.shape,
+            flops: cost.flops as f64,
+            parameters: cost.parameters as f64,
+        }
+    }
+
+    /// Bytes of the weights that a launch reads, and of its other operands.
+    fn bytes(&self, launch: &Launch) -> (f64, f64) {
+        let element = self.target.precision.bytes();
+        let reads_weights = |launch: &&Launch| launch.arguments.contains(&Argument::Weight(0));
+        let first = self.kernel.launches.iter().find(reads_weights);
+        let weights = match first.is_some_and(|first| std::ptr::eq(first, launch)) {
+            true => self.parameters * element as f64,
+            false => 0.0,
+        };
+        let others = launch.arguments.iter().map(|argument| match *argument {
+            Argument::Output => self.output.len() * element,
+            Argument::Input(index) => self.inputs.get(index).map_or(0, Shape::len) * element,
+            Argument::Workspace { bytes, .. } => bytes,
+            Argument::Weight(_) | Argument::Null | Argument::Int(_) | Argument::Float(_) => 0,
+        });
+        (weights, others.sum::<usize>() as f64)
+    }
+
+    /// What a launch does of the node's products.
+    fn flops(&self, launch: &Launch) -> f64 {
+        match is_product(self.op) && multiplies(launch) {
+            true => {
+                self.flops
+                    / self
+                        .kernel
+                        .launches
+                        .iter()
+                        .filter(|l| multiplies(l))
+                        .count() as f64
+            }
+            false => 0.0,
+        }
+    }
+
+    /// The blocks of a launch that makes products; `None` for those that move and add.
+    fn blocks(&self, launch: &Launch) -> Option<Blocks> {
+        let flops = self.flops(launch);
+        if flops == 0.0 {
+            return None;
+        }
+        let entry = table::entry(&launch.entry);
+        let resident = entry.map_or(1, |entry| entry.blocks_per_multiprocessor as usize);
+        let fits = self.target.shared_bytes_per_block / launch.shared_bytes.max(1);
+        let at_once = resident.min(fits as usize);
+        let blocks = match (self.op, self.kernel.layouts.first(), tile_of(launch)) {
+            (Op::Linear(_) | Op::Conv2d(_), Some(&Layout::Matrix { rows: n, .. }), Some(tile)) => {
+                self.product(launch, n, tile)
+            }
+            (Op::Attention(op), _, Some(tile)) => self.flash(op, launch, tile)?,
+            _ => Blocks {
+                count: grid(launch),
+                at_once,
+                products: flops / 2.0 / grid(launch) as f64 / EFFICIENCY,
+                exponentials: 0.0,
+                fetched: 0.0,
+            },
+        };
+        Some(Blocks { at_once, ..blocks })
+    }
+
+    /// The blocks of a product of `n` columns: a tile each, or a part of one along y.
+    fn product(&self, launch: &Launch, n: usize, [rows, columns]: [usize; 2]) -> Blocks {
+        let m = self.output.rows();
+        let parts = launch.grid[1] as usize;
+        let depth = self.flops(launch) / (2 * m * n * parts) as f64;
+        let efficiency = tile::efficiency([rows, columns]).unwrap_or(EFFICIENCY);
+        Blocks {
+            count: m.div_ceil(rows) * n.div_ceil(columns) * parts,
+            at_once: 1,
+            products: (rows * columns) as f64 * depth / efficiency,
+            exponentials: 0.0,
+            fetched: ((rows + columns) * self.target.precision.bytes()) as f64 * depth,
+        }
+    }
+
+    /// The blocks of a flash attention: so many queries of a head each, against all keys.
+    fn flash(
+        &self,
+        op: &Attention,
+        launch: &Launch,
+        [queries, step]: [usize; 2],
+    ) -> Option<Blocks> {
+        let [_, keys, _] = op.roles(&self.inputs)?[1].tokens()?;
+        let size = self.output.channels() / op.heads.max(1);
+        let scores = (queries * keys.next_multiple_of(step)) as f64;
+        let padded = size.next_multiple_of(16) + size.next_multiple_of(8);
+        Some(Blocks {
+            count: grid(launch),
+            at_once: 1,
+            products: scores * padded as f64 / EFFICIENCY,
+            exponentials: scores,
+            fetched: (2 * (queries + keys) * size * self.target.precision.bytes()) as f64,
+        })
+    }
+}
