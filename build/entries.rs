@@ -1,12 +1,13 @@
 //! Reads the entries of a kernel file and their signatures.
 //!
-//! An entry is `ENTRY(threads, blocks_per_multiprocessor, name, parameters...)`, written out, one per variant. Its arguments may come from
-//! object-like macros of the same file. Nothing else of C++ is understood, and nothing is guessed: what cannot be read is refused.
+//! An entry is `ENTRY(threads, blocks_per_multiprocessor, name, parameters...)`, written out, one per variant; in a file that is for Hopper
+//! GPUs alone, `ENTRY_90(threads, blocks_per_multiprocessor, cluster, name, parameters...)`. Its arguments may come from object-like macros
+//! of the same file. Nothing else of C++ is understood, and nothing is guessed: what cannot be read is refused.
 
 use std::collections::HashMap;
 
 /// What may be passed to an entry: how C++ spells it, and how the table in Rust does.
-const TYPES: [(&str, &str); 8] = [
+const TYPES: [(&str, &str); 9] = [
     (
         "half *",
         "Kind::Pointer { element: Element::Half, written: true }",
@@ -33,7 +34,17 @@ const TYPES: [(&str, &str); 8] = [
     ),
     ("int", "Kind::Int"),
     ("float", "Kind::Float"),
+    (MAP, "Kind::Map"),
 ];
+
+/// How a tensor map is spelt, which only Hopper GPUs know.
+const MAP: &str = "TENSOR_MAP";
+
+/// How the names of files for Hopper GPUs and of their entries end.
+pub const HOPPER: &str = "_sm90";
+
+/// The most blocks of a cluster that every such GPU takes.
+const LARGEST_CLUSTER: u32 = 8;
 
 /// One kernel that can be launched.
 pub struct Entry {
@@ -42,6 +53,8 @@ pub struct Entry {
     pub place: String,
     pub threads: u32,
     pub blocks_per_multiprocessor: u32,
+    /// Blocks along x that form a cluster; 1: none do.
+    pub cluster: u32,
     pub parameters: Vec<Parameter>,
 }
 
@@ -58,16 +71,24 @@ pub struct Parameter {
 /// A sentence that begins with file and line.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Entry>, String> {
     let (code, macros) = preprocess(file, &without_comments(text))?;
+    let hopper = file.trim_end_matches(".cu").ends_with(HOPPER);
     let mut entries = Vec::new();
     for (at, _) in code.match_indices("ENTRY") {
         let place = format!("{file}:{}", code[..at].matches('\n').count() + 1);
-        let after = code[at + "ENTRY".len()..].trim_start();
-        if code[..at].ends_with(is_word) || after.starts_with(is_word) {
+        let end = code[at..].find(|c| !is_word(c)).unwrap_or(code.len() - at);
+        let (word, after) = code[at..].split_at(end);
+        if code[..at].ends_with(is_word) || !["ENTRY", "ENTRY_90"].contains(&word) {
             continue;
         }
-        let inside = parenthesised(after)
-            .ok_or_else(|| format!("{place}: ENTRY is not followed by arguments in parentheses"))?;
-        entries.push(entry(&place, &expand(inside, &macros, 0))?);
+        if hopper != (word == "ENTRY_90") {
+            return Err(format!(
+                "{place}: {word} in {file}; entries of files that end in {HOPPER}.cu, and no others, are ENTRY_90"
+            ));
+        }
+        let inside = parenthesised(after.trim_start()).ok_or_else(|| {
+            format!("{place}: {word} is not followed by arguments in parentheses")
+        })?;
+        entries.push(entry(&place, hopper, &expand(inside, &macros, 0))?);
     }
     Ok(entries)
 }
@@ -125,13 +146,21 @@ fn preprocess(file: &str, text: &str) -> Result<(String, HashMap<String, String>
     Ok((code, macros))
 }
 
-/// An entry from what stands between its parentheses.
-fn entry(place: &str, arguments: &str) -> Result<Entry, String> {
-    let pieces: Vec<&str> = arguments.split(',').map(str::trim).collect();
+/// An entry from what stands between its parentheses, with a cluster's size in a file for Hopper GPUs.
+fn entry(place: &str, hopper: bool, arguments: &str) -> Result<Entry, String> {
+    let mut pieces: Vec<&str> = arguments.split(',').map(str::trim).collect();
+    let cluster = if hopper && pieces.len() > 2 {
+        pieces.remove(2)
+    } else {
+        "1"
+    };
     let [threads, blocks, name, parameters @ ..] = pieces.as_slice() else {
-        return Err(format!(
-            "{place}: expected ENTRY(threads, blocks, name, parameters...), found ENTRY({arguments})"
-        ));
+        let expected = if hopper {
+            "ENTRY_90(threads, blocks, cluster, name, parameters...)"
+        } else {
+            "ENTRY(threads, blocks, name, parameters...)"
+        };
+        return Err(format!("{place}: expected {expected}, found ({arguments})"));
     };
     if name.is_empty() || !name.chars().all(is_word) {
         return Err(format!("{place}: {name:?} is not a name of an entry"));
@@ -147,6 +176,17 @@ fn entry(place: &str, arguments: &str) -> Result<Entry, String> {
     };
     let threads: u32 = number("threads per block", threads)?;
     let blocks_per_multiprocessor: u32 = number("blocks per multiprocessor", blocks)?;
+    let cluster: u32 = number("blocks per cluster", cluster)?;
+    if !(1..=LARGEST_CLUSTER).contains(&cluster) {
+        return Err(format!(
+            "{place}: {name} has clusters of {cluster} blocks; expected 1 to {LARGEST_CLUSTER}"
+        ));
+    }
+    if hopper && !name.ends_with(HOPPER) {
+        return Err(format!(
+            "{place}: {name} is for Hopper GPUs alone; expected a name that ends in {HOPPER}"
+        ));
+    }
     if threads == 0 || threads > 1024 || !threads.is_multiple_of(32) {
         return Err(format!(
             "{place}: {name} has {threads} threads per block; expected whole warps of 32, at most 1024"
@@ -160,25 +200,26 @@ fn entry(place: &str, arguments: &str) -> Result<Entry, String> {
     }
     let parameters: Result<_, _> = parameters
         .iter()
-        .map(|text| parameter(place, name, text))
+        .map(|text| parameter(place, hopper, name, text))
         .collect();
     Ok(Entry {
         name: (*name).to_owned(),
         place: place.to_owned(),
         threads,
         blocks_per_multiprocessor,
+        cluster,
         parameters: parameters?,
     })
 }
 
-fn parameter(place: &str, entry: &str, text: &str) -> Result<Parameter, String> {
+fn parameter(place: &str, hopper: bool, entry: &str, text: &str) -> Result<Parameter, String> {
     let spaced = text.replace('*', " * ").replace("__restrict__", " ");
     let words: Vec<&str> = spaced.split_whitespace().collect();
     let known = words.split_last().and_then(|(name, kind)| {
         let kind = kind.join(" ");
         TYPES
             .iter()
-            .find(|(spelt, _)| *spelt == kind)
+            .find(|(spelt, _)| *spelt == kind && (hopper || *spelt != MAP))
             .map(|(_, kind)| (*name, *kind))
     });
     match known {
@@ -187,7 +228,8 @@ fn parameter(place: &str, entry: &str, text: &str) -> Result<Parameter, String> 
             kind,
         }),
         _ => Err(format!(
-            "{place}: {entry} has a parameter {text:?}; expected half*, float*, int*, their const forms, int or float, and a name"
+            "{place}: {entry} has a parameter {text:?}; expected half*, float*, int*, their const forms, int{} or float, and a name",
+            if hopper { ", TENSOR_MAP" } else { "" }
         )),
     }
 }

@@ -1,5 +1,6 @@
 //! nvcc: where it is, and a fatbin of each kernel file.
 
+use crate::entries::HOPPER;
 use crate::jobs::{self, Job};
 use crate::{Folders, Source};
 use std::env;
@@ -44,12 +45,18 @@ pub fn compile(sources: &[Source], folders: &Folders) -> Result<Result<String, S
             "-allow-unsupported-compiler",
             "-Xptxas=-v",
         ]);
-        for architecture in ARCHITECTURES {
-            command.arg(format!(
-                "-gencode=arch=compute_{architecture},code=sm_{architecture}"
-            ));
+        let mut code = |from: &str, to: &str| {
+            command.arg(format!("-gencode=arch=compute_{from},code={to}"));
+        };
+        if source.stem.ends_with(HOPPER) {
+            // Instructions that only this one architecture has, and none after it: PTX of them would serve nobody else.
+            code("90a", "sm_90a");
+        } else {
+            for architecture in ARCHITECTURES.map(|number| number.to_string()) {
+                code(&architecture, &format!("sm_{architecture}"));
+            }
+            code(&PTX.to_string(), &format!("compute_{PTX}"));
         }
-        command.arg(format!("-gencode=arch=compute_{PTX},code=compute_{PTX}"));
         command
             .arg("-I")
             .arg(&folders.kernels)

@@ -14,8 +14,12 @@ pub fn text(
         for entry in &source.entries {
             let _ = write!(
                 entries,
-                "    Entry {{ name: {:?}, file: \"{}.cu\", threads: {}, blocks_per_multiprocessor: {}, parameters: &[",
-                entry.name, source.stem, entry.threads, entry.blocks_per_multiprocessor
+                "    Entry {{ name: {:?}, file: \"{}.cu\", threads: {}, blocks_per_multiprocessor: {}, cluster: {}, parameters: &[",
+                entry.name,
+                source.stem,
+                entry.threads,
+                entry.blocks_per_multiprocessor,
+                entry.cluster
             );
             for parameter in &entry.parameters {
                 let _ = write!(

@@ -88,6 +88,14 @@ fn an_entry_that_cannot_be_read_is_refused_by_its_line() {
         ),
         ("ENTRY(64, 1, a, int)", "a has a parameter \"int\""),
         (
+            "ENTRY(64, 1, a, TENSOR_MAP x)",
+            "a has a parameter \"TENSOR_MAP x\"",
+        ),
+        (
+            "ENTRY_90(384, 1, 2, a_sm90, TENSOR_MAP x)",
+            "ENTRY_90 in kernels/x.cu",
+        ),
+        (
             "ENTRY(64, 1, a, int n",
             "not followed by arguments in parentheses",
         ),
@@ -103,6 +111,50 @@ fn an_entry_that_cannot_be_read_is_refused_by_its_line() {
         let found = refusal(text);
         assert!(found.contains(expected), "{text:?}: {found}");
         assert!(found.starts_with("kernels/x.cu:"), "{found}");
+    }
+}
+
+#[test]
+fn entries_for_one_architecture_have_clusters_and_tensor_maps() {
+    let parse = |text| entries::parse("kernels/x_sm90.cu", text);
+    let text = "#define MAPS TENSOR_MAP x, TENSOR_MAP y\nENTRY_90(384, 1, 2, a_sm90, MAPS, const float* bias, int n) {}";
+    let found = parse(text).unwrap();
+    let entry = &found[0];
+    let numbers = [
+        entry.threads,
+        entry.blocks_per_multiprocessor,
+        entry.cluster,
+    ];
+    assert_eq!(numbers, [384, 1, 2]);
+    let kinds: Vec<&str> = entry.parameters.iter().map(|p| p.kind).collect();
+    let float = "Kind::Pointer { element: Element::Float, written: false }";
+    assert_eq!(kinds, ["Kind::Map", "Kind::Map", float, "Kind::Int"]);
+    for (text, expected) in [
+        (
+            "ENTRY(128, 1, a_sm90, int n)",
+            "ENTRY in kernels/x_sm90.cu; entries of files",
+        ),
+        (
+            "ENTRY_90(128, 1)",
+            "expected ENTRY_90(threads, blocks, cluster, name",
+        ),
+        (
+            "ENTRY_90(128, 1, 1, a, int n)",
+            "expected a name that ends in _sm90",
+        ),
+        (
+            "ENTRY_90(128, 1, 9, a_sm90, int n)",
+            "clusters of 9 blocks; expected 1 to 8",
+        ),
+        ("ENTRY_90(128, 1, 0, a_sm90, int n)", "clusters of 0 blocks"),
+        (
+            "ENTRY_90(128, 1, 1, a_sm90, TENSOR_MAP* x)",
+            "int, TENSOR_MAP or float, and a name",
+        ),
+    ] {
+        let problem = parse(text).err().unwrap_or_default();
+        assert!(problem.contains(expected), "{text:?}: {problem}");
+        assert!(problem.starts_with("kernels/x_sm90.cu:1: "), "{problem}");
     }
 }
 

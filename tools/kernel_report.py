@@ -33,6 +33,7 @@ CHOICES = ROOT / "tests" / "data" / "choices"
 
 # Per multiprocessor: threads, blocks, bytes of shared memory (CUDA C++ programming guide, "Technical specifications per compute capability").
 LIMITS = {"sm_80": (2048, 32, 164 << 10), "sm_86": (1536, 16, 100 << 10), "sm_89": (1536, 24, 100 << 10), "sm_90": (2048, 32, 228 << 10)}
+LIMITS["sm_90a"] = LIMITS["sm_90"]
 # Registers of a multiprocessor; they are given to warps by the 256, and every block takes 1 KiB of shared memory for itself.
 REGISTERS, REGISTER_UNIT, SHARED_OF_BLOCK = 65536, 256, 1024
 
@@ -127,7 +128,7 @@ def read_log(path, kernels, problems):
     """Registers, memory and spills, as ptxas reports them."""
     kernel = None
     for line in path.read_text().splitlines():
-        if found := re.search(r"Compiling entry function '(\w+)' for '(sm_\d+)'", line):
+        if found := re.search(r"Compiling entry function '(\w+)' for '(sm_\d+a?)'", line):
             kernel = kernels.setdefault((found[1], found[2]), Kernel(found[1], found[2]))
         elif found := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
             kernel.stack, kernel.spilled = int(found[1]), int(found[2]) + int(found[3])
@@ -146,7 +147,7 @@ def read_code(path, kernels):
     for line in answer.stdout.splitlines():
         if found := INSTRUCTION.match(line):
             kernel.instructions.append((int(found[1], 16), found[2], found[3]))
-        elif found := re.search(r"code for (sm_\d+)", line):
+        elif found := re.search(r"code for (sm_\d+a?)", line):
             architecture = found[1]
         elif found := re.search(r"Function : (\w+)", line):
             kernel = kernels[found[1], architecture]
@@ -214,7 +215,8 @@ def main():
         read_code(fatbin, kernels)
     rows = []
     for entry, (threads, blocks) in declared.items():
-        compiled = [kernels[entry, architecture] for architecture in LIMITS]
+        # Files for Hopper GPUs alone are compiled for nothing else.
+        compiled = [kernels[entry, name] for name in LIMITS if name.endswith("a") == entry.endswith("_sm90")]
         loops = [kernel.main_loop() for kernel in compiled]
         rows.append(row(entry, threads, dynamic.get(entry), compiled, loops))
         found = {}

@@ -13,6 +13,7 @@ typedef struct {
     void* address;
     uint64_t bytes;
     int32_t writable;
+    int32_t early;            // a weight: may be read before the grid before has ended
 } ldm_region;
 
 // One launch, as cuLaunchKernel takes it, and how closely to watch it.
@@ -20,6 +21,7 @@ typedef struct {
     const char* entry;
     uint32_t grid[3];
     uint32_t threads;
+    uint32_t cluster;         // blocks along x that form a cluster; 1: none do
     uint32_t shared_bytes;    // of dynamic shared memory
     void** arguments;         // an address per parameter, of the value to pass
     const ldm_region* regions;

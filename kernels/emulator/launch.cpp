@@ -76,6 +76,9 @@ std::string refusal(const ldm_launch& request, const ldm_entry* entry) {
     if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0 || grid[0] > 0x7fffffffu || grid[1] > 65535 || grid[2] > 65535) {
         return text("a grid of %u x %u x %u blocks", grid[0], grid[1], grid[2]);
     }
+    if (request.cluster == 0 || grid[0] % request.cluster != 0) {
+        return text("%u blocks along x in clusters of %u", grid[0], request.cluster);
+    }
     if (request.threads == 0 || request.threads > MAX_THREADS || request.threads % WARP != 0) {
         return text("%u threads per block, where whole warps and at most %u are possible", request.threads, MAX_THREADS);
     }

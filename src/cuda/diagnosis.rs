@@ -7,7 +7,7 @@ use cudarc::driver::result::DriverError;
 use cudarc::driver::sys::CUresult as Code;
 
 /// Every function of the driver that is called in `driver.rs`, by us or by cudarc.
-pub(super) const FUNCTIONS: [&str; 33] = [
+pub(super) const FUNCTIONS: [&str; 34] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuDeviceGet",
@@ -27,7 +27,7 @@ pub(super) const FUNCTIONS: [&str; 33] = [
     "cuGraphLaunch",
     "cuGraphUpload",
     "cuInit",
-    "cuLaunchKernel",
+    "cuLaunchKernelEx",
     "cuMemAlloc_v2",
     "cuMemFree_v2",
     "cuMemGetInfo_v2",
@@ -41,6 +41,7 @@ pub(super) const FUNCTIONS: [&str; 33] = [
     "cuStreamDestroy_v2",
     "cuStreamEndCapture",
     "cuStreamSynchronize",
+    "cuTensorMapEncodeTiled",
 ];
 
 /// There is no driver.

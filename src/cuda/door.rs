@@ -2,7 +2,9 @@
 
 use super::kernel::Precision;
 use super::table::Entry;
+use super::tensor_map::{Encoded, TensorMap};
 use crate::error::Result;
+use std::ffi::c_void;
 use std::sync::Arc;
 
 /// Who runs kernels. Calls take effect in the order they are made.
@@ -27,6 +29,9 @@ pub(super) trait Door: Send + Sync {
 
     /// Fetches `bytes` from the start of `from`, which is as long at least.
     fn read(&self, from: &Span, bytes: &mut [u8]) -> Result<()>;
+
+    /// What kernels are passed for the map of a tensor at `address`.
+    fn encode(&self, map: &TensorMap, address: u64) -> Result<Encoded>;
 
     /// Runs one launch to its end.
     fn launch(&self, call: &Call) -> Result<()>;
@@ -109,18 +114,23 @@ pub(super) struct Call {
     pub values: Vec<Value>,
 }
 
+/// Memory that a launch may touch.
+#[derive(Clone)]
+pub(super) struct Touched {
+    pub span: Span,
+    /// Whether the entry may write there.
+    pub written: bool,
+    /// Whether it is a weight, which no launch ever writes.
+    pub weight: bool,
+}
+
 /// What is passed for a parameter.
 #[derive(Clone)]
 pub(super) enum Value {
-    /// The address of memory, and whether the entry may write there.
-    Pointer(
-        Span,
-        #[cfg_attr(
-            not(emulator),
-            allow(dead_code, reason = "drivers ask for no more than the address")
-        )]
-        bool,
-    ),
+    /// The address of memory.
+    Pointer(Touched),
+    /// A tensor map of memory.
+    Map(Touched, Encoded),
     /// A null pointer.
     Null,
     /// An `int`.
@@ -129,12 +139,35 @@ pub(super) enum Value {
     Float(f32),
 }
 
+#[cfg(any(emulator, test))]
+impl Value {
+    /// The memory that it gives access to.
+    pub(super) fn memory(&self) -> Option<&Touched> {
+        match self {
+            Self::Pointer(memory) | Self::Map(memory, _) => Some(memory),
+            Self::Null | Self::Int(_) | Self::Float(_) => None,
+        }
+    }
+}
+
 impl Call {
-    /// Each value in the low bytes of eight: what a launch reads through the address of a parameter.
+    /// Where each value lies, given the [`words`](Self::words): what a launch reads its parameters through.
+    pub(super) fn arguments(&self, words: &mut [u64]) -> Vec<*mut c_void> {
+        let places = self.values.iter().zip(words);
+        places
+            .map(|(value, word)| match value {
+                // It is only read.
+                Value::Map(_, map) => std::ptr::from_ref(map).cast_mut().cast(),
+                _ => std::ptr::from_mut(word).cast(),
+            })
+            .collect()
+    }
+
+    /// Each value in the low bytes of eight, zero for those that are longer.
     pub(super) fn words(&self) -> Vec<u64> {
         let word = |value: &Value| match value {
-            Value::Pointer(span, _) => span.address(),
-            Value::Null => 0,
+            Value::Pointer(memory) => memory.span.address(),
+            Value::Null | Value::Map(..) => 0,
             Value::Int(value) => u64::from(value.cast_unsigned()),
             Value::Float(value) => u64::from(value.to_bits()),
         };
@@ -145,7 +178,7 @@ impl Call {
 /// A device that has memory and runs nothing.
 #[cfg(test)]
 pub(super) mod fake {
-    use super::{Arc, Call, Door, Memory, Precision, Recording, Result, Span};
+    use super::{Arc, Call, Door, Encoded, Memory, Precision, Recording, Result, Span, TensorMap};
     use crate::error::Error;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -226,6 +259,10 @@ pub(super) mod fake {
 
         fn read(&self, _: &Span, _: &mut [u8]) -> Result<()> {
             Ok(())
+        }
+
+        fn encode(&self, map: &TensorMap, address: u64) -> Result<Encoded> {
+            Ok(map.described(address))
         }
 
         fn launch(&self, _: &Call) -> Result<()> {

@@ -1,143 +1,29 @@
 //! NVIDIA's driver behind the door: launches run on a GPU, in order, on a stream of our own.
 //!
-//! The driver is a library that is opened when it is first asked for, so that a program runs where there is none. It is asked for only
-//! through [`open`] and [`gpus`], which find out first what would end the process otherwise: a library that is missing, or lacks functions.
-//! From then on every call is checked. What a code means to a person is said in `diagnosis.rs`.
+//! The driver is a library that is opened when it is first asked for (`driver/start.rs`), so that a program runs where there is none. From
+//! then on every call is checked. What a code means to a person is said in `diagnosis.rs`.
+
+mod start;
+
+pub use start::gpus;
+pub(super) use start::open;
 
 use super::diagnosis;
 use super::door::{Call, Door, Memory, Recording, Span};
 use super::gpu::Gpu;
 use super::kernel::Precision;
 use super::table::{self, Entry};
+use super::tensor_map::{Encoded, Swizzle, TensorMap};
 use crate::error::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute};
+use cudarc::driver::sys;
 use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream};
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Shared memory that a launch may ask for without the function's being told before.
 const USUAL_SHARED_BYTES: u32 = 48 << 10;
-
-/// What the driver says of GPU number `ordinal`.
-fn describe(ordinal: u32) -> Result<Gpu, DriverError> {
-    let device = result::device::get(ordinal as i32)?;
-    // SAFETY: the device came from the driver just now.
-    let attribute = |which| unsafe { result::device::get_attribute(device, which) };
-    let number = |which| attribute(which).map(|value| value.unsigned_abs());
-    let major = number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-    let minor = number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-    Ok(Gpu {
-        ordinal,
-        name: result::device::get_name(device)?,
-        compute_capability: 10 * major + minor,
-        multiprocessors: number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
-        shared_bytes_per_block: number(
-            Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
-        )?,
-        // SAFETY: as above.
-        memory_bytes: unsafe { result::device::total_mem(device) }?,
-        // Two transfers per clock, which the driver gives in kHz, over a bus of so many bits.
-        memory_rate: 2e3
-            * f64::from(number(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?)
-            * f64::from(number(
-                Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH,
-            )?)
-            / 8.0,
-        cache_bytes: number(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize,
-        clock_rate: 1e3 * f64::from(number(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?),
-    })
-}
-
-/// Every GPU that the driver shows, whether or not this program has code for it.
-///
-/// # Errors
-/// If there is no driver, or it shows none: a sentence that says why.
-pub fn gpus() -> Result<Vec<Gpu>> {
-    quietly(|| {
-        let count = start()?;
-        let gpus = (0..count).map(|ordinal| {
-            describe(ordinal).map_err(|error| diagnosis::at_start(&who(ordinal), error))
-        });
-        gpus.collect()
-    })
-}
-
-/// Gets GPU number `ordinal` ready.
-///
-/// # Errors
-/// If there is no driver, it is too old, there is no such GPU, no code for it, or somebody else has it to himself.
-pub(super) fn open(ordinal: u32) -> Result<(Arc<dyn Door>, Gpu)> {
-    quietly(|| {
-        let count = start()?;
-        if ordinal >= count {
-            return Err(diagnosis::no_such_gpu(ordinal, count));
-        }
-        let gpu = describe(ordinal);
-        let gpu = gpu.map_err(|error| diagnosis::at_start(&who(ordinal), error))?;
-        gpu.check()?;
-        let ready = || {
-            let context = CudaContext::new(ordinal as usize)?;
-            // SAFETY: all work is on one stream, so nothing needs the events that order several; capturing forbids them.
-            unsafe { context.disable_event_tracking() };
-            let stream = context.new_stream()?;
-            Ok(Driver {
-                gpu: gpu.clone(),
-                context,
-                stream,
-                functions: Mutex::default(),
-            })
-        };
-        let driver: Driver =
-            ready().map_err(|error| diagnosis::at_start(&gpu.to_string(), error))?;
-        Ok((Arc::new(driver) as Arc<dyn Door>, gpu))
-    })
-}
-
-/// Starts the driver: how many GPUs it shows.
-fn start() -> Result<u32> {
-    // SAFETY: opens and closes a library, as loading it does.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(Error::Device(diagnosis::NO_DRIVER.to_owned()));
-    }
-    // SAFETY: the library is there.
-    let library = unsafe { sys::culib() };
-    let missing = diagnosis::FUNCTIONS.iter().find(|name| {
-        // SAFETY: only whether the symbol exists is asked; it is not called through this type.
-        unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err()
-    });
-    if let Some(missing) = missing {
-        return Err(diagnosis::lacks(missing));
-    }
-    let mut version = 0;
-    // SAFETY: the function exists and stores one integer. It may be called before cuInit.
-    let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
-    let refused = |error| diagnosis::at_start("the NVIDIA driver", error);
-    asked.map_err(refused)?;
-    diagnosis::check_version(version)?;
-    result::init().map_err(refused)?;
-    let count = result::device::get_count().map_err(refused)?;
-    match u32::try_from(count) {
-        Ok(count) if count > 0 => Ok(count),
-        _ => Err(Error::Device(diagnosis::NO_GPU.to_owned())),
-    }
-}
-
-/// Runs what may make cudarc panic (a library that lies about its symbols), and makes an error of it.
-fn quietly<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| ()));
-    let outcome = panic::catch_unwind(AssertUnwindSafe(run));
-    panic::set_hook(hook);
-    outcome.unwrap_or_else(|_| Err(Error::Device(diagnosis::BROKEN_DRIVER.to_owned())))
-}
-
-/// A GPU of which nothing but the number is known.
-fn who(ordinal: u32) -> String {
-    format!("the GPU cuda:{ordinal}")
-}
 
 fn running(call: &Call) -> String {
     format!("node `{}`, kernel {}", call.node, call.entry.name)
@@ -149,6 +35,16 @@ fn copying() -> String {
 
 fn recording() -> String {
     "recording launches".to_owned()
+}
+
+/// As the driver spells it.
+fn swizzle(swizzle: Swizzle) -> sys::CUtensorMapSwizzle {
+    match swizzle {
+        Swizzle::None => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+        Swizzle::Bytes32 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
+        Swizzle::Bytes64 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+        Swizzle::Bytes128 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+    }
 }
 
 /// An open GPU.
@@ -258,25 +154,40 @@ impl Driver {
     fn start(&self, functions: &mut Functions, call: &Call) -> Result<()> {
         let function = self.function(functions, call.entry, call.shared_bytes)?;
         let mut words = call.words();
-        let mut values: Vec<*mut c_void> = words
-            .iter_mut()
-            .map(|word| std::ptr::from_mut(word).cast())
-            .collect();
-        let ([x, y, z], threads) = (call.grid, call.entry.threads);
-        // SAFETY: the function's module is kept by `functions`; there is a word for each parameter (launch.rs compared them with the
-        // signature), read before the call returns; addresses are of memory that the call keeps until the launch has ended, as everyone who
-        // starts one waits for it.
+        let mut values = call.arguments(&mut words);
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
+        };
+        let [x, y, z] = call.grid;
+        // Clusters are part of the function.
+        let launch = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: call.entry.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: call.shared_bytes,
+            hStream: self.stream.cu_stream(),
+            attrs: &raw mut early,
+            numAttrs: u32::from(self.gpu.waits_in_kernels()),
+        };
+        // SAFETY: the function's module is kept by `functions`; there is a value for each parameter (launch.rs compared them with the
+        // signature), read before the call returns as the attribute is; addresses are of memory that the call keeps until the launch has
+        // ended, as everyone who starts one waits for it.
         let started = unsafe {
-            result::launch_kernel(
+            sys::cuLaunchKernelEx(
+                &raw const launch,
                 function.cu_function(),
-                (x, y, z),
-                (threads, 1, 1),
-                call.shared_bytes,
-                self.stream.cu_stream(),
-                &mut values,
+                values.as_mut_ptr(),
+                std::ptr::null_mut(),
             )
         };
-        started.map_err(self.failed(|| running(call)))
+        started.result().map_err(self.failed(|| running(call)))
     }
 }
 
@@ -331,6 +242,37 @@ impl Door for Driver {
             .and_then(|()| copy())
             .and_then(|()| self.stream.synchronize())
             .map_err(self.failed(copying))
+    }
+
+    fn encode(&self, map: &TensorMap, address: u64) -> Result<Encoded> {
+        let axes = map.axes();
+        let extents: Vec<u64> = axes.iter().map(|axis| axis.extent as u64).collect();
+        let pitches: Vec<u64> = axes[1..].iter().map(|axis| axis.pitch as u64).collect();
+        let spans: Vec<u32> = axes.iter().map(|axis| axis.span as u32).collect();
+        let steps: Vec<u32> = axes.iter().map(|axis| axis.step as u32).collect();
+        let start = address + map.offset() as u64;
+        let mut encoded = sys::CUtensorMap { opaque: [0; 16] };
+        // SAFETY: the lists are as long as there are axes, the pitches one less; all are read before the call returns. Nobody looks at the
+        // address before a launch does, whose call keeps the memory.
+        let done = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &raw mut encoded,
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                axes.len() as u32,
+                start as *mut c_void,
+                extents.as_ptr(),
+                pitches.as_ptr(),
+                spans.as_ptr(),
+                steps.as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                swizzle(map.swizzle()),
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        let refused = self.failed(|| format!("describing a tensor ({map})"));
+        done.result().map_err(refused)?;
+        Ok(Encoded(encoded.opaque))
     }
 
     fn launch(&self, call: &Call) -> Result<()> {

@@ -44,6 +44,7 @@ pub(super) fn open(_: Emulation) -> Result<Arc<dyn Door>> {
 mod emulated {
     use super::super::Precision;
     use super::super::door::{Call, Door, Memory, Recording, Span, Value};
+    use super::super::tensor_map::{Encoded, TensorMap};
     use super::Emulation;
     use crate::error::{Error, Result};
     use std::ffi::{CStr, CString, c_char, c_void};
@@ -58,6 +59,7 @@ mod emulated {
         address: *mut c_void,
         bytes: u64,
         writable: i32,
+        early: i32,
     }
 
     /// `ldm_launch`.
@@ -66,6 +68,7 @@ mod emulated {
         entry: *const c_char,
         grid: [u32; 3],
         threads: u32,
+        cluster: u32,
         shared_bytes: u32,
         arguments: *mut *mut c_void,
         regions: *const Region,
@@ -171,26 +174,23 @@ mod emulated {
             let entry = CString::new(call.entry.name)
                 .map_err(|_| Error::Device("a kernel's name holds a zero byte".to_owned()))?;
             let mut words = call.words();
-            let mut arguments: Vec<*mut c_void> = words
-                .iter_mut()
-                .map(|word| std::ptr::from_mut(word).cast())
-                .collect();
+            let mut arguments = call.arguments(&mut words);
             let regions: Vec<Region> = call
                 .values
                 .iter()
-                .filter_map(|value| match value {
-                    Value::Pointer(span, written) => Some(Region {
-                        address: span.address() as *mut c_void,
-                        bytes: span.bytes() as u64,
-                        writable: i32::from(*written),
-                    }),
-                    Value::Null | Value::Int(_) | Value::Float(_) => None,
+                .filter_map(Value::memory)
+                .map(|memory| Region {
+                    address: memory.span.address() as *mut c_void,
+                    bytes: memory.span.bytes() as u64,
+                    writable: i32::from(memory.written),
+                    early: i32::from(memory.weight),
                 })
                 .collect();
             let launch = RawLaunch {
                 entry: entry.as_ptr(),
                 grid: call.grid,
                 threads: call.entry.threads,
+                cluster: call.entry.cluster,
                 shared_bytes: call.shared_bytes,
                 arguments: arguments.as_mut_ptr(),
                 regions: regions.as_ptr(),
@@ -216,6 +216,10 @@ mod emulated {
                 "node `{node}`, kernel {name}: {}",
                 report.trim_end()
             )))
+        }
+
+        fn encode(&self, map: &TensorMap, address: u64) -> Result<Encoded> {
+            Ok(map.described(address))
         }
 
         fn record(&self, _: &[Call]) -> Result<Option<Box<dyn Recording>>> {

@@ -82,6 +82,12 @@ impl Gpu {
         per_clock * f64::from(self.multiprocessors) * self.clock_rate
     }
 
+    /// Whether kernels wait themselves for what ran before them, so that the next may start while one still runs: code for Hopper GPUs has
+    /// instructions for it. Later GPUs run the PTX, which is older and has none.
+    pub(super) fn waits_in_kernels(&self) -> bool {
+        self.compute_capability == 90
+    }
+
     /// Whether this program has code for it.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! The files beside this one each choose for one operation, as pure functions of shapes and of the [`Target`]: no GPU is needed to call
 //! them, their choices can be printed and reviewed, and one place (`launch.rs`) turns them into launches.
 
+use super::tensor_map::TensorMap;
 use crate::tensor::Shape;
 use std::fmt;
 
@@ -98,12 +99,48 @@ pub enum Argument {
         /// How long it is.
         bytes: usize,
     },
+    /// A tensor map of an operand.
+    Map {
+        /// Whose elements it moves.
+        of: Operand,
+        /// Where they lie in it.
+        map: TensorMap,
+    },
     /// A pointer to nothing: the entry leaves out what it would read there.
     Null,
     /// A size.
     Int(i32),
     /// A scalar.
     Float(f32),
+}
+
+/// Memory of a node, as arguments name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// See [`Argument::Output`].
+    Output,
+    /// See [`Argument::Input`].
+    Input(usize),
+    /// See [`Argument::Weight`].
+    Weight(usize),
+    /// See [`Argument::Workspace`].
+    Workspace {
+        /// Where it starts.
+        offset: usize,
+        /// How long it is.
+        bytes: usize,
+    },
+}
+
+impl From<Operand> for Argument {
+    fn from(operand: Operand) -> Self {
+        match operand {
+            Operand::Output => Self::Output,
+            Operand::Input(index) => Self::Input(index),
+            Operand::Weight(index) => Self::Weight(index),
+            Operand::Workspace { offset, bytes } => Self::Workspace { offset, bytes },
+        }
+    }
 }
 
 /// How a learnt tensor is laid out on the device.
@@ -145,17 +182,24 @@ impl fmt::Display for Launch {
             write!(f, " shared {}", self.shared_bytes)?;
         }
         for argument in &self.arguments {
-            match argument {
-                Argument::Output => write!(f, " y"),
-                Argument::Input(index) => write!(f, " x{index}"),
-                Argument::Weight(index) => write!(f, " w{index}"),
-                Argument::Workspace { offset, bytes } => write!(f, " scratch@{offset}+{bytes}"),
-                Argument::Null => write!(f, " -"),
-                Argument::Int(value) => write!(f, " {value}"),
-                Argument::Float(value) => write!(f, " {value:?}"),
-            }?;
+            write!(f, " {argument}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Argument {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Output => write!(f, "y"),
+            Self::Input(index) => write!(f, "x{index}"),
+            Self::Weight(index) => write!(f, "w{index}"),
+            Self::Workspace { offset, bytes } => write!(f, "scratch@{offset}+{bytes}"),
+            Self::Map { of, map } => write!(f, "{}{map}", Self::from(*of)),
+            Self::Null => write!(f, "-"),
+            Self::Int(value) => write!(f, "{value}"),
+            Self::Float(value) => write!(f, "{value:?}"),
+        }
     }
 }
 

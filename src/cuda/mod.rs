@@ -26,14 +26,19 @@ mod predict;
 mod product;
 mod sampling;
 pub mod table;
+pub mod tensor_map;
 mod tile;
 mod weights;
 
 pub use driver::gpus;
 pub use emulator::Emulation;
 pub use gpu::Gpu;
+<<<<<<< HEAD
 pub use kernel::{Argument, Kernel, Launch, Layout, Precision, Target};
 pub use predict::{Predicted, floor, predict};
+=======
+pub use kernel::{Argument, Kernel, Launch, Layout, Operand, Precision, Target};
+>>>>>>> 126ef6e (cuda: launch clusters with tensor maps, and files for Hopper GPUs alone)
 
 use crate::backend::{Backend, Load, Meter, Selection, Step, Taken, Transfer};
 use crate::error::{Error, Result};
@@ -154,7 +159,7 @@ impl Cuda {
         let mut calls = Vec::new();
         for step in steps {
             self.stopped()?;
-            for call in launch::calls(step, &arena.0, &self.target)? {
+            for call in launch::calls(step, &arena.0, &self.target, &*self.door)? {
                 self.door.launch(&call)?;
                 calls.push(call);
             }

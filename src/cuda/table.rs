@@ -13,6 +13,8 @@ pub struct Entry {
     pub threads: u32,
     /// Blocks that fit on one multiprocessor, as far as registers go.
     pub blocks_per_multiprocessor: u32,
+    /// Blocks along x that form a cluster; 1: none do.
+    pub cluster: u32,
     /// In the order in which they are passed.
     pub parameters: &'static [Parameter],
 }
@@ -36,6 +38,8 @@ pub enum Kind {
         /// Whether the entry may write there.
         written: bool,
     },
+    /// A tensor map.
+    Map,
     /// A 32-bit integer.
     Int,
     /// A 32-bit float.
@@ -67,6 +71,13 @@ pub struct Module {
 struct Aligned<T: ?Sized>(T);
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+impl Entry {
+    /// The one compute capability that there is code for, where its file is for one alone.
+    pub fn only_on(&self) -> Option<u32> {
+        self.file.ends_with("_sm90.cu").then_some(90)
+    }
+}
 
 /// The entry of that name.
 pub fn entry(name: &str) -> Option<&'static Entry> {

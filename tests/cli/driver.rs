@@ -174,7 +174,7 @@ fn what_fails_later_ends_with_its_own_code() {
         ("cuModuleLoadData=209", 4, "machine code for"),
         ("cuModuleLoadData=222", 4, "a newer driver"),
         ("cuModuleGetFunction=500", 4, "loading "),
-        ("cuLaunchKernel=700", 4, "node `"),
+        ("cuLaunchKernelEx=700", 4, "node `"),
         ("cuStreamSynchronize=700", 4, "the stub was told to fail"),
         ("cuMemcpyHtoDAsync_v2=999", 4, "copying"),
         ("cuMemAlloc_v2=2", 5, "memory"),
@@ -206,7 +206,7 @@ fn steps_replay_one_recording_and_what_was_given_is_freed() {
     assert_eq!(many("cuGraphLaunch"), few("cuGraphLaunch") + 10);
     // A step that is recorded costs no launch of its own, and no memory.
     for name in [
-        "cuLaunchKernel",
+        "cuLaunchKernelEx",
         "cuMemAlloc_v2",
         "cuModuleLoadData",
         "cuGraphInstantiateWithFlags",

@@ -211,12 +211,44 @@ int cuFuncSetAttribute(struct function* function, int attribute, int value) {
     return 0;
 }
 
-int cuLaunchKernel(struct function* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned threads_y, unsigned threads_z,
-                   unsigned shared, void* stream, void** arguments, void** extra) {
+struct attribute {
+    int id;
+    int unused;
+    int value[16];
+};
+
+struct launch {
+    unsigned x, y, z, threads, threads_y, threads_z, shared;
+    void* stream;
+    const struct attribute* attributes;
+    unsigned attribute_count;
+};
+
+int cuLaunchKernelEx(const struct launch* l, struct function* function, void** arguments, void** extra) {
     ANSWER;
-    const int grid = x && y && z && x < 1u << 31 && y < 1u << 16 && z < 1u << 16;
-    const int block = threads && threads <= 1024 && threads_y == 1 && threads_z == 1;
-    if (!grid || !block || (int)shared > function->shared || !arguments) return INVALID_VALUE;
+    const int grid = l->x && l->y && l->z && l->x < 1u << 31 && l->y < 1u << 16 && l->z < 1u << 16;
+    const int block = l->threads && l->threads <= 1024 && l->threads_y == 1 && l->threads_z == 1;
+    if (!grid || !block || (int)l->shared > function->shared || !arguments) return INVALID_VALUE;
+    for (unsigned i = 0; i < l->attribute_count; i++) {
+        // Programmatic stream serialisation, which GPUs before Hopper do not know.
+        if (l->attributes[i].id != 6 || l->attributes[i].value[0] != 1 || setting("major", 8) < 9) return INVALID_VALUE;
+        answer("a launch that may start early");
+    }
+    return 0;
+}
+
+// Whoever reads the map finds its address there.
+int cuTensorMapEncodeTiled(unsigned long long* map, int type, unsigned rank, void* start, const uint64_t* extents, const uint64_t* pitches,
+                           const unsigned* box, const unsigned* steps, int interleave, int swizzle, int promotion, int fill) {
+    ANSWER;
+    const uintptr_t address = (uintptr_t)start;
+    if ((uintptr_t)map % 64 || type != 6 || rank < 1 || rank > 5 || !address || address % 16 || interleave || fill) return INVALID_VALUE;
+    for (unsigned i = 0; i < rank; i++) {
+        if (!extents[i] || extents[i] > 1ull << 32 || !box[i] || box[i] > 256 || !steps[i] || steps[i] > 8) return INVALID_VALUE;
+        if (i > 0 && (pitches[i - 1] % 16 || pitches[i - 1] >= 1ull << 40)) return INVALID_VALUE;
+    }
+    if (2 * box[0] % 16 || (swizzle && 2 * box[0] > 16u << swizzle)) return INVALID_VALUE;
+    map[0] = address;
     return 0;
 }
 

@@ -3,7 +3,7 @@
 use crate::cases::Case;
 use half::f16;
 use latent_diffusion::cuda::table::{self, Element, Kind};
-use latent_diffusion::cuda::{self, Argument, Kernel, Layout, Precision, Target};
+use latent_diffusion::cuda::{self, Argument, Kernel, Layout, Operand, Precision, Target};
 use latent_diffusion::rng::Noise;
 use latent_diffusion::{Shape, Tensor};
 use libloading::{Library, Symbol};
@@ -15,6 +15,7 @@ struct Region {
     address: *mut c_void,
     bytes: u64,
     writable: i32,
+    early: i32,
 }
 
 /// `ldm_launch`, likewise.
@@ -23,6 +24,7 @@ struct Launch {
     entry: *const c_char,
     grid: [u32; 3],
     threads: u32,
+    cluster: u32,
     shared_bytes: u32,
     arguments: *const *const c_void,
     regions: *const Region,
@@ -30,6 +32,12 @@ struct Launch {
     workers: u32,
     check: i32,
     seed: u64,
+}
+
+/// What is passed for a parameter: a word, or the map of that number.
+enum Word {
+    Itself(u64),
+    Map(usize),
 }
 
 type Run = unsafe extern "C" fn(*const Launch, *mut c_char, usize) -> i32;
@@ -191,7 +199,9 @@ impl<'a> Memories<'a> {
                 return (self.workspace.address.wrapping_byte_add(offset), bytes);
             }
             Argument::Null => return (std::ptr::null_mut(), 0),
-            Argument::Int(_) | Argument::Float(_) => panic!("a number where memory is expected"),
+            Argument::Map { .. } | Argument::Int(_) | Argument::Float(_) => {
+                panic!("{argument:?} where memory is expected")
+            }
         };
         (memory.address, memory.bytes)
     }
@@ -206,6 +216,8 @@ impl<'a> Memories<'a> {
         );
         let mut words = Vec::new();
         let mut regions = Vec::new();
+        let mut maps = Vec::new();
+        let early = |argument| i32::from(matches!(argument, Argument::Weight(_)));
         for (parameter, &argument) in entry.parameters.iter().zip(&launch.arguments) {
             words.push(match (parameter.kind, argument) {
                 (Kind::Pointer { element, written }, argument) => {
@@ -214,23 +226,41 @@ impl<'a> Memories<'a> {
                         address,
                         bytes: bytes as u64,
                         writable: i32::from(written),
+                        early: early(argument),
                     });
-                    address as u64
+                    Word::Itself(address as u64)
                 }
-                (Kind::Int, Argument::Int(value)) => u64::from(value.cast_unsigned()),
-                (Kind::Float, Argument::Float(value)) => u64::from(value.to_bits()),
+                (Kind::Map, Argument::Map { of, map }) => {
+                    let argument = Argument::from(of);
+                    let (address, bytes) = self.place(argument, Element::Half);
+                    let written = matches!(of, Operand::Output | Operand::Workspace { .. });
+                    regions.push(Region {
+                        address,
+                        bytes: bytes as u64,
+                        writable: i32::from(written),
+                        early: early(argument),
+                    });
+                    maps.push(map.described(address as u64));
+                    Word::Map(maps.len() - 1)
+                }
+                (Kind::Int, Argument::Int(value)) => Word::Itself(u64::from(value.cast_unsigned())),
+                (Kind::Float, Argument::Float(value)) => Word::Itself(u64::from(value.to_bits())),
                 (kind, argument) => panic!("{}: {argument:?} for {kind:?}", launch.entry),
             });
         }
         let name = CString::new(entry.name).unwrap();
         let arguments: Vec<*const c_void> = words
             .iter()
-            .map(|word| std::ptr::from_ref(word).cast())
+            .map(|word| match word {
+                Word::Itself(word) => std::ptr::from_ref(word).cast(),
+                Word::Map(index) => std::ptr::from_ref(&maps[*index]).cast(),
+            })
             .collect();
         let request = Launch {
             entry: name.as_ptr(),
             grid: launch.grid,
             threads: entry.threads,
+            cluster: entry.cluster,
             shared_bytes: launch.shared_bytes - way.withheld.min(launch.shared_bytes),
             arguments: arguments.as_ptr(),
             regions: regions.as_ptr(),
