@@ -33,12 +33,8 @@ mod weights;
 pub use driver::gpus;
 pub use emulator::Emulation;
 pub use gpu::Gpu;
-<<<<<<< HEAD
-pub use kernel::{Argument, Kernel, Launch, Layout, Precision, Target};
-pub use predict::{Predicted, floor, predict};
-=======
 pub use kernel::{Argument, Kernel, Launch, Layout, Operand, Precision, Target};
->>>>>>> 126ef6e (cuda: launch clusters with tensor maps, and files for Hopper GPUs alone)
+pub use predict::{Predicted, floor, predict};
 
 use crate::backend::{Backend, Load, Meter, Selection, Step, Taken, Transfer};
 use crate::error::{Error, Result};
