@@ -188,6 +188,16 @@ impl fmt::Display for Launch {
     }
 }
 
+impl Argument {
+    /// Itself, or what it is a map of.
+    pub fn memory(self) -> Self {
+        match self {
+            Self::Map { of, .. } => of.into(),
+            other => other,
+        }
+    }
+}
+
 impl fmt::Display for Argument {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {

@@ -137,18 +137,24 @@ impl<'a> Node<'a> {
     /// Bytes of the weights that a launch reads, and of its other operands.
     fn bytes(&self, launch: &Launch) -> (f64, f64) {
         let element = self.target.precision.bytes();
-        let reads_weights = |launch: &&Launch| launch.arguments.contains(&Argument::Weight(0));
+        let reads_weights = |launch: &&Launch| {
+            let mut memories = launch.arguments.iter().map(|argument| argument.memory());
+            memories.any(|memory| memory == Argument::Weight(0))
+        };
         let first = self.kernel.launches.iter().find(reads_weights);
         let weights = match first.is_some_and(|first| std::ptr::eq(first, launch)) {
             true => self.parameters * element as f64,
             false => 0.0,
         };
-        let others = launch.arguments.iter().map(|argument| match *argument {
-            Argument::Output => self.output.len() * element,
-            Argument::Input(index) => self.inputs.get(index).map_or(0, Shape::len) * element,
-            Argument::Workspace { bytes, .. } => bytes,
-            Argument::Weight(_) | Argument::Null | Argument::Int(_) | Argument::Float(_) => 0,
-        });
+        let others = launch
+            .arguments
+            .iter()
+            .map(|argument| match argument.memory() {
+                Argument::Output => self.output.len() * element,
+                Argument::Input(index) => self.inputs.get(index).map_or(0, Shape::len) * element,
+                Argument::Workspace { bytes, .. } => bytes,
+                _ => 0,
+            });
         (weights, others.sum::<usize>() as f64)
     }
 
