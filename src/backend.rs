@@ -60,9 +60,19 @@ pub trait Backend: Sized {
     /// # Errors
     /// If a weight is missing or does not fit.
     fn weight_bytes(&self, loads: &[Load<Self>], weights: &Weights) -> Result<usize> {
-        let params: HashSet<&Param> = loads.iter().map(|load| load.param).collect();
+        let params: HashSet<&Param> = loads
+            .iter()
+            .flat_map(|load| &load.params)
+            .copied()
+            .collect();
         let stored = |param: &Param| weights.stored_bytes(&param.name, &param.shape);
         params.into_iter().map(stored).sum()
+    }
+
+    /// Whether the device gains by this [fusion rule](crate::plan::fuse::rules).
+    fn gains_by(&self, rule: &str) -> bool {
+        let _ = rule;
+        true
     }
 
     /// Rows of the blocks in which the device sums the statistics of a normalisation of the image `x` over `groups` groups; `None` if not by
@@ -110,17 +120,16 @@ pub trait Backend: Sized {
     /// If the device has no kernel for these shapes.
     fn select(&self, node: &Node, inputs: &[Shape]) -> Result<Selection<Self>>;
 
-    /// The weight `param`, number `index` of its node's, in the layout that `kernel` reads.
+    /// The weights of a node, whose learnt tensors are `params`, as `kernel` reads them.
     ///
     /// # Errors
-    /// If the weight is missing or has another shape.
+    /// If a tensor is missing or has another shape.
     fn load(
         &self,
         kernel: &Self::Kernel,
-        index: usize,
-        param: &Param,
+        params: &[&Param],
         weights: &Weights,
-    ) -> Result<Self::Weight>;
+    ) -> Result<Vec<Self::Weight>>;
 
     /// Runs steps in order. `replay` belongs to these steps and this arena, and is empty the first time.
     ///
@@ -178,14 +187,12 @@ pub struct Selection<B: Backend> {
     pub workspace_bytes: usize,
 }
 
-/// A weight that a program needs.
+/// What a node of a program needs of a checkpoint.
 pub struct Load<'a, B: Backend> {
     /// The kernel that reads it.
     pub kernel: &'a B::Kernel,
-    /// Its number among its node's weights.
-    pub index: usize,
-    /// Which it is.
-    pub param: &'a Param,
+    /// The node's learnt tensors, in the order of [`Operator::params`](crate::ops::Operator::params).
+    pub params: Vec<&'a Param>,
 }
 
 /// One operation of a program, with everything in its place.
@@ -202,7 +209,7 @@ pub struct Step<B: Backend> {
     pub output: Place,
     /// Where scratch memory starts, if the kernel asked for any: its offset and size in bytes.
     pub workspace: Option<(usize, usize)>,
-    /// The learnt tensors, in the order of [`Operator::params`](crate::ops::Operator::params).
+    /// The learnt tensors, as the kernel reads them.
     pub weights: Vec<B::Weight>,
     /// The work.
     pub cost: Cost,

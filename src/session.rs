@@ -60,10 +60,10 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// If weights are missing or unfit, or the device has too little memory or no kernel for a shape.
     pub fn new(backend: &Arc<B>, graph: Graph, weights: &Weights) -> Result<Self> {
-        Self::with_fusion(backend, graph, weights, |_| true)
+        Self::with_fusion(backend, graph, weights, |rule| backend.gains_by(rule))
     }
 
-    /// As [`new`](Self::new), with only the fusion rules that `enabled` lets through. Without any, every node of the graph can be observed.
+    /// As [`new`](Self::new), with the fusion rules that `enabled` lets through, and not those that the device gains by. Without any, every node of the graph can be observed.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -94,12 +94,7 @@ impl<B: Backend> Session<B> {
             let inputs: Vec<_> = node.inputs.iter().map(|&v| plan.place(v)).collect();
             let shapes: Vec<_> = inputs.iter().map(|place| place.shape).collect();
             let operator = node.op.operator();
-            let weights = operator
-                .params()
-                .into_iter()
-                .enumerate()
-                .map(|(index, param)| backend.load(&selection.kernel, index, param, weights))
-                .collect::<Result<_>>()?;
+            let weights = backend.load(&selection.kernel, &operator.params(), weights)?;
             steps.push(Step {
                 name: node.name.clone(),
                 op: node.op.clone(),

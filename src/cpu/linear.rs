@@ -29,13 +29,21 @@ impl Rows for Dense<'_> {
     }
 }
 
-/// Runs the operation.
-pub(super) fn run(op: &Linear, inputs: &[Slice], weights: &[TensorView], output: &mut [f32]) {
+/// Runs the operation, unless it is one that the CPU [gains nothing by](crate::backend::Backend::gains_by).
+pub(super) fn run(
+    op: &Linear,
+    inputs: &[Slice],
+    weights: &[TensorView],
+    output: &mut [f32],
+) -> bool {
+    if !op.stacked.is_empty() {
+        return false;
+    }
     let (sources, operands) = inputs.split_at(op.sources);
     let x = sources[0].shape;
     let [outputs, channels] = [op.weight.shape.batch(), op.weight.shape.channels()];
     let Some(depth) = Depth::new(channels, 1, BLOCK) else {
-        return;
+        return false;
     };
     let factor = Factor {
         stored: Stored::from(&weights[0]),
@@ -47,4 +55,5 @@ pub(super) fn run(op: &Linear, inputs: &[Slice], weights: &[TensorView], output:
     let finish = Finish::new(op.epilogue, outputs, bias, rows_per_image, operands);
     let count = x.rows();
     matmul::multiply(&Dense { sources, count }, &factor, &finish, output);
+    true
 }

@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Node, Param};
 use crate::ops::{Op, Slice};
 use crate::plan::Place;
+use crate::plan::fuse::STACKING;
 use crate::tensor::Shape;
 use crate::weights::{Dtype, TensorView, Weights};
 use arena::{Arena, Views};
@@ -105,6 +106,11 @@ impl Backend for Cpu {
         Ok(bytes.map(|bytes| bytes.saturating_sub(weight_bytes)))
     }
 
+    /// Weights are read where they lie in the map, and the rules of [`stacking`](crate::plan::fuse::STACKING) would have them copied together.
+    fn gains_by(&self, rule: &str) -> bool {
+        !STACKING.contains(&rule)
+    }
+
     fn rows_of_block(&self, _: usize, x: Shape) -> Option<usize> {
         Some(group_norm::rows_of_block(x))
     }
@@ -138,8 +144,11 @@ impl Backend for Cpu {
         })
     }
 
-    fn load(&self, (): &(), _: usize, param: &Param, weights: &Weights) -> Result<TensorView> {
-        weights.get(&param.name, &param.shape)
+    fn load(&self, (): &(), params: &[&Param], weights: &Weights) -> Result<Vec<TensorView>> {
+        let params = params.iter();
+        params
+            .map(|param| weights.get(&param.name, &param.shape))
+            .collect()
     }
 
     fn run(&self, arena: &mut Arena, steps: &[Step<Self>], (): &mut ()) -> Result<()> {
@@ -179,7 +188,11 @@ fn run_step(arena: &mut Arena, step: &Step<Cpu>) -> Result<()> {
         return Ok(());
     }
     match &step.op {
-        Op::Linear(op) => linear::run(op, &inputs, &step.weights, output),
+        Op::Linear(op) => {
+            if !linear::run(op, &inputs, &step.weights, output) {
+                define(step, &inputs, output);
+            }
+        }
         Op::Conv2d(op) => {
             if !conv2d::run(op, &inputs, &step.weights, output) {
                 define(step, &inputs, output);

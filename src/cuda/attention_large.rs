@@ -29,7 +29,7 @@ pub(super) fn select(sizes: &Sizes, target: &Target) -> Result<Kernel, String> {
     Ok(Kernel {
         launches,
         workspace_bytes: parts.offsets()[3],
-        layouts: vec![],
+        recipes: vec![],
     })
 }
 

@@ -1,7 +1,7 @@
 //! Convolutions.
 
 use super::kernel::{self, Argument};
-use super::product::Product;
+use super::product::{Factor, Product};
 use super::{Kernel, Target};
 use crate::ops::Conv2d;
 use crate::tensor::Shape;
@@ -16,14 +16,15 @@ pub(super) fn select(
     let [_, h, w, _] = image(inputs.first())?;
     let [_, out_h, out_w, _] = image(Some(&output))?;
     let [_, _, filter_h, filter_w] = image(Some(&op.weight.shape))?;
-    let weights = (&op.weight, &op.bias);
-    let product = Product::new(
-        "conv2d",
-        (inputs, op.sources),
-        weights,
-        &op.epilogue,
-        output,
-    )?;
+    let n = op.weight.shape.batch();
+    let factor = Factor {
+        n,
+        k: op.weight.shape.len().checked_div(n).unwrap_or(0),
+        matrices: vec![0],
+        biases: op.bias.iter().map(|_| 1).collect(),
+    };
+    let sources = (inputs, op.sources);
+    let product = Product::new("conv2d", sources, &factor, &op.epilogue, output)?;
     // Lines and columns of the padded, upsampled image are counted in 32 bits too.
     let [source_h, source_w] = op.source_size([1, h, w, 1]);
     let padding = op.padding;

@@ -10,7 +10,7 @@ mod image;
 pub(super) use image::rows_of_block;
 
 use super::elementwise::{of_channels, pack};
-use super::kernel::{self, Argument, Kernel, Launch, Layout, Target};
+use super::kernel::{self, Argument, Kernel, Launch, Layout, Recipe, Target};
 use crate::ops::{GroupNorm, GroupNormalise, GroupStatistics};
 use crate::tensor::Shape;
 use image::{Choice, Image, SLICE_THREADS, Tile, choose, image};
@@ -126,7 +126,7 @@ pub(super) fn select(
     Ok(Kernel {
         launches,
         workspace_bytes,
-        layouts,
+        recipes: Recipe::each(layouts),
     })
 }
 

@@ -3,6 +3,7 @@
 //! The files beside this one each choose for one operation, as pure functions of shapes and of the [`Target`]: no GPU is needed to call
 //! them, their choices can be printed and reviewed, and one place (`launch.rs`) turns them into launches.
 
+pub use super::recipe::{Layout, Recipe};
 use super::tensor_map::TensorMap;
 use crate::tensor::Shape;
 use std::fmt;
@@ -66,8 +67,8 @@ pub struct Kernel {
     pub launches: Vec<Launch>,
     /// Bytes of scratch memory that the launches share.
     pub workspace_bytes: usize,
-    /// How each learnt tensor is laid out, in the order of [`Operator::params`](crate::ops::Operator::params).
-    pub layouts: Vec<Layout>,
+    /// The weights that the launches read, by number.
+    pub recipes: Vec<Recipe>,
 }
 
 /// One entry on a grid.
@@ -90,7 +91,7 @@ pub enum Argument {
     Output,
     /// The node's operand of this number.
     Input(usize),
-    /// The node's learnt tensor of this number.
+    /// The kernel's weight of this number.
     Weight(usize),
     /// Scratch memory: offset and length in bytes.
     Workspace {
@@ -143,37 +144,6 @@ impl From<Operand> for Argument {
     }
 }
 
-/// How a learnt tensor is laid out on the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Layout {
-    /// As stored, as f32: biases, factors of normalisations, codes that a search compares.
-    Vector,
-    /// As stored, at the working precision: tables of embeddings.
-    Table,
-    /// The operand of a product, at the working precision: `[O, C, R, S]` or `[O, C]` as `rows x columns`, zero where there is no element. A row is
-    /// an output channel; along it run the filter taps and, within a tap, the input channels.
-    Matrix {
-        /// At least the output channels.
-        rows: usize,
-        /// At least taps times input channels.
-        columns: usize,
-        /// The two halves of the output channels alternate, so that a value and its gate lie side by side.
-        gated: bool,
-    },
-    /// As [`Vector`](Self::Vector), the two halves alternating.
-    GatedVector,
-}
-
-impl Layout {
-    /// The type of the elements on a device that works at `precision`.
-    pub fn precision(self, precision: Precision) -> Precision {
-        match self {
-            Self::Vector | Self::GatedVector => Precision::F32,
-            Self::Table | Self::Matrix { .. } => precision,
-        }
-    }
-}
-
 impl fmt::Display for Launch {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let [x, y, z] = self.grid;
@@ -219,16 +189,16 @@ impl Kernel {
         Self {
             launches: Vec::new(),
             workspace_bytes: 0,
-            layouts: Vec::new(),
+            recipes: Vec::new(),
         }
     }
 
-    /// One launch that needs no scratch memory.
+    /// One launch that needs no scratch memory, with a weight for each learnt tensor.
     pub fn single(launch: Launch, layouts: Vec<Layout>) -> Self {
         Self {
             launches: vec![launch],
             workspace_bytes: 0,
-            layouts,
+            recipes: Recipe::each(layouts),
         }
     }
 }

@@ -50,10 +50,10 @@ pub(super) fn calls(
         let span = Span::new(arena, offset, bytes);
         span.ok_or_else(|| refused(&step.name, "scratch memory lies outside the arena"))
     });
-    let weights = step.weights.iter().zip(&step.kernel.layouts);
-    let weights = weights.map(|(weight, layout)| Operand {
+    let weights = step.weights.iter().zip(&step.kernel.recipes);
+    let weights = weights.map(|(weight, recipe)| Operand {
         span: Span::whole(&weight.0),
-        precision: layout.precision(target.precision),
+        precision: recipe.layout.precision(target.precision),
     });
     let operands = Operands {
         output: place(&step.output)?,

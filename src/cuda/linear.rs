@@ -1,6 +1,6 @@
 //! Matrix products with a weight.
 
-use super::product::Product;
+use super::product::{Factor, Product};
 use super::{Kernel, Target};
 use crate::ops::Linear;
 use crate::tensor::Shape;
@@ -11,13 +11,19 @@ pub(super) fn select(
     output: Shape,
     target: &Target,
 ) -> Result<Kernel, String> {
-    let weights = (&op.weight, &op.bias);
-    let product = Product::new(
-        "linear",
-        (inputs, op.sources),
-        weights,
-        &op.epilogue,
-        output,
-    )?;
+    // Weights and biases take turns.
+    let [maps, turn] = [1 + op.stacked.len(), 1 + usize::from(op.bias.is_some())];
+    let factor = Factor {
+        n: op.features(),
+        k: op.weight.shape.channels(),
+        matrices: (0..maps).map(|map| map * turn).collect(),
+        biases: op
+            .bias
+            .iter()
+            .flat_map(|_| (0..maps).map(|map| map * turn + 1))
+            .collect(),
+    };
+    let sources = (inputs, op.sources);
+    let product = Product::new("linear", sources, &factor, &op.epilogue, output)?;
     product.kernel(&product.source_sizes()?, target)
 }

@@ -1,6 +1,6 @@
 //! How much memory a device has, and what is in it.
 
-use super::{Cuda, Layout};
+use super::{Cuda, Layout, Recipe};
 use crate::backend::{Load, Meter};
 use crate::error::Result;
 use crate::graph::Param;
@@ -31,11 +31,18 @@ impl Cuda {
     }
 }
 
-/// Each weight with the layout it is read in.
-pub(super) fn layouts<'a>(
+/// Each weight with the tensors it is made of.
+pub(super) fn made<'a>(
     loads: &'a [Load<'_, Cuda>],
-) -> impl Iterator<Item = (&'a Param, Layout)> {
-    loads
+) -> impl Iterator<Item = (Vec<&'a Param>, Layout)> {
+    let recipes = loads
         .iter()
-        .filter_map(|load| Some((load.param, *load.kernel.layouts.get(load.index)?)))
+        .flat_map(|load| load.kernel.recipes.iter().map(move |recipe| (load, recipe)));
+    recipes.filter_map(|(load, recipe)| Some((tensors(recipe, &load.params)?, recipe.layout)))
+}
+
+/// The tensors, of its node's, that a weight is made of.
+pub(super) fn tensors<'a>(recipe: &Recipe, params: &[&'a Param]) -> Option<Vec<&'a Param>> {
+    let made_of = recipe.params.iter();
+    made_of.map(|&index| params.get(index).copied()).collect()
 }

@@ -24,6 +24,7 @@ mod movement;
 mod pack;
 mod predict;
 mod product;
+mod recipe;
 mod sampling;
 pub mod table;
 pub mod tensor_map;
@@ -33,8 +34,9 @@ mod weights;
 pub use driver::gpus;
 pub use emulator::Emulation;
 pub use gpu::Gpu;
-pub use kernel::{Argument, Kernel, Launch, Layout, Operand, Precision, Target};
+pub use kernel::{Argument, Kernel, Launch, Operand, Precision, Target};
 pub use predict::{Predicted, floor, predict};
+pub use recipe::{Layout, Recipe};
 
 use crate::backend::{Backend, Load, Meter, Selection, Step, Taken, Transfer};
 use crate::error::{Error, Result};
@@ -44,7 +46,7 @@ use crate::plan::Place;
 use crate::tensor::Shape;
 use crate::weights::Weights;
 use door::{Call, Door, Memory, Recording, Span};
-use memory::layouts;
+use memory::made;
 use rayon::ThreadPool;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -196,13 +198,13 @@ impl Backend for Cuda {
     fn room(&self, loads: &[Load<'_, Self>], weights: &Weights) -> Result<Option<usize>> {
         let missing = self
             .store
-            .missing_bytes(layouts(loads), weights, self.target.precision)?;
+            .missing_bytes(made(loads), weights, self.target.precision)?;
         let free = self.free_bytes()?;
         Ok(free.map(|free| free.saturating_sub(missing)))
     }
 
     fn weight_bytes(&self, loads: &[Load<'_, Self>], weights: &Weights) -> Result<usize> {
-        Store::default().missing_bytes(layouts(loads), weights, self.target.precision)
+        Store::default().missing_bytes(made(loads), weights, self.target.precision)
     }
 
     fn rows_of_block(&self, groups: usize, x: Shape) -> Option<usize> {
@@ -267,9 +269,9 @@ impl Backend for Cuda {
     }
 
     fn admit(&self, arena_bytes: usize, loads: &[Load<'_, Self>], weights: &Weights) -> Result<()> {
-        let weight_bytes =
-            self.store
-                .missing_bytes(layouts(loads), weights, self.target.precision)?;
+        let weight_bytes = self
+            .store
+            .missing_bytes(made(loads), weights, self.target.precision)?;
         let needed = arena_bytes + weight_bytes;
         let enough = |free: Option<usize>| free.is_none_or(|free| needed <= free);
         if enough(self.free_bytes()?) {
@@ -289,23 +291,21 @@ impl Backend for Cuda {
         }
     }
 
-    fn load(
-        &self,
-        kernel: &Kernel,
-        index: usize,
-        param: &Param,
-        weights: &Weights,
-    ) -> Result<Weight> {
-        let layout = *kernel
-            .layouts
-            .get(index)
-            .ok_or_else(|| Error::shape(&param.name, "has no layout: a defect of this program"))?;
+    fn load(&self, kernel: &Kernel, params: &[&Param], weights: &Weights) -> Result<Vec<Weight>> {
         let precision = self.target.precision;
-        let load = || {
+        let load = |recipe: &Recipe| {
+            let tensors = memory::tensors(recipe, params).ok_or_else(|| {
+                let all = params.len();
+                Error::Device(format!(
+                    "{recipe:?} of {all} tensors: a defect of this program"
+                ))
+            })?;
             self.store
-                .load(&*self.door, param, weights, layout, precision)
+                .load(&*self.door, &tensors, weights, recipe.layout, precision)
+                .map(Weight)
         };
-        self.pool.install(load).map(Weight)
+        self.pool
+            .install(|| kernel.recipes.iter().map(load).collect())
     }
 
     fn run(&self, arena: &mut Arena, steps: &[Step<Self>], replay: &mut Replay) -> Result<()> {

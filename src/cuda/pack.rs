@@ -1,4 +1,6 @@
-//! Weights as kernels read them: a checkpoint's tensor to a device's bytes, by a [`Layout`]. Pure functions, parallel over rows.
+//! Weights as kernels read them: a checkpoint's tensors to a device's bytes, by a [`Layout`]. Pure functions, parallel over rows.
+
+mod rows;
 
 use super::{Layout, Precision};
 use crate::tensor::Shape;
@@ -6,15 +8,16 @@ use crate::weights::TensorView;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
+use rows::Rows;
 
-/// A tensor as rows, each of the same number of elements, and where an element comes from.
-struct Rows {
-    /// Rows of the checkpoint.
-    stored: usize,
-    /// Input channels of a row.
-    channels: usize,
-    /// Filter taps per channel.
-    taps: usize,
+/// How a device's rows are made of tensors.
+struct Packing {
+    /// Whose rows they are.
+    source: Rows,
+    /// Which of the tensors those are: the first, and the one behind the last.
+    tensors: [usize; 2],
+    /// What becomes of a row.
+    finish: Finish,
     /// Rows on the device.
     rows: usize,
     /// Elements of a row on the device.
@@ -25,38 +28,89 @@ struct Rows {
     precision: Precision,
 }
 
-impl Rows {
-    fn new(layout: Layout, precision: Precision, shape: Shape) -> Result<Self, String> {
-        let elements = shape.len();
-        let stored = match layout {
-            Layout::Vector | Layout::GatedVector => elements,
-            Layout::Table | Layout::Matrix { .. } => shape.batch(),
+/// What becomes of a row.
+enum Finish {
+    /// It is stored.
+    Store,
+    /// Its elements are added up.
+    Sum,
+    /// It is stored, each element times one of the first tensor.
+    Scale,
+    /// Its elements, scaled and rounded to this type, are added up.
+    ScaleSum(Precision),
+    /// Its elements, each times one of the first tensor, are added up, and the element of that number of the last tensors.
+    Weigh(Rows),
+}
+
+impl Packing {
+    fn new(layout: Layout, working: Precision, shapes: &[Shape]) -> Result<Self, String> {
+        let refused = || {
+            let shapes: Vec<String> = shapes.iter().map(Shape::to_string).collect();
+            format!(
+                "is {}, which {layout:?} does not hold",
+                shapes.join(" and ")
+            )
         };
-        let length = elements.checked_div(stored).unwrap_or(0);
-        let taps = match layout {
-            Layout::Matrix { .. } => shape.dims().iter().skip(2).product(),
-            Layout::Vector | Layout::GatedVector | Layout::Table => 1,
+        let all = [0, shapes.len()];
+        let (tensors, matrices) = match layout {
+            Layout::Scaled { .. } | Layout::ScaledSums { .. } => ([1, shapes.len()], 0),
+            Layout::Addends { matrices, .. } => ([1, 1 + matrices], matrices),
+            _ => (all, 0),
         };
-        let (rows, columns, gated) = match layout {
-            Layout::Vector | Layout::Table => (stored, length, false),
-            Layout::GatedVector => (stored, length, true),
+        let own = shapes.get(tensors[0]..tensors[1]).ok_or_else(refused)?;
+        let source = match layout {
+            Layout::Vector | Layout::GatedVector => Rows::of_vectors(own),
+            Layout::Total => Rows::of_vectors(own).beside(),
+            Layout::Table => Rows::of_table(own),
+            Layout::Beside { .. } => Rows::of_matrices(own).beside(),
+            Layout::Matrix { .. }
+            | Layout::Scaled { .. }
+            | Layout::ScaledSums { .. }
+            | Layout::Addends { .. } => Rows::of_matrices(own),
+        };
+        let [count, width] = [source.count(), source.width()];
+        let (finish, [rows, columns], gated) = match layout {
+            Layout::Vector => (Finish::Store, [count, 1], false),
+            Layout::GatedVector => (Finish::Store, [count, 1], true),
+            Layout::Table => (Finish::Store, [count, width], false),
+            Layout::Total => (Finish::Sum, [count, 1], false),
+            Layout::Beside { rows, columns } => (Finish::Store, [rows, columns], false),
             Layout::Matrix {
                 rows,
                 columns,
                 gated,
-            } => (rows, columns, gated),
+            } => (Finish::Store, [rows, columns], gated),
+            Layout::Scaled {
+                rows,
+                columns,
+                gated,
+            } => (Finish::Scale, [rows, columns], gated),
+            Layout::ScaledSums { gated } => (Finish::ScaleSum(working), [count, 1], gated),
+            Layout::Addends { gated, .. } => {
+                let biases = Rows::of_vectors(&shapes[1 + matrices..]);
+                let fit = biases.count() == 0 || biases.count() == count;
+                let finish = fit.then_some(Finish::Weigh(biases)).ok_or_else(refused)?;
+                (finish, [count, 1], gated)
+            }
         };
-        if rows < stored || columns < length || (gated && stored % 2 == 1) {
-            return Err(format!("is {shape}, which {layout:?} does not hold"));
+        let (stored, factors) = match finish {
+            Finish::Store => (width, None),
+            Finish::Sum => (1, None),
+            Finish::Scale => (width, shapes.first()),
+            Finish::ScaleSum(_) | Finish::Weigh(_) => (1, shapes.first()),
+        };
+        let fit = source.fit() && factors.is_none_or(|factors| factors.len() == width);
+        if !fit || rows < count || columns < stored || (gated && count % 2 == 1) {
+            return Err(refused());
         }
         Ok(Self {
-            stored,
-            channels: length.checked_div(taps).unwrap_or(0),
-            taps,
+            source,
+            tensors,
+            finish,
             rows,
             columns,
             gated,
-            precision: layout.precision(precision),
+            precision: layout.precision(working),
         })
     }
 
@@ -64,58 +118,107 @@ impl Rows {
         self.columns * self.precision.bytes()
     }
 
-    /// The checkpoint's row that is row `row` on the device.
-    fn source(&self, row: usize) -> Option<usize> {
-        let half = self.stored / 2;
+    /// The row of the source that is row `row` on the device.
+    fn source_row(&self, row: usize) -> Option<usize> {
+        let count = self.source.count();
         let source = if self.gated {
-            row / 2 + row % 2 * half
+            row / 2 + row % 2 * (count / 2)
         } else {
             row
         };
-        (row < self.stored).then_some(source)
+        (row < count).then_some(source)
+    }
+
+    /// Row `row` of the source, as read into `values`, to the device's bytes. `tensors` are all of them, `factors` the first.
+    fn finish(
+        &self,
+        row: usize,
+        values: &mut [f32],
+        (tensors, factors): (&[TensorView], &[f32]),
+        packed: &mut [u8],
+    ) {
+        let weighed = |values: &[f32]| -> f64 {
+            let pairs = values.iter().zip(factors);
+            pairs.map(|(v, f)| f64::from(*v) * f64::from(*f)).sum()
+        };
+        let scale = |values: &mut [f32]| values.iter_mut().zip(factors).for_each(|(v, f)| *v *= f);
+        let total = |values: &[f32]| values.iter().map(|v| f64::from(*v)).sum::<f64>();
+        let sum = match &self.finish {
+            Finish::Store => return write(values, self.precision, packed),
+            Finish::Scale => {
+                scale(values);
+                return write(values, self.precision, packed);
+            }
+            Finish::Sum => total(values),
+            Finish::ScaleSum(rounded) => {
+                scale(values);
+                let mut bytes = vec![0; values.len() * rounded.bytes()];
+                write(values, *rounded, &mut bytes);
+                read(&bytes, *rounded, values);
+                total(values)
+            }
+            Finish::Weigh(biases) => {
+                let mut bias = [0.0];
+                let biases_of = &tensors[self.tensors[1]..];
+                biases.read(biases_of, row, &mut [0.0], &mut bias);
+                weighed(values) + f64::from(bias[0])
+            }
+        };
+        write(&[sum as f32], self.precision, packed);
     }
 }
 
-/// Bytes that a tensor of `shape` takes on a device.
+/// Bytes that tensors of `shapes` take on a device, together.
 ///
 /// # Errors
-/// A sentence, if the layout is too small for the tensor.
-pub(super) fn bytes(layout: Layout, precision: Precision, shape: Shape) -> Result<usize, String> {
-    let rows = Rows::new(layout, precision, shape)?;
-    Ok(rows.rows * rows.row_bytes())
+/// A sentence, if the layout is too small for the tensors, or they do not fit together.
+pub(super) fn bytes(
+    layout: Layout,
+    precision: Precision,
+    shapes: &[Shape],
+) -> Result<usize, String> {
+    let packing = Packing::new(layout, precision, shapes)?;
+    Ok(packing.rows * packing.row_bytes())
 }
 
-/// The bytes of `tensor` on a device.
+/// The bytes of `tensors` on a device.
 ///
 /// # Errors
 /// As [`bytes`].
 pub(super) fn pack(
     layout: Layout,
     precision: Precision,
-    tensor: &TensorView,
+    tensors: &[TensorView],
 ) -> Result<Vec<u8>, String> {
-    let rows = Rows::new(layout, precision, tensor.shape())?;
-    let mut packed = vec![0; rows.rows * rows.row_bytes()];
+    let shapes: Vec<Shape> = tensors.iter().map(TensorView::shape).collect();
+    let packing = Packing::new(layout, precision, &shapes)?;
+    let mut packed = vec![0; packing.rows * packing.row_bytes()];
     if packed.is_empty() {
         return Ok(packed);
     }
+    let [first, last] = packing.tensors;
+    let factors = if first > 0 {
+        tensors[0].to_f32()
+    } else {
+        vec![]
+    };
+    let width = packing.source.width();
     // Buffers for a row as it is stored and as it will be, one pair per thread and not per row.
-    let buffers = || [rows.channels * rows.taps, rows.columns].map(|len| vec![0f32; len]);
+    let buffers = || [width, width.max(packing.columns)].map(|len| vec![0f32; len]);
     packed
-        .par_chunks_mut(rows.row_bytes())
+        .par_chunks_mut(packing.row_bytes())
         .enumerate()
         .with_min_len(64)
         .for_each_init(buffers, |[stored, ordered], (row, packed)| {
-            let Some(source) = rows.source(row) else {
+            let Some(source) = packing.source_row(row) else {
                 return;
             };
-            tensor.read_f32(source * stored.len(), stored);
-            for (channel, taps) in stored.chunks(rows.taps).enumerate() {
-                for (tap, value) in taps.iter().enumerate() {
-                    ordered[tap * rows.channels + channel] = *value;
-                }
-            }
-            write(ordered, rows.precision, packed);
+            (packing.source).read(&tensors[first..last], source, stored, ordered);
+            let values = match packing.finish {
+                Finish::Store | Finish::Scale => &mut ordered[..packing.columns],
+                _ => &mut ordered[..width],
+            };
+            packing.finish(source, values, (tensors, &factors), packed);
         });
     Ok(packed)
 }
@@ -151,92 +254,4 @@ pub(super) fn read(bytes: &[u8], precision: Precision, values: &mut [f32]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::weights::Weights;
-
-    fn packed(
-        layout: Layout,
-        precision: Precision,
-        shape: impl Into<Shape>,
-    ) -> (Vec<f32>, Vec<f32>) {
-        let shape = shape.into();
-        let tensor = Weights::synthetic(3).get("w", &shape).unwrap();
-        let bytes = pack(layout, precision, &tensor).unwrap();
-        let precision = layout.precision(precision);
-        assert_eq!(Ok(bytes.len()), super::bytes(layout, precision, shape));
-        let mut values = vec![0.0; bytes.len() / precision.bytes()];
-        read(&bytes, precision, &mut values);
-        (tensor.to_f32(), values)
-    }
-
-    #[test]
-    fn a_matrix_has_taps_first_then_channels_and_zeros_around() {
-        let layout = Layout::Matrix {
-            rows: 5,
-            columns: 30,
-            gated: false,
-        };
-        for precision in [Precision::F16, Precision::F32] {
-            let (stored, packed) = packed(layout, precision, [4, 3, 3, 3]);
-            for (i, &value) in packed.iter().enumerate() {
-                let (o, tap, c) = (i / 30, i % 30 / 3, i % 3);
-                let inside = o < 4 && tap < 9;
-                let expected = if inside {
-                    stored[(o * 3 + c) * 9 + tap]
-                } else {
-                    0.0
-                };
-                assert_eq!(value, expected, "{precision:?}, element {i}");
-            }
-        }
-    }
-
-    #[test]
-    fn gated_rows_alternate_with_their_gates() {
-        let layout = Layout::Matrix {
-            rows: 6,
-            columns: 2,
-            gated: true,
-        };
-        let (stored, packed) = packed(layout, Precision::F16, [6, 2]);
-        let rows = [0, 3, 1, 4, 2, 5];
-        let expected: Vec<f32> = rows
-            .iter()
-            .flat_map(|r| stored[r * 2..][..2].to_vec())
-            .collect();
-        assert_eq!(packed, expected);
-        let (stored, packed) = self::packed(Layout::GatedVector, Precision::F16, [6]);
-        assert_eq!(packed, rows.map(|r| stored[r]));
-    }
-
-    #[test]
-    fn vectors_are_floats_and_tables_as_stored() {
-        assert_eq!(bytes(Layout::Vector, Precision::F16, [7].into()), Ok(28));
-        assert_eq!(bytes(Layout::Table, Precision::F16, [7, 3].into()), Ok(42));
-        let (stored, packed) = packed(Layout::Table, Precision::F16, [70, 3]);
-        assert_eq!(stored, packed);
-    }
-
-    #[test]
-    fn a_layout_that_is_too_small_is_refused() {
-        let narrow = Layout::Matrix {
-            rows: 4,
-            columns: 26,
-            gated: false,
-        };
-        assert!(bytes(narrow, Precision::F16, [4, 3, 3, 3].into()).is_err());
-        assert!(bytes(Layout::GatedVector, Precision::F16, [5].into()).is_err());
-    }
-
-    #[test]
-    fn halves_end_at_their_range() {
-        let values: Vec<f32> = (0..1000).map(|i| i as f32).chain([65504.0, 7e4]).collect();
-        let mut bytes = vec![0; 2 * values.len()];
-        write(&values, Precision::F16, &mut bytes);
-        let mut back = vec![0.0; values.len()];
-        read(&bytes, Precision::F16, &mut back);
-        assert_eq!(back[..1001], values[..1001]);
-        assert_eq!(back[1001], f32::INFINITY);
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@
 
 use super::cost::{Blocks, LAUNCH, START, streamed};
 use super::gpu::Gpu;
-use super::kernel::{Argument, Kernel, Launch, Layout, Precision, Target};
+use super::kernel::{Argument, Kernel, Launch, Precision, Target};
 use super::{table, tile};
 use crate::ops::{Attention, Op};
 use crate::plan::Plan;
@@ -184,11 +184,10 @@ impl<'a> Node<'a> {
         let resident = entry.map_or(1, |entry| entry.blocks_per_multiprocessor as usize);
         let fits = self.target.shared_bytes_per_block / launch.shared_bytes.max(1);
         let at_once = resident.min(fits as usize);
-        let blocks = match (self.op, self.kernel.layouts.first(), tile_of(launch)) {
-            (Op::Linear(_) | Op::Conv2d(_), Some(&Layout::Matrix { rows: n, .. }), Some(tile)) => {
-                self.product(launch, n, tile)
-            }
-            (Op::Attention(op), _, Some(tile)) => self.flash(op, launch, tile)?,
+        let blocks = match (self.op, tile_of(launch)) {
+            (Op::Linear(op), Some(tile)) => self.product(launch, op.features(), tile),
+            (Op::Conv2d(op), Some(tile)) => self.product(launch, op.weight.shape.batch(), tile),
+            (Op::Attention(op), Some(tile)) => self.flash(op, launch, tile)?,
             _ => Blocks {
                 count: grid(launch),
                 at_once,

@@ -3,9 +3,8 @@
 //! A convolution is the product in which a row is a pixel of the result and a column a filter tap and a channel, so both operations differ
 //! only in the name of their entries and in a few sizes.
 
-use super::kernel::{self, Argument, Kernel, Launch, Layout, Precision, Target};
+use super::kernel::{self, Argument, Kernel, Launch, Layout, Precision, Recipe, Target};
 use super::tile::{Cut, PART, Problem};
-use crate::graph::Param;
 use crate::ops::{Activation, Channels, Epilogue};
 use crate::tensor::Shape;
 
@@ -28,23 +27,56 @@ pub(super) struct Product<'a> {
     k: usize,
     /// Channels of the tensors that make up the first operand.
     sources: Vec<usize>,
-    /// Whether there is a bias.
-    bias: bool,
+    /// The weight and, where there is one, the bias.
+    recipes: Vec<Recipe>,
     /// What is fused.
     epilogue: &'a Epilogue,
     /// Rows of the table of the epilogue's channels.
     channel_rows: usize,
 }
 
+/// The right operand of a product `[n, k]`, and which of its node's learnt tensors it is made of, by number.
+pub(super) struct Factor {
+    pub(super) n: usize,
+    pub(super) k: usize,
+    /// The matrices, whose rows follow one another.
+    pub(super) matrices: Vec<usize>,
+    /// As many biases, or none.
+    pub(super) biases: Vec<usize>,
+}
+
+impl Factor {
+    /// The weight, in rows of `columns`, and the bias, if there is one.
+    fn recipes(&self, columns: usize, gated: bool) -> Vec<Recipe> {
+        let matrix = Recipe {
+            layout: Layout::Matrix {
+                rows: self.n,
+                columns,
+                gated,
+            },
+            params: self.matrices.clone(),
+        };
+        let bias = Recipe {
+            layout: match gated {
+                true => Layout::GatedVector,
+                false => Layout::Vector,
+            },
+            params: self.biases.clone(),
+        };
+        let bias = Some(bias).filter(|bias| !bias.params.is_empty());
+        std::iter::once(matrix).chain(bias).collect()
+    }
+}
+
 impl<'a> Product<'a> {
-    /// The product of the first `sources` of `inputs` with `weight` that `output` is made of.
+    /// The product of the first `sources` of `inputs` with a weight that `output` is made of.
     ///
     /// # Errors
     /// A sentence, if the entries do not count to its sizes.
     pub(super) fn new(
         name: &'static str,
         (inputs, sources): (&[Shape], usize),
-        (weight, bias): (&Param, &Option<Param>),
+        factor: &Factor,
         epilogue: &'a Epilogue,
         output: Shape,
     ) -> Result<Self, String> {
@@ -52,13 +84,13 @@ impl<'a> Product<'a> {
             .split_at_checked(sources)
             .filter(|(sources, _)| matches!(sources.len(), 1 | 2))
             .ok_or("takes one or two sources")?;
-        let n = weight.shape.batch();
+        let Factor { n, k, .. } = *factor;
         let product = Self {
             name,
             shape: output.with_channels(n),
-            k: weight.shape.len().checked_div(n).unwrap_or(0),
+            k,
             sources: sources.iter().map(Shape::channels).collect(),
-            bias: bias.is_some(),
+            recipes: factor.recipes(k.next_multiple_of(PART), epilogue.gate),
             epilogue,
             channel_rows: operands.first().map_or(0, Shape::batch),
         };
@@ -79,7 +111,7 @@ impl<'a> Product<'a> {
     pub(super) fn kernel(&self, sizes: &[Argument], target: &Target) -> Result<Kernel, String> {
         if self.shape.is_empty() {
             return Ok(Kernel {
-                layouts: self.layouts(),
+                recipes: self.recipes.clone(),
                 ..Kernel::nothing()
             });
         }
@@ -111,7 +143,11 @@ impl<'a> Product<'a> {
             shared_bytes: 0,
             arguments: arguments.concat(),
         };
-        Ok(Kernel::single(launch, self.layouts()))
+        Ok(Kernel {
+            launches: vec![launch],
+            workspace_bytes: 0,
+            recipes: self.recipes.clone(),
+        })
     }
 
     fn f16(&self, sizes: &[Argument], target: &Target) -> Result<Kernel, String> {
@@ -166,30 +202,13 @@ impl<'a> Product<'a> {
         Ok(Kernel {
             launches,
             workspace_bytes,
-            layouts: self.layouts(),
+            recipes: self.recipes.clone(),
         })
     }
 
     /// Columns of the packed weight: whole stages.
     fn pitch(&self) -> usize {
         self.k.next_multiple_of(PART)
-    }
-
-    fn layouts(&self) -> Vec<Layout> {
-        let gated = self.epilogue.gate;
-        let matrix = Layout::Matrix {
-            rows: self.shape.channels(),
-            columns: self.pitch(),
-            gated,
-        };
-        let bias = if gated {
-            Layout::GatedVector
-        } else {
-            Layout::Vector
-        };
-        std::iter::once(matrix)
-            .chain(self.bias.then_some(bias))
-            .collect()
     }
 
     /// Blocks that compute the result in tiles of so many rows and columns.
@@ -210,7 +229,7 @@ impl<'a> Product<'a> {
 
     /// What the epilogue adds: bias, channels and their row, residual.
     fn addends(&self) -> [Argument; 4] {
-        let bias = match self.bias {
+        let bias = match self.recipes.len() > 1 {
             true => Argument::Weight(1),
             false => Argument::Null,
         };

@@ -12,11 +12,10 @@ fn a_program_that_does_not_fit_is_refused_before_loading() {
         shape: [1024, 1024].into(),
     };
     let mut kernel = Kernel::nothing();
-    kernel.layouts.push(Layout::Table);
+    kernel.recipes = Recipe::each([Layout::Table]);
     let load = || Load {
         kernel: &kernel,
-        index: 0,
-        param: &param,
+        params: vec![&param],
     };
     let weights = Weights::synthetic(1);
     assert!(device.admit(1 << 20, &[load(), load()], &weights).is_ok());
@@ -25,7 +24,7 @@ fn a_program_that_does_not_fit_is_refused_before_loading() {
     let sentence = error.to_string();
     let numbers = ["3 MiB of memory free", "4 MiB are needed", "2 of weights"];
     assert!(numbers.iter().all(|n| sentence.contains(n)), "{sentence}");
-    let loaded = device.load(&kernel, 0, &param, &weights);
+    let loaded = device.load(&kernel, &[&param], &weights);
     assert!(loaded.is_ok());
     assert!(device.admit(1 << 20, &[load()], &weights).is_ok());
 }

@@ -6,15 +6,14 @@ use super::door::{Door, Memory, Span};
 use super::{Layout, Precision, pack};
 use crate::error::{Error, Result};
 use crate::graph::Param;
-use crate::weights::{Identity, Weights};
+use crate::weights::{Identity, TensorView, Weights};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What makes two weights the same bytes on the device.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
-    weights: Identity,
-    param: Param,
+    tensors: Vec<(Identity, Param)>,
     layout: Layout,
     precision: Precision,
 }
@@ -24,28 +23,30 @@ struct Key {
 pub(super) struct Store(Mutex<HashMap<Key, Arc<dyn Memory>>>);
 
 impl Store {
-    /// `param` in `layout`, loaded if it is not there.
+    /// `params` together in `layout`, loaded if they are not there.
     ///
     /// # Errors
-    /// If the weight is missing, has another shape, or does not fit the device.
+    /// If one of them is missing, has another shape, or does not fit the others or the device.
     pub(super) fn load(
         &self,
         door: &dyn Door,
-        param: &Param,
+        params: &[&Param],
         weights: &Weights,
         layout: Layout,
         precision: Precision,
     ) -> Result<Arc<dyn Memory>> {
-        let key = Key::new(param, weights, layout, precision);
+        let key = Key::new(params, weights, layout, precision);
         if let Some(memory) = self.lock().get(&key) {
             return Ok(memory.clone());
         }
-        let tensor = weights.get(&param.name, &param.shape)?;
-        let bytes = pack::pack(layout, precision, &tensor)
-            .map_err(|problem| Error::shape(&param.name, problem))?;
+        let tensors = (params.iter())
+            .map(|param| weights.get(&param.name, &param.shape))
+            .collect::<Result<Vec<TensorView>>>()?;
+        let bytes = pack::pack(layout, precision, &tensors)
+            .map_err(|problem| Error::shape(names(params), problem))?;
         let memory = self.alloc(door, bytes.len())?;
         door.write(&Span::whole(&memory), &bytes)?;
-        tensor.release();
+        tensors.iter().for_each(TensorView::release);
         self.lock().insert(key, memory.clone());
         Ok(memory)
     }
@@ -61,23 +62,24 @@ impl Store {
         }
     }
 
-    /// Bytes that loading `params`, in the given layouts, would take beside what is there.
+    /// Bytes that loading weights, each made of some tensors in a layout, would take beside what is there.
     ///
     /// # Errors
-    /// If a layout does not fit its weight.
+    /// If a layout does not fit its tensors.
     pub(super) fn missing_bytes<'a>(
         &self,
-        params: impl Iterator<Item = (&'a Param, Layout)>,
+        made: impl Iterator<Item = (Vec<&'a Param>, Layout)>,
         weights: &Weights,
         precision: Precision,
     ) -> Result<usize> {
         let stored = self.lock();
         let mut missing = HashMap::new();
-        for (param, layout) in params {
-            let key = Key::new(param, weights, layout, precision);
+        for (params, layout) in made {
+            let key = Key::new(&params, weights, layout, precision);
             if !stored.contains_key(&key) {
-                let bytes = pack::bytes(layout, precision, param.shape)
-                    .map_err(|problem| Error::shape(&param.name, problem))?;
+                let shapes: Vec<_> = params.iter().map(|param| param.shape).collect();
+                let bytes = pack::bytes(layout, precision, &shapes)
+                    .map_err(|problem| Error::shape(names(&params), problem))?;
                 missing.insert(key, bytes);
             }
         }
@@ -107,14 +109,20 @@ impl Store {
 }
 
 impl Key {
-    fn new(param: &Param, weights: &Weights, layout: Layout, precision: Precision) -> Self {
+    fn new(params: &[&Param], weights: &Weights, layout: Layout, precision: Precision) -> Self {
+        let tensor = |param: &&Param| (weights.identity(&param.name), (*param).clone());
         Self {
-            weights: weights.identity(&param.name),
-            param: param.clone(),
+            tensors: params.iter().map(tensor).collect(),
             layout,
             precision: layout.precision(precision),
         }
     }
+}
+
+/// What a message calls tensors that make up one weight.
+fn names(params: &[&Param]) -> String {
+    let names: Vec<&str> = params.iter().map(|param| param.name.as_str()).collect();
+    names.join(" and ")
 }
 
 #[cfg(test)]
@@ -137,7 +145,7 @@ mod tests {
         let (store, door) = (Store::default(), Fake::new(1 << 20));
         let weights = Weights::synthetic(1);
         let load = |weights: &Weights, layout, precision| {
-            let loaded = store.load(&door, &param("w"), weights, layout, precision);
+            let loaded = store.load(&door, &[&param("w")], weights, layout, precision);
             loaded.unwrap_or_else(|error| panic!("{error}"))
         };
         let first = load(&weights, LAYOUT, Precision::F16);
@@ -156,12 +164,12 @@ mod tests {
     fn unused_weights_give_way_and_used_ones_stay() {
         let (store, door) = (Store::default(), Fake::new(600));
         let weights = Weights::synthetic(1);
-        let load = |name| store.load(&door, &param(name), &weights, LAYOUT, Precision::F16);
+        let load = |name| store.load(&door, &[&param(name)], &weights, LAYOUT, Precision::F16);
         let used = load("used").unwrap_or_else(|error| panic!("{error}"));
         assert!(load("unused").is_ok());
         let both = [param("used"), param("unused"), param("new")];
         let missing = || {
-            let all = both.iter().map(|param| (param, LAYOUT));
+            let all = both.iter().map(|param| (vec![param], LAYOUT));
             store.missing_bytes(all, &weights, Precision::F16).unwrap()
         };
         assert_eq!(missing(), 256);

@@ -6,6 +6,15 @@ use crate::error::Result as CrateResult;
 use crate::graph::{Graph, Param, Value};
 use crate::tensor::Shape;
 
+/// The learnt tensors of a linear map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Affine {
+    /// `[O, C]`; a checkpoint may hold it as a 1x1 convolution.
+    pub weight: Param,
+    /// `[O]`.
+    pub bias: Option<Param>,
+}
+
 /// `y[.., o] = sum_c x[.., c] weight[o, c] + bias[o]`, then the epilogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Linear {
@@ -15,8 +24,19 @@ pub struct Linear {
     pub weight: Param,
     /// `[O]`.
     pub bias: Option<Param>,
+    /// More maps of the same operand, whose channels follow: the fusion pass joins queries, keys and values. Either all have a bias or none.
+    pub stacked: Vec<Affine>,
     /// What is fused after the product.
     pub epilogue: Epilogue,
+}
+
+impl Linear {
+    /// Channels of the product, before the epilogue.
+    pub fn features(&self) -> usize {
+        let stacked = self.stacked.iter().map(|map| &map.weight);
+        let weights = std::iter::once(&self.weight).chain(stacked);
+        weights.map(|weight| weight.shape.batch()).sum()
+    }
 }
 
 /// What a matrix product or convolution does to its result before storing it, in this order. Models never ask for it: the
@@ -108,6 +128,7 @@ impl Graph {
                 sources: 1,
                 weight,
                 bias,
+                stacked: vec![],
                 epilogue: Epilogue::default(),
             },
             &[x],
@@ -118,40 +139,53 @@ impl Graph {
 impl Operator for Linear {
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
         let (x, operands) = joined_shape(inputs, self.sources)?;
-        let [out, channels] = [self.weight.shape.dims()[0], self.weight.shape.channels()];
+        let channels = self.weight.shape.channels();
         require(x.rank() >= 1 && x.channels() == channels, || {
             format!("the weight {} does not fit {x}", self.weight.shape)
         })?;
-        self.epilogue.infer(x.with_channels(out), operands)
+        for map in &self.stacked {
+            let alike = map.weight.shape.channels() == channels;
+            require(alike && map.bias.is_some() == self.bias.is_some(), || {
+                format!(
+                    "{} and {} are not alike",
+                    self.weight.shape, map.weight.shape
+                )
+            })?;
+        }
+        self.epilogue
+            .infer(x.with_channels(self.features()), operands)
     }
 
     fn cost(&self, inputs: &[Shape], output: Shape) -> Cost {
-        let flops = 2 * inputs[0].rows() * self.weight.shape.len();
+        let flops = 2 * inputs[0].rows() * self.features() * self.weight.shape.channels();
         Cost::of(flops, inputs, output, &self.params())
     }
 
     fn params(&self) -> Vec<&Param> {
-        std::iter::once(&self.weight).chain(&self.bias).collect()
+        let stacked = self.stacked.iter();
+        let maps = stacked.flat_map(|map| std::iter::once(&map.weight).chain(&map.bias));
+        let own = std::iter::once(&self.weight).chain(&self.bias);
+        own.chain(maps).collect()
     }
 
     fn eval(&self, inputs: &[Slice], params: &[Slice], output: &mut [f32]) {
         let (shape, x) = joined(&inputs[..self.sources]);
         let channels = shape.channels();
         let rows_per_image = shape.rows() / shape.batch().max(1);
-        let mut product = vec![0.0; self.weight.shape.dims()[0]];
+        let tensors = params.chunks(1 + usize::from(self.bias.is_some()));
+        let rows: Vec<(&[f32], Option<f32>)> = tensors
+            .flat_map(|map| {
+                let bias = |o: usize| map.get(1).map(|bias| bias.data[o]);
+                let rows = map[0].data.chunks(channels).enumerate();
+                rows.map(move |(o, row)| (row, bias(o)))
+            })
+            .collect();
+        let mut product = vec![0.0; rows.len()];
         let width = output.len() / shape.rows().max(1);
         for (row, (x, y)) in x.chunks(channels).zip(output.chunks_mut(width)).enumerate() {
-            for (o, (p, w)) in product
-                .iter_mut()
-                .zip(params[0].data.chunks(channels))
-                .enumerate()
-            {
-                let sum: f64 = x
-                    .iter()
-                    .zip(w)
-                    .map(|(x, w)| f64::from(*x) * f64::from(*w))
-                    .sum();
-                *p = (sum + params.get(1).map_or(0.0, |b| f64::from(b.data[o]))) as f32;
+            for (p, (w, bias)) in product.iter_mut().zip(&rows) {
+                let products = x.iter().zip(*w).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                *p = (products.sum::<f64>() + f64::from(bias.unwrap_or(0.0))) as f32;
             }
             let (image, operands) = (row / rows_per_image, &inputs[self.sources..]);
             self.epilogue
@@ -183,6 +217,7 @@ mod tests {
             sources: 1,
             weight: param([2, 1]),
             bias: Some(param([2])),
+            stacked: vec![],
             epilogue,
         };
         let x = Slice {
@@ -218,6 +253,7 @@ mod tests {
             sources: 1,
             weight: param([2, 3]),
             bias: None,
+            stacked: vec![],
             epilogue: Epilogue::default(),
         };
         assert!(op.infer(&[[1, 4].into()]).unwrap_err().contains("[2, 3]"));
@@ -230,6 +266,7 @@ mod tests {
             sources: 2,
             weight: param([1, 3]),
             bias: None,
+            stacked: vec![],
             epilogue: Epilogue::default(),
         };
         let [a, b] =
@@ -248,5 +285,36 @@ mod tests {
         op.eval(&[a, b], &[w], &mut y);
         assert_eq!(y, [134.0, 256.0]);
         assert!(op.infer(&[a.shape]).is_err());
+    }
+
+    #[test]
+    fn channels_of_stacked_maps_follow_one_another() {
+        let map = |rows: usize| Affine {
+            weight: param([rows, 2]),
+            bias: Some(param([rows])),
+        };
+        let Affine { weight, bias } = map(1);
+        let mut op = Linear {
+            sources: 1,
+            weight,
+            bias,
+            stacked: vec![map(2)],
+            epilogue: Epilogue::default(),
+        };
+        let slice = |shape: Shape, data| Slice { shape, data };
+        let x = slice([1, 2].into(), &[1.0, 10.0]);
+        let params = [
+            slice([1, 2].into(), &[1.0, 2.0]),
+            slice([1].into(), &[0.5]),
+            slice([2, 2].into(), &[3.0, 4.0, 5.0, 6.0]),
+            slice([2].into(), &[0.25, 0.125]),
+        ];
+        assert_eq!(op.infer(&[x.shape]), Ok([1, 3].into()));
+        assert_eq!(op.cost(&[x.shape], [1, 3].into()).flops, 12);
+        let mut y = [0.0; 3];
+        op.eval(&[x], &params, &mut y);
+        assert_eq!(y, [21.5, 43.25, 65.125]);
+        op.stacked[0].bias = None;
+        assert!(op.infer(&[x.shape]).unwrap_err().contains("not alike"));
     }
 }

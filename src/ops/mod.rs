@@ -53,7 +53,7 @@ pub use group_statistics::{GroupNormalise, GroupStatistics, block_rows};
 pub use guidance::Guidance;
 pub use input::Input;
 pub use layer_norm::LayerNorm;
-pub use linear::{Epilogue, Linear};
+pub use linear::{Affine, Epilogue, Linear};
 pub use reshape::Reshape;
 pub use scale_shift::ScaleShift;
 pub use timestep_embedding::TimestepEmbedding;

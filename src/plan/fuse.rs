@@ -6,10 +6,11 @@
 //! stands where the later of the two stood, so all operands exist; no pair is folded over an assignment, which would change what it reads,
 //! and nothing that is [computed once](super::hoist) into what is computed at every run.
 //!
-//! One more rule changes three nodes together, and goes first: [`single_key`].
+//! Two more rules change several nodes together, and go first: [`single_key`] and [`one_source`].
 //!
 //! A fused operation is defined by its parts: its `eval` is their composition, and `fused == unfused` is tested for every model.
 
+mod one_source;
 mod rules;
 mod single_key;
 
@@ -18,15 +19,22 @@ use crate::graph::{Graph, Node, Value};
 use crate::ops::Op;
 use rules::{Folded, RULES, Rule};
 
+/// Rules after which one weight is made of several learnt tensors: for devices that copy weights anyway.
+pub const STACKING: [&str; 1] = [one_source::NAME];
+
 /// The names of the rules.
 pub fn rules() -> impl Iterator<Item = &'static str> {
-    std::iter::once(single_key::NAME).chain(RULES.iter().map(|rule| rule.name))
+    let whole = [single_key::NAME, one_source::NAME];
+    whole.into_iter().chain(RULES.iter().map(|rule| rule.name))
 }
 
 /// Applies every rule that `enabled` lets through wherever it fits.
 pub fn fuse(mut graph: Graph, enabled: impl Fn(&str) -> bool) -> Graph {
     if enabled(single_key::NAME) {
         graph = single_key::collapse(&graph);
+    }
+    if enabled(one_source::NAME) {
+        graph = one_source::stack(&graph);
     }
     let mut nodes: Vec<Option<Node>> = graph.nodes().iter().cloned().map(Some).collect();
     let constants = hoist::constants(&graph);
@@ -146,6 +154,9 @@ mod tests {
         let h = g.attention(qkv, 2, false).unwrap();
         let h = g.scope("out", |g| g.linear(h, 8, true)).unwrap();
         let y = g.add(y, h).unwrap();
+        let qkv = ["q1", "k1", "v1"].map(|name| g.scope(name, |g| g.linear(y, 8, true)).unwrap());
+        let h = g.attention(qkv, 2, false).unwrap();
+        let y = g.add(y, h).unwrap();
         g.output("y", y);
         g
     }
@@ -174,6 +185,9 @@ mod tests {
                 "reshape",
                 "linear",
                 "add_channels",
+                "linear",
+                "attention",
+                "add",
             ]
         );
         let output = fused.outputs()[0].1;

@@ -17,10 +17,10 @@ impl<B: Backend> Program<B> {
     /// # Errors
     /// If the device has no kernel for a shape.
     pub fn new(backend: &B, graph: Graph) -> Result<Self> {
-        Self::with_fusion(backend, graph, |_| true)
+        Self::with_fusion(backend, graph, |rule| backend.gains_by(rule))
     }
 
-    /// As [`new`](Self::new), with only the fusion rules that `enabled` lets through.
+    /// As [`new`](Self::new), with the fusion rules that `enabled` lets through, and not those that the device gains by.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -44,16 +44,12 @@ impl<B: Backend> Program<B> {
         self.selections.iter().map(|selection| &selection.kernel)
     }
 
-    /// The weights that it needs, and the kernels that read them.
+    /// The learnt tensors that it needs, and the kernels that read them.
     pub fn loads(&self) -> Vec<Load<'_, B>> {
         (self.plan.graph.nodes().iter().zip(&self.selections))
-            .flat_map(|(node, selection)| {
-                let params = node.op.operator().params().into_iter().enumerate();
-                params.map(|(index, param)| Load {
-                    kernel: &selection.kernel,
-                    index,
-                    param,
-                })
+            .map(|(node, selection)| Load {
+                kernel: &selection.kernel,
+                params: node.op.operator().params(),
             })
             .collect()
     }

@@ -2,7 +2,7 @@
 
 use super::{Case, IMAGES, Operand, case, epilogue_name, epilogues, extras, join, param};
 use latent_diffusion::Shape;
-use latent_diffusion::ops::{Epilogue, Linear};
+use latent_diffusion::ops::{Affine, Epilogue, Linear, Op};
 
 pub(super) fn cases() -> Vec<Case> {
     // Rows per image, channels in, channels out.
@@ -51,7 +51,7 @@ pub(super) fn cases() -> Vec<Case> {
         linear([1, 1, 64].into(), 64, true, Epilogue::default()),
     ];
     let all = plain.into_iter().chain(fused).chain(other);
-    all.chain(joined()).collect()
+    all.chain(joined()).chain(stacked()).collect()
 }
 
 /// The skip connections of a UNet: two sources, joined at a multiple of a vector and not.
@@ -75,12 +75,39 @@ fn joined() -> Vec<Case> {
     all.collect()
 }
 
+/// Queries, keys and values: three maps of one operand, and parts of other sizes.
+fn stacked() -> Vec<Case> {
+    let sizes = [
+        (64, 40, [40, 40, 40]),
+        (77, 24, [24, 24, 24]),
+        (5, 7, [33, 1, 12]),
+        (2, 1032, [8, 24, 16]),
+    ];
+    let all = sizes.into_iter().flat_map(|(rows, channels, outs)| {
+        [false, true].map(|bias| {
+            let x = [IMAGES, rows, channels].into();
+            let mut case = linear(x, outs[0], bias, Epilogue::default());
+            if let Op::Linear(op) = &mut case.op {
+                let map = |out: usize| Affine {
+                    weight: param(&format!("{out}.weight"), [out, channels]),
+                    bias: bias.then(|| param(&format!("{out}.bias"), [out])),
+                };
+                op.stacked = outs[1..].iter().map(|&out| map(out)).collect();
+            }
+            case.name += &format!(" and {:?} stacked", &outs[1..]);
+            case
+        })
+    });
+    all.collect()
+}
+
 /// A product of `x` to `out` channels.
 pub fn linear(x: Shape, out: usize, bias: bool, epilogue: Epilogue) -> Case {
     let op = Linear {
         sources: 1,
         weight: param("weight", [out, x.channels()]),
         bias: bias.then(|| param("bias", [out])),
+        stacked: vec![],
         epilogue,
     };
     let product = x.with_channels(out);

@@ -73,6 +73,11 @@ pub fn rename(op: &mut Op, prefix: &str) {
         Op::Linear(op) => {
             rename(&mut op.weight, "weight");
             op.bias.iter_mut().for_each(|bias| rename(bias, "bias"));
+            for (index, map) in op.stacked.iter_mut().enumerate() {
+                rename(&mut map.weight, &format!("{index}.weight"));
+                let bias = map.bias.iter_mut();
+                bias.for_each(|bias| rename(bias, &format!("{index}.bias")));
+            }
         }
         Op::Conv2d(op) => {
             rename(&mut op.weight, "weight");

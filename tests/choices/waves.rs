@@ -123,7 +123,7 @@ fn name(chosen: &Chosen, launch: &Predicted, images: usize) -> String {
 fn cell(chosen: &Chosen, launch: &Predicted, gpu: &Gpu) -> Cell {
     let kernel = &chosen.kernels[launch.node];
     let entry = kernel.launches.iter().find(|l| l.entry == launch.entry);
-    let splits = !kernel.layouts.is_empty();
+    let splits = !kernel.recipes.is_empty();
     let tile = launch.entry.split('_').find(|part| part.contains('x'));
     Cell {
         tile: tile.unwrap_or("-").to_owned(),

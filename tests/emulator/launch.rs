@@ -138,11 +138,17 @@ fn element_bytes(element: Element) -> usize {
     }
 }
 
-/// Elements of a learnt tensor as it lies on the device.
-fn weight_len(layout: Layout, shape: Shape) -> usize {
+/// Elements of a weight, made of tensors of these shapes, as it lies on the device.
+fn weight_len(layout: Layout, shapes: &[Shape]) -> usize {
+    let all = || shapes.iter().map(Shape::len).sum();
     match layout {
-        Layout::Matrix { rows, columns, .. } => rows * columns,
-        Layout::Vector | Layout::Table | Layout::GatedVector => shape.len(),
+        Layout::Matrix { rows, columns, .. }
+        | Layout::Beside { rows, columns }
+        | Layout::Scaled { rows, columns, .. } => rows * columns,
+        Layout::Vector | Layout::Table | Layout::GatedVector => all(),
+        Layout::Total => shapes[0].len(),
+        Layout::ScaledSums { .. } => shapes[1..].iter().map(Shape::batch).sum(),
+        Layout::Addends { matrices, .. } => shapes[1..=matrices].iter().map(Shape::batch).sum(),
     }
 }
 
@@ -167,7 +173,7 @@ impl<'a> Memories<'a> {
             inputs: case.inputs(),
             output: None,
             input: case.operands.iter().map(|_| None).collect(),
-            weight: kernel.layouts.iter().map(|_| None).collect(),
+            weight: kernel.recipes.iter().map(|_| None).collect(),
             workspace: Memory::new(library, kernel.workspace_bytes),
             kernel,
         }
@@ -185,8 +191,10 @@ impl<'a> Memories<'a> {
             Argument::Input(index) => self.input[index]
                 .get_or_insert_with(|| Memory::of(library, self.inputs[index].data(), element)),
             Argument::Weight(index) => self.weight[index].get_or_insert_with(|| {
-                let shape = self.case.op.operator().params()[index].shape;
-                let count = weight_len(self.kernel.layouts[index], shape);
+                let params = self.case.op.operator().params();
+                let recipe = &self.kernel.recipes[index];
+                let shapes: Vec<Shape> = recipe.params.iter().map(|&i| params[i].shape).collect();
+                let count = weight_len(recipe.layout, &shapes);
                 let values: Vec<f32> = Noise::cpu(index as u64)
                     .normal(count)
                     .iter()

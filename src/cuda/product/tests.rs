@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cuda::table::{self, Kind};
+use crate::graph::Param;
 use crate::ops::{Conv2d, Linear, Padding};
 
 const PRECISIONS: [Precision; 2] = [Precision::F16, Precision::F32];
@@ -28,6 +29,7 @@ fn linear(rows: usize, [first, second]: [usize; 2], n: usize, precision: Precisi
         sources: 2,
         weight: param(&[n, first + second]),
         bias: Some(param(&[n])),
+        stacked: vec![],
         epilogue: Epilogue {
             channels: Some(Channels::Row),
             activation: Some(Activation::Silu),
@@ -111,7 +113,8 @@ fn weights_are_padded_to_whole_stages_and_gates_alternate() {
         columns: 64,
         gated: true,
     };
-    assert_eq!(kernel.layouts, [matrix, Layout::GatedVector]);
+    let expected = Recipe::each([matrix, Layout::GatedVector]);
+    assert_eq!(kernel.recipes, expected);
     assert!(kernel.launches[0].entry.starts_with("linear_any_f16"));
 }
 
@@ -121,6 +124,7 @@ fn what_cannot_be_counted_is_refused() {
         sources: 1,
         weight: param(&[1 << 17, 1 << 17]),
         bias: None,
+        stacked: vec![],
         epilogue: Epilogue::default(),
     };
     let [x, output] = [[1, 1, 1 << 17].into(); 2];
