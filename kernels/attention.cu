@@ -223,6 +223,8 @@ DEVICE void attention_store(half* y, half* shared, const AttentionState<Tile>& s
 template <class Tile>
 DEVICE void attention(half* y, const half* q, const half* k, const half* v, int queries, int keys, int head_size, int token_pitch,
                       int head_pitch, int part_pitch, int causal, float scale) {
+    wait_for_previous_grid();
+    let_next_grid_start();
     SHARED_DYNAMIC(bytes);
     half* shared = reinterpret_cast<half*>(bytes);
     const size_t head = static_cast<size_t>(blockIdx.y) * head_pitch;

@@ -72,6 +72,7 @@ DEVICE size_t any_start(int first_pair, int heads, int tokens, int token, int to
 template <typename T>
 DEVICE void any_scores(float* scores, const T* q, const T* k, int queries, int keys, int heads, int head_size,
                        int token_pitch, int head_pitch, int part_pitch, int pitch, int first_pair, int first_row, int rows, int causal) {
+    wait_for_previous_grid();
     const int row = static_cast<int>(blockIdx.y) * ANY_TILE, column = static_cast<int>(blockIdx.x) * ANY_TILE;
     if (causal && column >= first_row + row + ANY_TILE) return;  // no row here sees a key here
     const T* q_rows = q + any_start(first_pair, heads, queries, first_row, token_pitch, head_pitch);
@@ -99,6 +100,7 @@ DEVICE void any_scores(float* scores, const T* q, const T* k, int queries, int k
 template <typename T>
 DEVICE void any_mix(T* y, const float* probabilities, const float* factors, const T* v, int queries, int keys, int heads, int head_size,
                     int token_pitch, int head_pitch, int part_pitch, int pitch, int first_pair, int first_row, int rows) {
+    wait_for_previous_grid();
     const int row = static_cast<int>(blockIdx.y) * ANY_TILE, column = static_cast<int>(blockIdx.x) * ANY_TILE;
     const int channels = heads * head_size;
     const float* weights = probabilities + static_cast<size_t>(blockIdx.z) * rows * pitch;

@@ -47,6 +47,8 @@ constexpr float SOFTMAX_HEADROOM = 12.0f;
 template <typename T>
 DEVICE void attention_softmax(T* probabilities, float* factors, const float* scores, int all_rows, int keys, int pitch, int first_row,
                               int rows, int causal, float scale) {
+    wait_for_previous_grid();
+    let_next_grid_start();
     const int row = static_cast<int>(blockIdx.x * (blockDim.x / WARP)) + warp_index();
     if (row >= all_rows) return;
     const int query = first_row + row % rows;
@@ -177,6 +179,8 @@ DEVICE size_t attention_start(int first_pair, int heads, int tokens, int token, 
 
 DEVICE void attention_scores(float* scores, const half* q, const half* k, int queries, int keys, int heads, int head_size, int token_pitch,
                              int head_pitch, int part_pitch, int pitch, int first_pair, int first_row, int rows, int causal) {
+    wait_for_previous_grid();
+    let_next_grid_start();
     using Tile = ProductTile<128, false>;
     SHARED_DYNAMIC(bytes);
     const int row = static_cast<int>(blockIdx.y) * PRODUCT_ROWS, column = static_cast<int>(blockIdx.x) * Tile::COLUMNS;
@@ -208,6 +212,8 @@ DEVICE void attention_scores(float* scores, const half* q, const half* k, int qu
 
 DEVICE void attention_mix(half* y, const half* probabilities, const float* factors, const half* v, int queries, int keys, int heads,
                           int head_size, int token_pitch, int head_pitch, int part_pitch, int pitch, int first_pair, int first_row, int rows) {
+    wait_for_previous_grid();
+    let_next_grid_start();
     using Tile = ProductTile<64, true>;
     SHARED_DYNAMIC(bytes);
     half* shared = reinterpret_cast<half*>(bytes);

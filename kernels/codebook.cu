@@ -36,6 +36,7 @@ DEVICE void stage(float* shared, const float* table, int code, int first, int co
 
 template <typename T>
 DEVICE void codebook(float* y, const T* x, const float* table, int rows, int codes, int dims) {
+    wait_for_previous_grid();
     SHARED_ARRAY(float, shared, CHANNELS * PITCH);
     const int lane = lane_index();
     const int first_row = (static_cast<int>(blockIdx.x) * WARPS + warp_index()) * ROWS;

@@ -22,6 +22,7 @@
 
 template <typename T>
 DEVICE void add(T* y, const T* a, const T* b, int count) {
+    wait_for_previous_grid();
     const Span span = span_of_thread<T>(count);
     if (span.count == 0) return;
     Pack<T> sum = load_span(a, span);
@@ -33,6 +34,7 @@ DEVICE void add(T* y, const T* a, const T* b, int count) {
 
 template <typename T, bool RAGGED>
 DEVICE void add_repeated(T* y, const T* x, const T* v, const float* row, int rows, int image, int period, int stride, int count) {
+    wait_for_previous_grid();
     const Span span = span_of_thread<T>(count);
     if (span.count == 0) return;
     const int first = static_cast<int>(span.first);
@@ -56,6 +58,7 @@ DEVICE void add_repeated(T* y, const T* x, const T* v, const float* row, int row
 
 template <typename T, bool RAGGED>
 DEVICE void scale_shift(T* y, const T* x, const T* v, const float* row, int rows, int image, int channels, int count) {
+    wait_for_previous_grid();
     const Span span = span_of_thread<T>(count);
     if (span.count == 0) return;
     const int first = static_cast<int>(span.first);
@@ -82,6 +85,7 @@ DEVICE void scale_shift(T* y, const T* x, const T* v, const float* row, int rows
 
 template <typename T, bool RAGGED>
 DEVICE void average_pool(T* y, const T* x, int height, int width, int channels, int count) {
+    wait_for_previous_grid();
     const Span span = span_of_thread<T>(count);
     if (span.count == 0) return;
     const int row = width / 2 * channels, rows = height / 2;
@@ -115,6 +119,7 @@ DEVICE void average_pool(T* y, const T* x, int height, int width, int channels, 
 
 template <typename T, Activation ACTIVATION>
 DEVICE void activation(T* y, const T* x, int count) {
+    wait_for_previous_grid();
     const Span span = span_of_thread<T>(count);
     if (span.count == 0) return;
     Pack<T> pack = load_span(x, span);
@@ -125,6 +130,7 @@ DEVICE void activation(T* y, const T* x, int count) {
 
 template <typename T, bool RAGGED>
 DEVICE void geglu(T* y, const T* x, int width, int count) {
+    wait_for_previous_grid();
     const Span span = span_of_thread<T>(count);
     if (span.count == 0) return;
     const int first = static_cast<int>(span.first);

@@ -42,6 +42,23 @@ DEVICE void sync_block() { __syncthreads(); }
 // Waits for every lane of the warp; what they wrote is then visible to the warp.
 DEVICE void sync_warp() { __syncwarp(); }
 
+// Waits until the grid before this one has ended and what it wrote is visible: Hopper GPUs start a grid earlier, everywhere else there is nothing
+// to wait for. Every thread of every kernel calls it before it touches global memory that is not a weight; weights are never written while
+// kernels run. A kernel without it could end before its predecessor, and let its successor read what that has not yet written.
+DEVICE void wait_for_previous_grid() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the next grid start once every block of this one has come here or ended; it then stands in its own wait until this one has ended. It
+// takes only the room that is left, as all blocks of this grid have theirs.
+DEVICE void let_next_grid_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // The value of lane `lane ^ mask`. All 32 lanes must call.
 DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 DEVICE int shuffle_xor(int value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }

@@ -225,6 +225,8 @@ DEVICE int groups_of(const Tile& tile, int group) { return (tile.first + tile.ch
 template <typename T, bool PACKED, bool SILU_AFTER>
 DEVICE void whole(T* y, const T* x0, const T* x1, const float* weight, const float* bias, const T* scale_shift, const float* scale_row,
                   int scale_rows, int pixels, int channels0, int channels1, int group, int width, float eps) {
+    wait_for_previous_grid();
+    let_next_grid_start();
     constexpr int MOST = 512 * Stored<T, PACKED>::SIZE;
     SHARED_ARRAY(float, means, MOST);
     SHARED_ARRAY(float, squares, MOST);
@@ -249,6 +251,8 @@ DEVICE void whole(T* y, const T* x0, const T* x1, const float* weight, const flo
 
 template <typename T, bool PACKED>
 DEVICE void statistics(float* partials, const T* x0, const T* x1, int pixels, int channels0, int channels1, int group, int width) {
+    wait_for_previous_grid();
+    let_next_grid_start();
     constexpr int MOST = 256 * Stored<T, PACKED>::SIZE;
     SHARED_ARRAY(float, means, MOST);
     SHARED_ARRAY(float, squares, MOST);
@@ -299,6 +303,8 @@ template <typename T, bool PACKED, bool SILU_AFTER>
 DEVICE void normalise(T* y, const T* x0, const T* x1, const float* weight, const float* bias, const T* scale_shift, const float* scale_row,
                       int scale_rows, const float* partials, int pixels, int channels0, int channels1, int group, int width, float eps,
                       int all_pixels, int all_slices) {
+    wait_for_previous_grid();
+    let_next_grid_start();
     SHARED_ARRAY(Scale, scales, MOST_GROUPS);
     const int channels = channels0 + channels1;
     const Tile tile = tile_of_block(channels, group, width);

@@ -20,6 +20,8 @@ DEVICE int row_of_warp(int rows) {
 // Rows of at most `PACKS` packs per lane: pack `lane + 32 i` is lane's i-th.
 template <typename T, int PACKS>
 DEVICE void layer_norm(T* y, const T* x, const float* weight, const float* bias, int rows, int channels, float eps) {
+    wait_for_previous_grid();
+    let_next_grid_start();
     constexpr int SIZE = Pack<T>::SIZE;
     const int row = row_of_warp(rows);
     if (row < 0) return;
@@ -73,6 +75,8 @@ DEVICE void layer_norm(T* y, const T* x, const float* weight, const float* bias,
 // Rows of any length.
 template <typename T>
 DEVICE void layer_norm_any(T* y, const T* x, const float* weight, const float* bias, int rows, int channels, float eps) {
+    wait_for_previous_grid();
+    let_next_grid_start();
     const int row = row_of_warp(rows);
     if (row < 0) return;
     x += static_cast<size_t>(row) * channels;

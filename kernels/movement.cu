@@ -29,6 +29,7 @@ DEVICE int unit_of_thread(int count) {
 
 template <typename U>
 DEVICE void concat(U* y, const U* a, const U* b, int width_a, int width_b, int pitch, int offset, int count) {
+    wait_for_previous_grid();
     const int unit = unit_of_thread(count);
     if (unit < 0) return;
     const int width = width_a + width_b;
@@ -44,6 +45,7 @@ DEVICE void concat(U* y, const U* a, const U* b, int width_a, int width_b, int p
 
 template <typename U>
 DEVICE void upsample(U* y, const U* x, int image_width, int channels, int count) {
+    wait_for_previous_grid();
     const int unit = unit_of_thread(count);
     if (unit < 0) return;
     const int row = image_width * channels;
@@ -59,6 +61,7 @@ DEVICE void upsample(U* y, const U* x, int image_width, int channels, int count)
 
 template <typename U>
 DEVICE void gather(U* y, const U* table, const float* index, int rows, int step, int width, int count) {
+    wait_for_previous_grid();
     const int unit = unit_of_thread(count);
     if (unit < 0) return;
     const int r = unit / width;

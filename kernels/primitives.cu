@@ -26,6 +26,7 @@ DEVICE uint32_t* words(float* y) { return reinterpret_cast<uint32_t*>(y); }
 
 // x, y [2][32]: floats, integers.
 DEVICE void shuffle(BITS) {
+    wait_for_previous_grid();
     const int lane = lane_index();
     y[lane] = shuffle_xor(x[lane], setting);
     const int received = shuffle_xor(static_cast<int>(words(x)[WARP + lane]), setting);
@@ -34,6 +35,7 @@ DEVICE void shuffle(BITS) {
 
 // x [32]; y [2][32]: the sum and the largest, as each lane has them.
 DEVICE void reduce(float* y, const float* x) {
+    wait_for_previous_grid();
     const int lane = lane_index();
     y[lane] = warp_sum(x[lane]);
     y[WARP + lane] = warp_max(x[lane]);
@@ -41,6 +43,7 @@ DEVICE void reduce(float* y, const float* x) {
 
 // x, y [32][4].
 DEVICE void vector(float* y, const float* x) {
+    wait_for_previous_grid();
     const int lane = lane_index();
     store_16(y + 4 * lane, load_16(x + 4 * (WARP - 1 - lane)));
 }
@@ -55,6 +58,7 @@ DEVICE void copy_async(void* shared, const void* global, bool valid) {
 // x, y [2 groups][32][BYTES / 4].
 template <int BYTES>
 DEVICE void copy_groups(BITS) {
+    wait_for_previous_grid();
     constexpr int WORDS = BYTES / 4;
     SHARED_ARRAY(uint32_t, landed, 2 * WARP * WORDS);
     const int lane = lane_index();
@@ -77,6 +81,7 @@ DEVICE void copy_groups(BITS) {
 // x [32 rows][4 words of two halves]; y [32 lanes][4].
 template <bool TRANSPOSED>
 DEVICE void load_matrix(BITS) {
+    wait_for_previous_grid();
     SHARED_ARRAY(uint32_t, rows, WARP * 4);
     const int lane = lane_index();
     for (int i = 0; i < 4; i++) rows[4 * lane + i] = words(x)[4 * lane + i];
@@ -99,6 +104,7 @@ DEVICE void load_words(uint32_t (&to)[COUNT], const uint32_t* from) {
 
 // x [32][4 of a, 2 of b, 4 of d]; y [32][4 of d].
 DEVICE void multiply(float* y, const float* x) {
+    wait_for_previous_grid();
     const int lane = lane_index();
     const float* own = x + 10 * lane;
     uint32_t a[4], b[2];
@@ -112,6 +118,7 @@ DEVICE void multiply(float* y, const float* x) {
 
 // x [32][4 of a, 2 of b, 2 of d]; y [32][2 of d].
 DEVICE void multiply_half(float* y, const float* x) {
+    wait_for_previous_grid();
     const int lane = lane_index();
     const float* own = x + 8 * lane;
     uint32_t a[4], b[2], d[2];
@@ -124,6 +131,7 @@ DEVICE void multiply_half(float* y, const float* x) {
 
 // x [32][2 x 4 of a, 3 x 2 of b, 2 x 3 x 4 of d]; y [32][2 x 3 x 4 of d].
 DEVICE void multiply_fragments(float* y, const float* x) {
+    wait_for_previous_grid();
     const int lane = lane_index();
     const float* own = x + 38 * lane;
     uint32_t a[2][4], b[3][2];
@@ -139,22 +147,26 @@ DEVICE int number_of_thread() { return static_cast<int>(blockIdx.x * blockDim.x 
 
 // x, y [setting].
 DEVICE void exp2(BITS) {
+    wait_for_previous_grid();
     const int i = number_of_thread();
     if (i < setting) y[i] = exp2_approximate(x[i]);
 }
 DEVICE void reciprocal(BITS) {
+    wait_for_previous_grid();
     const int i = number_of_thread();
     if (i < setting) y[i] = reciprocal_approximate(x[i]);
 }
 
 // x [setting][2]; y [setting].
 DEVICE void pack(BITS) {
+    wait_for_previous_grid();
     const int i = number_of_thread();
     if (i < setting) words(y)[i] = pack_halves(x[2 * i], x[2 * i + 1]);
 }
 
 // x [setting]; y [setting][2].
 DEVICE void unpack(BITS) {
+    wait_for_previous_grid();
     const int i = number_of_thread();
     if (i >= setting) return;
     y[2 * i] = low_half(words(x)[i]);
@@ -163,12 +175,14 @@ DEVICE void unpack(BITS) {
 
 // x [setting]; y [setting] halves.
 DEVICE void narrow(BITS) {
+    wait_for_previous_grid();
     const int i = number_of_thread();
     if (i < setting) reinterpret_cast<half*>(y)[i] = from_float<half>(x[i]);
 }
 
 // x [setting] halves; y [setting].
 DEVICE void widen(BITS) {
+    wait_for_previous_grid();
     const int i = number_of_thread();
     if (i < setting) y[i] = to_float(reinterpret_cast<const half*>(x)[i]);
 }
@@ -179,6 +193,7 @@ DEVICE void widen(BITS) {
 
 // x [32][4 of a, 2 of b]: every fragment the same; y [threads]: the sum of a thread's elements.
 DEVICE void rate(BITS) {
+    wait_for_previous_grid();
     const float* own = x + 6 * lane_index();
     uint32_t a[RATE_ROWS][4], b[RATE_COLUMNS][2];
     float d[RATE_ROWS][RATE_COLUMNS][4] = {};

@@ -14,6 +14,8 @@
 
 template <typename T>
 DEVICE void product_sum(const float* partial, int parts, const Epilogue<T>& e) {
+    wait_for_previous_grid();
+    let_next_grid_start();
     const int eights = (e.n + COLUMNS_TOGETHER - 1) / COLUMNS_TOGETHER;
     const size_t index = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x, all = static_cast<size_t>(e.m) * eights;
     if (index >= all) return;

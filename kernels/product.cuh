@@ -221,6 +221,8 @@ DEVICE void each_eight_columns(const float (&sum)[T::ROWS][T::COLUMNS][4], int f
 // `[parts, m, n8]` with `n8` the columns rounded up to eight.
 template <class T, class A>
 DEVICE void product(A& a, const half* w, int pitch, int k, int k_part, float* partial, const Epilogue<half>& e) {
+    wait_for_previous_grid();
+    let_next_grid_start();
     SHARED_DYNAMIC(shared);
     half* ring = reinterpret_cast<half*>(shared);
     const int part = static_cast<int>(blockIdx.y), left = k - part * k_part, columns = left < k_part ? left : k_part;

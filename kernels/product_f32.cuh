@@ -17,6 +17,8 @@ DEVICE int f32_tiles(int n) { return (n + SIDE - 1) / SIDE; }
 // `source` as in product.cuh, for F32_PASSES rows.
 template <class Source>
 DEVICE void product_f32(const Source& source, const float* w, int w_stride, int k, const Epilogue<float>& e) {
+    wait_for_previous_grid();
+    let_next_grid_start();
     // Four floats beyond the side: a column's writes are spread over the banks.
     SHARED_ARRAY(float, a_columns, STEP * (SIDE + 4));
     SHARED_ARRAY(float, w_columns, STEP * (SIDE + 4));

@@ -40,6 +40,7 @@ DEVICE void cosine_and_sine(float angle, float& cosine, float& sine) {
 
 template <typename T>
 DEVICE void timestep_embedding(T* y, const float* timestep, int half_features, int count) {
+    wait_for_previous_grid();
     const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     if (i >= count) return;
     const int n = i / half_features;
@@ -91,6 +92,7 @@ DEVICE float ratio_of_deviations(const T* without, const T* with, float scale, i
 
 template <typename T, bool RAGGED>
 DEVICE void guidance(T* y, const T* answers, const float* settings, int image) {
+    wait_for_previous_grid();
     const T* without = answers + static_cast<size_t>(blockIdx.y) * image;
     const T* with = without + static_cast<size_t>(gridDim.y) * image;
     const float scale = settings[0];
@@ -115,6 +117,7 @@ struct Terms {
 
 template <typename T>
 DEVICE void combine(T* y, const float* coefficients, const float* row, const Terms<T>& terms, int rows, int used, int count) {
+    wait_for_previous_grid();
     const Span span = span_of_thread<T>(count);
     if (span.count == 0) return;
     if (row != nullptr) coefficients += row_of(row[0], rows) * used;
@@ -134,6 +137,7 @@ DEVICE void combine(T* y, const float* coefficients, const float* row, const Ter
 
 template <typename T>
 DEVICE void blend(T* y, const T* mask, const T* inside, const T* outside, int count) {
+    wait_for_previous_grid();
     const Span span = span_of_thread<T>(count);
     if (span.count == 0) return;
     const Pack<T> m = load_span(mask, span);
@@ -146,6 +150,7 @@ DEVICE void blend(T* y, const T* mask, const T* inside, const T* outside, int co
 
 template <typename T, bool RAGGED>
 DEVICE void count_not_finite(float* counts, const T* x, int image) {
+    wait_for_previous_grid();
     x += static_cast<size_t>(blockIdx.x) * image;
     const int step = static_cast<int>(blockDim.x) * Pack<T>::SIZE;
     int count = 0;

@@ -61,6 +61,7 @@ void Block::run(Launch& of, const uint32_t (&position)[3]) {
     for (uint32_t i = thread_count; i-- > 0;) {
         Thread& thread = threads[i];
         thread.waiting = Waiting::no;
+        thread.alone = false;
         thread.open_group = 0;
         thread.copies.clear();
         thread.fiber.prepare(thread.stack, STACK_BYTES, thread_main);
@@ -170,6 +171,8 @@ uint32_t ldm_thread_index(int axis) noexcept { return axis == 0 ? current.thread
 uint32_t ldm_block_index(int axis) noexcept { return current.block->index[axis]; }
 uint32_t ldm_block_size(int axis) noexcept { return axis == 0 ? current.block->thread_count : 1; }
 uint32_t ldm_grid_size(int axis) noexcept { return current.block->launch->request->grid[axis]; }
+
+void ldm_wait_for_previous_grid() { current.thread->alone = true; }
 
 void ldm_sync_block(ldm_site site) {
     Block& block = *current.block;

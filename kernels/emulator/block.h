@@ -49,6 +49,7 @@ struct Thread {
     uint32_t index = 0;
     Waiting waiting = Waiting::no;
     ldm_site site{};              // where it waits
+    bool alone = false;           // it has waited for the grid before
     char* stack = nullptr;
     uint32_t open_group = 0;      // the group that copies join now
     std::vector<Copy> copies;     // in the order they were started

@@ -33,6 +33,8 @@ const char* name_of(Fault fault) {
         case Fault::global_out_of_bounds: return "GLOBAL_OUT_OF_BOUNDS";
         // A tensor is written that the launch names as only read.
         case Fault::global_read_only: return "GLOBAL_READ_ONLY";
+        // What the grid before may still write is touched before that grid was waited for.
+        case Fault::early_access: return "EARLY_ACCESS";
         // One block touches an element of global memory that another block writes.
         case Fault::block_race: return "BLOCK_RACE";
         // A thread touches another's local variables.

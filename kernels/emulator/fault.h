@@ -20,6 +20,7 @@ enum class Fault : uint8_t {
     async_write_write,
     global_out_of_bounds,
     global_read_only,
+    early_access,
     block_race,
     foreign_local_memory,
     misaligned,

@@ -50,6 +50,9 @@ DEVICE float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 DEVICE void sync_block(LDM_SITE) { ldm_sync_block({file, line}); }
 DEVICE void sync_warp(LDM_SITE) { ldm_sync_warp({file, line}); }
 
+DEVICE void wait_for_previous_grid() { ldm_wait_for_previous_grid(); }
+DEVICE void let_next_grid_start() {}  // grids run one after another here
+
 DEVICE int shuffle_xor(int value, int mask, LDM_SITE) {
     return static_cast<int>(ldm_shuffle_xor(static_cast<uint32_t>(value), mask, {file, line}));
 }

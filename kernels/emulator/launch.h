@@ -19,6 +19,7 @@ struct Region {
     const unsigned char* start;
     const unsigned char* end;
     bool writable;
+    bool early;           // may be touched while the grid before still runs
     Touched* touched;     // of `start`; null: who touches it is not recorded
 };
 

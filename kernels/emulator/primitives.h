@@ -23,6 +23,7 @@ void* ldm_shared_array(const void* key, const char* name, uint32_t bytes);
 
 void ldm_sync_block(ldm_site site);
 void ldm_sync_warp(ldm_site site);
+void ldm_wait_for_previous_grid();
 uint32_t ldm_shuffle_xor(uint32_t value, int mask, ldm_site site);
 
 void ldm_copy_async(void* shared, const void* global, int bytes, bool valid, ldm_site site);

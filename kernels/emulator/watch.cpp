@@ -17,7 +17,7 @@ std::vector<Region> regions_of(const ldm_launch& request) {
         const unsigned char* const start = static_cast<const unsigned char*>(region.address);
         if (region.bytes == 0) continue;
         const bool writable = region.writable != 0;
-        regions.push_back(Region{start, start + region.bytes, writable, writable ? touched(start) : nullptr});
+        regions.push_back(Region{start, start + region.bytes, writable, region.early != 0, writable ? touched(start) : nullptr});
     }
     std::stable_partition(regions.begin(), regions.end(), [](const Region& region) { return region.writable; });
     return regions;
@@ -128,6 +128,11 @@ void Watch::global(Thread& self, const Access& access) {
             unknown_address(access);
         }
         latest_ = &*found;
+    }
+    if (!self.alone && !latest_->early) {
+        raise(Fault::early_access,
+              text("%s a tensor that is no weight, by a thread that has not called wait_for_previous_grid", access.write ? "a write to" : "a read of"),
+              {}, access.pc);
     }
     if (!latest_->touched) return;
     const size_t offset = static_cast<size_t>(access.address - latest_->start);

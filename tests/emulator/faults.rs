@@ -75,6 +75,11 @@ pub const FAULTS: &[Fault] = &[
         "concat: channels [64, 32]", &["MISALIGNED", "GLOBAL_OUT_OF_BOUNDS"]), // the second at the end, with clang++
     fault("movement.cu", "row_of(index[r], rows)", "static_cast<size_t>(index[r]) + rows",
         "embedding: 50 rows of 128", &["GLOBAL_OUT_OF_BOUNDS"]),
+    // ---- before the grid before has ended ----
+    fault("layer_norm.cu", "int channels, float eps) {\n    wait_for_previous_grid();\n    let_next_grid_start();\n    constexpr", "int channels, float eps) {\n    constexpr",
+        "layer_norm: [3, 3, 320]", &["EARLY_ACCESS"]),
+    fault("product.cuh", "    wait_for_previous_grid();\n", "    if (threadIdx.x != 40) wait_for_previous_grid();\n",
+        ROWS, &["EARLY_ACCESS"]),
     // ---- around the network ----
     fault("moments.cuh", "    sync_block();  // the readers of an earlier sum are done\n", "",
         GUIDANCE, &["RACE_WRITE_AFTER_READ"]),
