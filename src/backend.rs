@@ -14,6 +14,7 @@ use crate::weights::Weights;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// A device that runs graphs.
 pub trait Backend: Sized {
@@ -141,6 +142,44 @@ pub trait Backend: Sized {
         steps: &[Step<Self>],
         replay: &mut Self::Replay,
     ) -> Result<()>;
+
+    /// As [`run`](Self::run), and says how long the steps take, by the device's own clock if it has one.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    fn time(
+        &self,
+        arena: &mut Self::Arena,
+        steps: &[Step<Self>],
+        replay: &mut Self::Replay,
+    ) -> Result<Duration> {
+        let start = Instant::now();
+        self.run(arena, steps, replay)?;
+        Ok(start.elapsed())
+    }
+
+    /// Runs one step, and says what each of its kernels takes.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    fn profile(&self, arena: &mut Self::Arena, step: &Step<Self>) -> Result<Vec<Lap>> {
+        let time = self.time(
+            arena,
+            std::slice::from_ref(step),
+            &mut Self::Replay::default(),
+        )?;
+        let kernel = step.op.name().to_owned();
+        Ok(vec![Lap { kernel, time }])
+    }
+}
+
+/// What one kernel of a step takes.
+#[derive(Clone, Debug)]
+pub struct Lap {
+    /// What runs.
+    pub kernel: String,
+    /// How long.
+    pub time: Duration,
 }
 
 /// Bytes of values on a device: now, and at the worst moment.

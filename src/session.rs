@@ -15,7 +15,7 @@ mod program;
 pub use bands::Bands;
 pub use program::Program;
 
-use crate::backend::{Backend, Step};
+use crate::backend::{Backend, Lap, Step};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::ops::{Cost, Op};
@@ -23,7 +23,7 @@ use crate::plan::Plan;
 use crate::tensor::Tensor;
 use crate::weights::Weights;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A graph on a device.
 pub struct Session<B: Backend> {
@@ -50,7 +50,9 @@ pub struct Timing {
     pub cost: Cost,
     /// Whether it is part of the prologue, which most runs leave out.
     pub once: bool,
-    /// Wall-clock time.
+    /// What its kernels take, in order.
+    pub laps: Vec<Lap>,
+    /// How long it takes.
     pub time: Duration,
 }
 
@@ -171,13 +173,32 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// If the device fails, or the user asked to stop.
     pub fn run(&mut self) -> Result<()> {
-        let (prologue, body) = self.steps.split_at(self.prologue);
-        let [first, every] = &mut self.replays;
+        self.prepare()?;
+        let body = &self.steps[self.prologue..];
+        self.backend
+            .run(&mut self.arena, body, &mut self.replays[1])
+    }
+
+    /// As [`run`](Self::run), and says how long it takes without the prologue, by the device's own clock if it has one.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn time(&mut self) -> Result<Duration> {
+        self.prepare()?;
+        let body = &self.steps[self.prologue..];
+        self.backend
+            .time(&mut self.arena, body, &mut self.replays[1])
+    }
+
+    /// Runs the prologue, if a constant was set since it ran last.
+    fn prepare(&mut self) -> Result<()> {
+        let prologue = &self.steps[..self.prologue];
         if self.stale && !prologue.is_empty() {
-            self.backend.run(&mut self.arena, prologue, first)?;
+            self.backend
+                .run(&mut self.arena, prologue, &mut self.replays[0])?;
         }
         self.stale = false;
-        self.backend.run(&mut self.arena, body, every)
+        Ok(())
     }
 
     /// The result `name` of the last run.
@@ -210,18 +231,14 @@ impl<B: Backend> Session<B> {
     pub fn profile(&mut self) -> Result<Vec<Timing>> {
         let mut timings = Vec::with_capacity(self.steps.len());
         for (index, step) in self.steps.iter().enumerate() {
-            let start = Instant::now();
-            self.backend.run(
-                &mut self.arena,
-                std::slice::from_ref(step),
-                &mut B::Replay::default(),
-            )?;
+            let laps = self.backend.profile(&mut self.arena, step)?;
             timings.push(Timing {
                 name: step.name.clone(),
                 op: step.op.name(),
                 cost: step.cost,
                 once: index < self.prologue,
-                time: start.elapsed(),
+                time: laps.iter().map(|lap| lap.time).sum(),
+                laps,
             });
         }
         Ok(timings)

@@ -42,6 +42,7 @@ TENSOR = "HMMA.16816.F32"
 MAIN_LOOPS = [
     (r"(linear|conv2d)_f16_.*", {TENSOR, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"}),
     (r"(linear|conv2d)_any_f16_.*", {TENSOR, "LDSM.16.M88.4"}),
+    (r"probe_multiply_f16", {TENSOR}),
     (r"attention_scores_f16", {TENSOR, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"}),
     (r"attention_(f16_.*|mix_f16)", {TENSOR, "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS.128"}),
 ]

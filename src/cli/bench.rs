@@ -1,9 +1,12 @@
 //! `ldm bench`: how long each operation of a network takes, beside what this machine could do at best.
 //!
-//! Work is counted from shapes ([`Cost`]), time is the least of several runs: whatever else the machine does only ever adds.
+//! Work is counted from shapes ([`Cost`]), time is the least of several runs: whatever else the machine does only ever adds. Both ceilings are
+//! measured here and now. A GPU's times are its own clock's: of a replayed recording for a whole run, and of one launch after another, its operands in
+//! the cache, for an operation.
 //! More than 100 % of the roofline means that operands came from a cache, and not from memory.
 
 mod table;
+mod trace;
 
 use super::args::ModelArgs;
 use super::console::Console;
@@ -21,8 +24,10 @@ use latent_diffusion::rng::Noise;
 use latent_diffusion::session::Timing;
 use latent_diffusion::{Error, Graph, Result, Session, Tensor, Weights};
 use serde_json::json;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use trace::Trace;
 
 #[derive(Args)]
 pub struct BenchArgs {
@@ -41,6 +46,9 @@ pub struct BenchArgs {
     /// How many of the slowest nodes are listed
     #[arg(long, default_value_t = 10, value_name = "N")]
     pub top: usize,
+    /// Write a trace of every operation and kernel, as chrome://tracing and Perfetto draw it
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,
@@ -85,8 +93,9 @@ pub fn run(args: &BenchArgs, console: &Console, stop: &Stop) -> Result<()> {
     }
     let model = model::open(&args.model, console)?;
     let networks = networks(&model, args)?;
+    let mut trace = args.trace.as_deref().map(Trace::create).transpose()?;
     let device = device::open(&args.engine, console, stop)?;
-    let peak = device.peak();
+    let peak = device.measure_peak()?;
     let mut reports = vec![];
     for (name, graph, weights) in networks {
         console.detail(&format!("timing {name}"));
@@ -99,11 +108,15 @@ pub fn run(args: &BenchArgs, console: &Console, stop: &Stop) -> Result<()> {
                 measure(device, graph, weights, device.element_bytes(), args.repeat)?
             }
         };
+        if let Some(trace) = &mut trace {
+            trace.add(&name, &measured, peak);
+        }
         match args.json {
             true => reports.push(table::as_json(&name, &measured, peak)),
             false => table::print(&name, &measured, peak, args.top, console)?,
         }
     }
+    trace.map_or(Ok(()), Trace::write)?;
     if args.json {
         let answer = json!({
             "model": model.name,
@@ -189,14 +202,14 @@ fn measure<B: Backend>(
     session.run()?;
     let mut total = Duration::MAX;
     for _ in 0..repeat {
-        let start = Instant::now();
-        session.run()?;
-        total = total.min(start.elapsed());
+        total = total.min(session.time()?);
     }
     let mut steps = session.profile()?;
     for _ in 1..repeat {
         for (best, again) in steps.iter_mut().zip(session.profile()?) {
-            best.time = best.time.min(again.time);
+            if again.time < best.time {
+                *best = again;
+            }
         }
     }
     Ok(Measured {

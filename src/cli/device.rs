@@ -122,13 +122,16 @@ impl Device {
         }
     }
 
-    /// What it can do at best; an emulator has no such thing.
-    pub fn peak(&self) -> Option<Peak> {
+    /// What it can do at best, measured; an emulator has no such thing.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn measure_peak(&self) -> Result<Option<Peak>> {
         match self {
-            Self::Cpu(device) => Some(device.measure_peak()),
+            Self::Cpu(device) => Ok(Some(device.measure_peak())),
             Self::Cuda(device) => {
-                let [flops, bytes] = device.peak()?;
-                Some(Peak { flops, bytes })
+                let rates = device.measure_peak()?;
+                Ok(rates.map(|[flops, bytes]| Peak { flops, bytes }))
             }
         }
     }

@@ -7,7 +7,7 @@ use cudarc::driver::result::DriverError;
 use cudarc::driver::sys::CUresult as Code;
 
 /// Every function of the driver that is called in `driver.rs`, by us or by cudarc.
-pub(super) const FUNCTIONS: [&str; 34] = [
+pub(super) const FUNCTIONS: [&str; 39] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuDeviceGet",
@@ -18,6 +18,11 @@ pub(super) const FUNCTIONS: [&str; 34] = [
     "cuDevicePrimaryCtxRetain",
     "cuDeviceTotalMem_v2",
     "cuDriverGetVersion",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventElapsedTime_v2",
+    "cuEventRecord",
+    "cuEventSynchronize",
     "cuFuncSetAttribute",
     "cuGetErrorName",
     "cuGetErrorString",

@@ -1,19 +1,20 @@
 //! The door to whoever runs kernels: a GPU behind its driver, or the emulator. Behind it are bytes and launches; nothing of models.
 
-use super::kernel::Precision;
+use super::gpu::Gpu;
 use super::table::Entry;
 use super::tensor_map::{Encoded, TensorMap};
 use crate::error::Result;
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Who runs kernels. Calls take effect in the order they are made.
 pub(super) trait Door: Send + Sync {
     /// The device's name, for people.
     fn name(&self) -> String;
 
-    /// Floating-point operations and bytes per second at best; `None` where time means nothing.
-    fn peak(&self, precision: Precision) -> Option<[f64; 2]>;
+    /// The GPU; `None` where there is none, and time means nothing.
+    fn gpu(&self) -> Option<&Gpu>;
 
     /// Memory of `bytes` bytes that holds anything, freed when it is dropped.
     ///
@@ -38,6 +39,22 @@ pub(super) trait Door: Send + Sync {
 
     /// Records launches, so that all can be made by one call; `None` where that would gain nothing.
     fn record(&self, calls: &[Call]) -> Result<Option<Box<dyn Recording>>>;
+
+    /// What one launch takes, with its operands where the last left them: the mean of a recording of many, or of one where none is made.
+    fn time(&self, call: &Call) -> Result<Duration> {
+        const LAUNCHES: u32 = 20;
+        match self.record(&vec![call.clone(); LAUNCHES as usize])? {
+            Some(recording) => {
+                recording.replay()?;
+                Ok(recording.time()? / LAUNCHES)
+            }
+            None => {
+                let start = Instant::now();
+                self.launch(call)?;
+                Ok(start.elapsed())
+            }
+        }
+    }
 }
 
 /// A block of a device's memory, in the same place until it is dropped.
@@ -53,6 +70,9 @@ pub(super) trait Memory: Send + Sync {
 pub(super) trait Recording {
     /// Makes all of them again, to their end.
     fn replay(&self) -> Result<()>;
+
+    /// Makes all of them again, and says how long they take by the device's own clock.
+    fn time(&self) -> Result<Duration>;
 }
 
 /// A run of bytes inside a block that it keeps alive.
@@ -178,7 +198,7 @@ impl Call {
 /// A device that has memory and runs nothing.
 #[cfg(test)]
 pub(super) mod fake {
-    use super::{Arc, Call, Door, Encoded, Memory, Precision, Recording, Result, Span, TensorMap};
+    use super::{Arc, Call, Door, Encoded, Gpu, Memory, Recording, Result, Span, TensorMap};
     use crate::error::Error;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -234,7 +254,7 @@ pub(super) mod fake {
             "a small GPU".to_owned()
         }
 
-        fn peak(&self, _: Precision) -> Option<[f64; 2]> {
+        fn gpu(&self) -> Option<&Gpu> {
             None
         }
 

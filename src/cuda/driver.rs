@@ -8,10 +8,11 @@ mod start;
 pub use start::gpus;
 pub(super) use start::open;
 
+mod clock;
+
 use super::diagnosis;
 use super::door::{Call, Door, Memory, Recording, Span};
 use super::gpu::Gpu;
-use super::kernel::Precision;
 use super::table::{self, Entry};
 use super::tensor_map::{Encoded, Swizzle, TensorMap};
 use crate::error::{Error, Result};
@@ -21,6 +22,7 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStrea
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Shared memory that a launch may ask for without the function's being told before.
 const USUAL_SHARED_BYTES: u32 = 48 << 10;
@@ -196,8 +198,8 @@ impl Door for Driver {
         self.gpu.to_string()
     }
 
-    fn peak(&self, precision: Precision) -> Option<[f64; 2]> {
-        Some([self.gpu.flops(precision), self.gpu.memory_rate])
+    fn gpu(&self) -> Option<&Gpu> {
+        Some(&self.gpu)
     }
 
     fn alloc(&self, bytes: usize) -> Result<Arc<dyn Memory>> {
@@ -325,5 +327,10 @@ impl Recording for Recorded {
         launched
             .and_then(|()| self.stream.synchronize())
             .map_err(|error| diagnosis::while_doing(&self.gpu, "replaying", error))
+    }
+
+    fn time(&self) -> Result<Duration> {
+        let timed = clock::time(&self.stream, || self.graph.launch());
+        timed.map_err(|error| diagnosis::while_doing(&self.gpu, "timing", error))
     }
 }

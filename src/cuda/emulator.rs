@@ -42,8 +42,8 @@ pub(super) fn open(_: Emulation) -> Result<Arc<dyn Door>> {
 
 #[cfg(emulator)]
 mod emulated {
-    use super::super::Precision;
     use super::super::door::{Call, Door, Memory, Recording, Span, Value};
+    use super::super::gpu::Gpu;
     use super::super::tensor_map::{Encoded, TensorMap};
     use super::Emulation;
     use crate::error::{Error, Result};
@@ -135,7 +135,7 @@ mod emulated {
             format!("emulator ({} threads, {check})", self.workers())
         }
 
-        fn peak(&self, _: Precision) -> Option<[f64; 2]> {
+        fn gpu(&self) -> Option<&Gpu> {
             None
         }
 

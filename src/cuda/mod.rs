@@ -23,8 +23,10 @@ mod memory;
 mod movement;
 mod pack;
 mod predict;
+mod probe;
 mod product;
 mod recipe;
+mod replay;
 mod sampling;
 pub mod table;
 pub mod tensor_map;
@@ -37,19 +39,22 @@ pub use gpu::Gpu;
 pub use kernel::{Argument, Kernel, Launch, Operand, Precision, Target};
 pub use predict::{Predicted, floor, predict};
 pub use recipe::{Layout, Recipe};
+pub use replay::Replay;
 
-use crate::backend::{Backend, Load, Meter, Selection, Step, Taken, Transfer};
+use crate::backend::{Backend, Lap, Load, Meter, Selection, Step, Taken, Transfer};
 use crate::error::{Error, Result};
 use crate::graph::{Node, Param};
 use crate::ops::Op;
 use crate::plan::Place;
 use crate::tensor::Shape;
 use crate::weights::Weights;
-use door::{Call, Door, Memory, Recording, Span};
+use door::{Call, Door, Memory, Span};
 use memory::made;
+use probe::Effort;
 use rayon::ThreadPool;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use weights::Store;
 
 /// A GPU, or the emulator, as a device.
@@ -72,21 +77,6 @@ pub struct Arena(
 
 /// A weight on the device, which every session over the same checkpoint shares.
 pub struct Weight(Arc<dyn Memory>);
-
-/// What a list of steps became.
-#[derive(Default)]
-pub struct Replay(State);
-
-#[derive(Default)]
-enum State {
-    /// Never run.
-    #[default]
-    New,
-    /// Run once: each launch with its addresses.
-    Prepared(Vec<Call>),
-    /// Run more than once: all launches as one.
-    Recorded(Box<dyn Recording>),
-}
 
 impl Cuda {
     /// The GPU number `ordinal`, with activations of `precision` and `threads` threads (0: one per core) to prepare weights. A run ends
@@ -140,9 +130,14 @@ impl Cuda {
         &self.target
     }
 
-    /// Floating-point operations and bytes of memory that the device can do per second at best, by its data sheet; `None` for the emulator.
-    pub fn peak(&self) -> Option<[f64; 2]> {
-        self.door.peak(self.target.precision)
+    /// Floating-point operations that the device multiplies and adds per second at best, and bytes of memory that it copies, measured by
+    /// kernels that do nothing else; `None` for the emulator, whose times say nothing.
+    ///
+    /// # Errors
+    /// If the device fails, or has too little memory.
+    pub fn measure_peak(&self) -> Result<Option<[f64; 2]>> {
+        let rates = || probe::rates(&*self.door, &self.target, Effort::MEASURE);
+        self.door.gpu().map(|_| rates()).transpose()
     }
 
     fn stopped(&self) -> Result<()> {
@@ -150,19 +145,6 @@ impl Cuda {
             true => Err(Error::Interrupted),
             false => Ok(()),
         }
-    }
-
-    /// The first run of steps: one launch after another, so that a failure carries the name of its node.
-    fn first_run(&self, arena: &Arena, steps: &[Step<Self>]) -> Result<Vec<Call>> {
-        let mut calls = Vec::new();
-        for step in steps {
-            self.stopped()?;
-            for call in launch::calls(step, &arena.0, &self.target, &*self.door)? {
-                self.door.launch(&call)?;
-                calls.push(call);
-            }
-        }
-        Ok(calls)
     }
 }
 
@@ -309,26 +291,28 @@ impl Backend for Cuda {
     }
 
     fn run(&self, arena: &mut Arena, steps: &[Step<Self>], replay: &mut Replay) -> Result<()> {
-        self.stopped()?;
-        if let State::New = replay.0 {
-            replay.0 = State::Prepared(self.first_run(arena, steps)?);
-            return Ok(());
-        }
-        if let State::Prepared(calls) = &replay.0 {
-            match self.door.record(calls)? {
-                Some(recording) => replay.0 = State::Recorded(recording),
-                None => {
-                    return calls.iter().try_for_each(|call| {
-                        self.stopped()?;
-                        self.door.launch(call)
-                    });
-                }
-            }
-        }
-        match &replay.0 {
-            State::Recorded(recording) => recording.replay(),
-            State::New | State::Prepared(_) => Ok(()),
-        }
+        replay.run(self, arena, steps)
+    }
+
+    fn time(
+        &self,
+        arena: &mut Arena,
+        steps: &[Step<Self>],
+        replay: &mut Replay,
+    ) -> Result<Duration> {
+        replay.time(self, arena, steps)
+    }
+
+    fn profile(&self, arena: &mut Arena, step: &Step<Self>) -> Result<Vec<Lap>> {
+        let calls = launch::calls(step, &arena.0, &self.target, &*self.door)?;
+        let lap = |call: Call| {
+            self.stopped()?;
+            Ok(Lap {
+                time: self.door.time(&call)?,
+                kernel: call.entry.name.to_owned(),
+            })
+        };
+        calls.into_iter().map(lap).collect()
     }
 }
 

@@ -216,3 +216,41 @@ fn steps_replay_one_recording_and_what_was_given_is_freed() {
     assert_eq!(many("cuMemAlloc_v2"), many("cuMemFree_v2"));
     assert_eq!(many("cuStreamBeginCapture_v2"), many("cuStreamEndCapture"));
 }
+
+#[test]
+fn a_bench_is_timed_by_the_drivers_clock() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let place = Place::new();
+    let line = [
+        "bench", "--what", "unet", "--size", "64", "--repeat", "2", "--device", "cuda", "--json",
+    ];
+    let mut command = place.command(&line);
+    command
+        .env("LD_LIBRARY_PATH", stub())
+        .env("FAKE_CUDA_LOG", log.path());
+    let run = Run::of(command.output().unwrap());
+    if is_without_code(&run) {
+        return;
+    }
+    let answer: serde_json::Value = serde_json::from_str(run.lines()[0]).unwrap();
+    // The stub's recordings all take 2 ms, of one run or of twenty launches of an operation.
+    let network = &answer["networks"][0];
+    assert!(
+        (network["seconds"].as_f64().unwrap() - 2e-3).abs() < 1e-6,
+        "{network}"
+    );
+    let nodes = network["nodes"].as_array().unwrap();
+    assert!(
+        nodes
+            .iter()
+            .all(|node| node["seconds"].as_f64().unwrap() >= 0.9e-4),
+        "{nodes:?}"
+    );
+    assert!(
+        answer["peak_gflops"].as_f64().unwrap() > 0.0 && answer["peak_gbs"].as_f64().unwrap() > 0.0
+    );
+    let calls = fs::read_to_string(log.path()).unwrap();
+    let count = |name: &str| calls.lines().filter(|line| *line == name).count();
+    assert_eq!(count("cuEventRecord"), 2 * count("cuEventElapsedTime_v2"));
+    assert_eq!(count("cuEventCreate"), count("cuEventDestroy_v2"));
+}

@@ -2,7 +2,7 @@
 //
 // FAKE_CUDA holds words: `cuInit=803` makes that function return that code; `count=2`, `version=12020`, `major=9`, `minor=0` and
 // `memory=BYTES` describe the machine. FAKE_CUDA_LOG names a file that gets a line per call. Memory is the host's, zeroed; a launch
-// does nothing, but is refused where the driver would refuse it: outside the grid's limits, or with shared memory that was not asked for.
+// does nothing, takes 2 ms by its clock, and is refused where the driver would refuse it: outside the grid's limits, or with shared memory that was not asked for.
 // While a stream is captured, what would break the capture is refused too.
 
 #include <stdint.h>
@@ -60,6 +60,9 @@ static int handles;
 NOTHING(cuInit, unsigned flags)
 NOTHING(cuCtxSetCurrent, void* context)
 NOTHING(cuDevicePrimaryCtxRelease_v2, int device)
+NOTHING(cuEventDestroy_v2, void* event)
+NOTHING(cuEventRecord, void* event, void* stream)
+NOTHING(cuEventSynchronize, void* event)
 NOTHING(cuGraphDestroy, void* graph)
 NOTHING(cuGraphExecDestroy, void* graph)
 NOTHING(cuGraphUpload, void* graph, void* stream)
@@ -133,6 +136,18 @@ int cuDevicePrimaryCtxRetain(void** context, int device) {
 int cuCtxGetCurrent(void** context) {
     ANSWER;
     *context = HANDLE;
+    return 0;
+}
+
+int cuEventCreate(void** event, unsigned flags) {
+    NOT_IN_CAPTURE;
+    *event = HANDLE;
+    return 0;
+}
+
+int cuEventElapsedTime_v2(float* milliseconds, void* from, void* to) {
+    ANSWER;
+    *milliseconds = 2.0f;
     return 0;
 }
 

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod batch;
+mod bench;
 mod codec;
 mod convert;
 #[cfg(target_os = "linux")]

@@ -1,0 +1,162 @@
+//! What a device can do at best, measured by kernels that do nothing else (`kernels/probe.cu`): the ceilings that times are held against.
+
+use super::door::{Call, Door, Span, Touched, Value};
+use super::kernel::{Precision, Target};
+use super::table;
+use crate::error::{Error, Result};
+use std::time::Duration;
+
+/// How much the probes do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Effort {
+    /// Bytes that are copied: more than any second-level cache holds.
+    pub bytes: usize,
+    /// Products, one after another, in each accumulator.
+    pub steps: i32,
+}
+
+impl Effort {
+    /// A millisecond or so of each.
+    pub const MEASURE: Self = Self {
+        bytes: 256 << 20,
+        steps: 4096,
+    };
+}
+
+/// Threads of a block that multiplies.
+const THREADS: usize = 128;
+
+/// A probe of products.
+struct Multiply {
+    entry: &'static str,
+    /// For each multiprocessor.
+    blocks: u32,
+    /// Operations of a block in a step.
+    flops: f64,
+    /// What is passed behind the sums.
+    values: Vec<Value>,
+}
+
+impl Multiply {
+    fn new(precision: Precision, steps: i32) -> Self {
+        match precision {
+            // Four warps with 16 fragments of 16 x 8 x 16 multiply-adds.
+            Precision::F16 => Self {
+                entry: "probe_multiply_f16",
+                blocks: 4,
+                flops: (4 * 16 * 16 * 8 * 16 * 2) as f64,
+                values: vec![Value::Int(steps)],
+            },
+            Precision::F32 => Self {
+                entry: "probe_multiply_f32",
+                blocks: 8,
+                flops: (THREADS * 32 * 2) as f64,
+                values: vec![Value::Float(0.5), Value::Int(steps)],
+            },
+        }
+    }
+}
+
+fn call(entry: &str, blocks: u32, values: Vec<Value>) -> Result<Call> {
+    let entry = table::entry(entry)
+        .ok_or_else(|| Error::Device(format!("there is no kernel `{entry}`")))?;
+    Ok(Call {
+        node: "ceilings".to_owned(),
+        entry,
+        grid: [blocks, 1, 1],
+        shared_bytes: 0,
+        values,
+    })
+}
+
+/// Floating-point operations that the device multiplies and adds per second, and bytes that it reads and writes.
+///
+/// # Errors
+/// If the device fails, or has too little memory.
+pub(super) fn rates(door: &dyn Door, target: &Target, effort: Effort) -> Result<[f64; 2]> {
+    let probe = Multiply::new(target.precision, effort.steps);
+    let (multiplied, _) = multiply(door, target, &probe)?;
+    let (copied, to) = copy(door, target, effort.bytes)?;
+    let flops =
+        probe.flops * f64::from(effort.steps) * f64::from(probe.blocks * target.multiprocessors);
+    Ok([
+        flops / multiplied.as_secs_f64(),
+        2.0 * to.bytes() as f64 / copied.as_secs_f64(),
+    ])
+}
+
+fn memory(span: &Span, written: bool) -> Value {
+    Value::Pointer(Touched {
+        span: span.clone(),
+        written,
+        weight: false,
+    })
+}
+
+/// Copies so many bytes: how long it takes, and the copy.
+fn copy(door: &dyn Door, target: &Target, bytes: usize) -> Result<(Duration, Span)> {
+    let [from, to] = [door.alloc(bytes)?, door.alloc(bytes)?].map(|memory| Span::whole(&memory));
+    door.write(&from, &vec![0x11; bytes])?;
+    let count = i32::try_from(bytes / 16);
+    let count =
+        count.map_err(|_| Error::Memory("a copy of 32 GiB or more is not timed".to_owned()))?;
+    let values = vec![memory(&to, true), memory(&from, false), Value::Int(count)];
+    let taken = door.time(&call("probe_copy", 8 * target.multiprocessors, values)?)?;
+    Ok((taken, to))
+}
+
+/// Multiplies ones: how long it takes, and each thread's sum.
+fn multiply(door: &dyn Door, target: &Target, probe: &Multiply) -> Result<(Duration, Span)> {
+    let blocks = probe.blocks * target.multiprocessors;
+    let sums = door.alloc(blocks as usize * THREADS * Precision::F32.bytes())?;
+    let sums = Span::whole(&sums);
+    let values = [&[memory(&sums, true)], &probe.values[..]].concat();
+    let taken = door.time(&call(probe.entry, blocks, values)?)?;
+    Ok((taken, sums))
+}
+
+#[cfg(all(test, emulator))]
+mod tests {
+    use super::*;
+    use crate::cuda::emulator::{self, Emulation};
+
+    fn floats(door: &dyn Door, span: &Span) -> Vec<f32> {
+        let mut bytes = vec![0; span.bytes()];
+        door.read(span, &mut bytes).unwrap();
+        bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect()
+    }
+
+    #[test]
+    fn probes_do_the_work_that_they_are_timed_for() {
+        let door = emulator::open(Emulation {
+            threads: 2,
+            check: true,
+            seed: 0,
+        })
+        .unwrap();
+        for (precision, expected) in [(Precision::F16, 64.0 * 16.0 * 30.0), (Precision::F32, 64.0)]
+        {
+            let target = Target {
+                multiprocessors: 2,
+                ..Target::a100(precision)
+            };
+            let probe = Multiply::new(precision, 30);
+            let (_, sums) = multiply(&*door, &target, &probe).unwrap();
+            let sums = floats(&*door, &sums);
+            assert_eq!(sums.len(), (probe.blocks * 2) as usize * THREADS);
+            assert!(
+                sums.iter().all(|sum| (sum - expected).abs() < 1e-3),
+                "{:?}",
+                sums[0]
+            );
+        }
+        let target = Target::a100(Precision::F16);
+        let (_, copied) = copy(&*door, &target, 100_000).unwrap();
+        let mut bytes = vec![0; 100_000];
+        door.read(&copied, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 0x11));
+    }
+}
