@@ -1,17 +1,19 @@
-// Scheduling: which thread of a block runs, barriers, exits and deadlock.
+// A block's threads from their start to their end, and its barrier.
 #include "block.h"
 
 #include <string.h>
 #include <sys/mman.h>
 
-#include <map>
 #include <new>
 #include <string>
 
+#include "barriers.h"
 #include "copies.h"
 #include "fault.h"
 #include "fragments.h"
 #include "launch.h"
+#include "products.h"
+#include "schedule.h"
 #include "watch.h"
 
 namespace emulator {
@@ -31,6 +33,7 @@ Block::Block() : checker(new Watch), operands(new Operands) {
     mprotect(arena, ARENA_BYTES, PROT_READ | PROT_WRITE);
     for (uint32_t i = 0; i < MAX_THREADS; i++) {
         mprotect(stacks_ + i * STACK_STRIDE, 4096, PROT_NONE);
+        threads[i].block = this;
         threads[i].index = i;
         threads[i].stack = stacks_ + i * STACK_STRIDE + 4096;
     }
@@ -41,13 +44,20 @@ Block::~Block() {
     munmap(arena - ARENA_GUARD, ARENA_BYTES + 2 * ARENA_GUARD);
 }
 
-void Block::run(Launch& of, const uint32_t (&position)[3]) {
+void Block::start(Launch& of, Cluster& in, uint32_t number, const uint32_t (&position)[3]) {
     launch = &of;
+    cluster = &in;
+    rank = number;
     const ldm_launch& request = *of.request;
     memcpy(index, position, sizeof index);
     thread_count = request.threads;
     at_barrier = exited = 0;
     for (uint32_t i = 0; i < thread_count / WARP; i++) warps[i] = Warp();
+    mbarriers.clear();
+    named_barriers.assign(NAMED_BARRIERS, NamedBarrier());
+    warpgroups.clear();
+    warpgroups.resize((thread_count + WARPGROUP - 1) / WARPGROUP);
+    used_by_peers.clear();
 
     // Shared memory holds NaN until somebody writes. A gap that nobody may touch follows everything in it.
     arrays.clear();
@@ -56,26 +66,31 @@ void Block::run(Launch& of, const uint32_t (&position)[3]) {
     watch = request.check ? checker.get() : nullptr;
     if (watch) watch->start_block(*this);
 
-    random_ = request.seed * 0x2545f4914f6cdd1du + position[0] + (uint64_t{position[1]} << 24) + (uint64_t{position[2]} << 44);
-    ready_count_ = 0;
     for (uint32_t i = thread_count; i-- > 0;) {
         Thread& thread = threads[i];
-        thread.waiting = Waiting::no;
         thread.alone = false;
         thread.open_group = 0;
         thread.copies.clear();
+        thread.open_store_group = thread.open_product_group = 0;
+        thread.store_agent = -1;
+        thread.unread.clear();
+        thread.products = thread.awaited = 0;
+        thread.products_fenced = false;
+        thread.lent.clear();
+        thread.lent_start = thread.lent_end = nullptr;
         thread.fiber.prepare(thread.stack, STACK_BYTES, thread_main);
         make_ready(thread);
     }
-    current = Current{nullptr, this, watch};
-    run_next(host_);
-    current = Current{};
-    if (failure) launch->fail(sentence(*this, *failure));
-    failure.reset();
 }
 
 bool Block::in_stacks(const void* address) const {
     return static_cast<size_t>(static_cast<const char*>(address) - stacks_) < STACK_STRIDE * MAX_THREADS;
+}
+
+uint32_t Block::offset_of(const void* shared, const char* what, ldm_site site) const {
+    const unsigned char* const address = static_cast<const unsigned char*>(shared);
+    if (address < arena || address >= arena + arena_used) raise(Fault::shared_out_of_bounds, std::string(what) + " that is not in shared memory", site);
+    return static_cast<uint32_t>(address - arena);
 }
 
 std::string Block::name_of_shared(const unsigned char* address) const {
@@ -96,40 +111,6 @@ void Block::thread_main() {
     block.exit_thread(self);
 }
 
-void Block::make_ready(Thread& thread) {
-    thread.waiting = Waiting::no;
-    ready_[ready_count_++] = &thread;
-}
-
-// Leaves `from` for a ready fiber. The caller has seen to it that there is one.
-void Block::run_next(Fiber& from) {
-    const bool random = launch->request->seed != 0;
-    const uint32_t pick = random ? static_cast<uint32_t>(next_random(random_) % ready_count_) : ready_count_ - 1;
-    Thread* next = ready_[pick];
-    ready_[pick] = ready_[--ready_count_];
-    current.thread = next;
-    if (&next->fiber != &from) Fiber::change(from, next->fiber);
-}
-
-void Block::wait(Thread& self, Waiting reason, ldm_site site) {
-    self.waiting = reason;
-    self.site = site;
-    if (ready_count_ == 0) report_deadlock();
-    run_next(self.fiber);
-}
-
-void Block::go_on(Thread& self) {
-    if (launch->request->seed == 0) return;
-    make_ready(self);
-    run_next(self.fiber);
-}
-
-void Block::stop() {
-    Thread abandoned;
-    Fiber::change(abandoned.fiber, host_);
-    __builtin_unreachable();
-}
-
 void Block::exit_thread(Thread& self) {
     Warp& warp = warps[self.warp()];
     if (warp.arrived > 0) {
@@ -139,28 +120,21 @@ void Block::exit_thread(Thread& self) {
     if (at_barrier > 0) {
         raise(Fault::barrier_after_exit, text("the thread has ended while %u threads wait for it in sync_block", at_barrier), barrier_site);
     }
+    if (!self.lent.empty()) raise(Fault::wgmma_unwaited, "the thread has ended without wgmma_wait for its products", {});
     finish_copies(*this, self);
     warp.exited++;
     exited++;
-    if (exited == thread_count) stop();
-    if (ready_count_ == 0) report_deadlock();
-    run_next(self.fiber);
-    __builtin_unreachable();
-}
-
-void Block::report_deadlock() {
-    std::map<std::string, uint32_t> where;
-    for (uint32_t i = 0; i < thread_count; i++) {
-        const Thread& thread = threads[i];
-        if (thread.waiting == Waiting::no) continue;
-        const char* what = thread.waiting == Waiting::block ? "sync_block" : name_of(warps[thread.warp()].collective);
-        where[std::string(what) + " at " + place_of(thread.site)]++;
+    if (exited == thread_count) {
+        check_no_tensor_copies(*this);
+        check_peers(*this);
     }
-    std::string detail = "no thread can go on:";
-    for (const auto& [place, count] : where) detail += text(" %u wait in %s;", count, place.c_str());
-    if (exited > 0) detail += text(" %u have ended;", exited);
-    detail.pop_back();
-    raise_in_block(*this, Fault::deadlock, detail);
+    if (!meet_cluster(*cluster)) {
+        bool all = true;
+        for (uint32_t i = 0; i < cluster->size; i++) all &= cluster->blocks[i]->exited == thread_count;
+        if (all) stop();
+    }
+    cluster->run_next(self.fiber);
+    __builtin_unreachable();
 }
 
 }  // namespace emulator

@@ -1,8 +1,7 @@
 // A block of CUDA threads, run by one host thread.
 //
-// Every thread is a fiber. It runs until it must wait for others: at a barrier of the block, or where the lanes of a warp meet. The last to
-// arrive does the work for all, makes the others ready and goes on. Which ready fiber runs next is the schedule: the latest made ready
-// under seed 0, which keeps one warp's data hot, and any of them under another seed.
+// Every thread is a fiber. It runs until it must wait for others: at a barrier, or where the lanes of a warp meet. The last to arrive does the
+// work for all, makes the others ready and goes on. Which ready fiber runs next is the schedule of the cluster (schedule.h).
 #pragma once
 
 #include <stdint.h>
@@ -18,9 +17,15 @@ namespace emulator {
 
 struct Launch;
 struct Block;
+struct Cluster;
 class Watch;
 struct Failure;
 struct Operands;
+struct Mbarrier;
+struct NamedBarrier;
+struct Warpgroup;
+struct Accumulator;
+struct Factors;
 
 constexpr uint32_t WARP = 32;
 constexpr uint32_t MAX_THREADS = 1024;
@@ -42,10 +47,25 @@ struct Copy {
     uint32_t group;
 };
 
-enum class Waiting : uint8_t { no, block, warp };
+// Registers that a product of the warpgroup (see products.h) works on by itself until it was waited for.
+struct Lent {
+    const char* start;
+    const char* end;
+    Accumulator* accumulator;     // null: fragments of A
+    uint64_t product;             // the latest that works on them
+};
+
+// A tensor store that was not waited for, and when it was started.
+struct Unread {
+    uint32_t group;
+    int32_t time;
+};
+
+enum class Waiting : uint8_t { no, block, warp, mbarrier, named, products, cluster };
 
 struct Thread {
     Fiber fiber;
+    Block* block = nullptr;
     uint32_t index = 0;
     Waiting waiting = Waiting::no;
     ldm_site site{};              // where it waits
@@ -53,13 +73,27 @@ struct Thread {
     char* stack = nullptr;
     uint32_t open_group = 0;      // the group that copies join now
     std::vector<Copy> copies;     // in the order they were started
+    const Mbarrier* mbarrier = nullptr;   // that it waits on
+    uint32_t open_store_group = 0;        // the group that tensor stores join now
+    int store_agent = -1;                 // the engine that carries them out
+    std::vector<Unread> unread;
+    uint32_t open_product_group = 0;      // the group that products join now
+    uint64_t products = 0;                // started so far
+    uint64_t awaited = 0;                 // products that it waits for
+    bool products_fenced = false;
+    const char* lent_start = nullptr;     // registers in flight lie between
+    const char* lent_end = nullptr;
+    std::vector<Lent> lent;
 
     uint32_t lane() const { return index % WARP; }
     uint32_t warp() const { return index / WARP; }
 };
 
 // What the lanes of a warp do together.
-enum class Collective : uint8_t { none, sync, shuffle, load_matrix, load_matrix_transposed, multiply, multiply_half };
+enum class Collective : uint8_t {
+    none, sync, shuffle, load_matrix, load_matrix_transposed, multiply, multiply_half, store_matrix, store_matrix_transposed, uniform, elect,
+    registers
+};
 
 const char* name_of(Collective collective);
 
@@ -88,28 +122,31 @@ struct SharedArray {
     uint32_t bytes;
 };
 
-// One host thread's place to run blocks in, one after another; kept between launches.
+// A place to run blocks in, one after another; kept between launches.
 struct Block {
     Block();
     ~Block();
     Block(const Block&) = delete;
 
-    // Runs block `index` of the launch to its end, or to its first fault.
-    void run(Launch& launch, const uint32_t (&index)[3]);
+    // Makes the threads of block `index` of the launch ready, block `rank` of its cluster.
+    void start(Launch& launch, Cluster& cluster, uint32_t rank, const uint32_t (&index)[3]);
 
     // Lets others run until somebody has made this thread ready.
     void wait(Thread& self, Waiting reason, ldm_site site);
     void make_ready(Thread& thread);
     // After `self` has made others ready: goes on with it, or under a random schedule with any of them.
     void go_on(Thread& self);
-    // Abandons the block; its fibers never run again.
+    // Abandons the cluster; its fibers never run again.
     [[noreturn]] void stop();
 
     Launch* launch = nullptr;
+    Cluster* cluster = nullptr;
+    uint32_t rank = 0;
     std::unique_ptr<Watch> checker;
     Watch* watch = nullptr;       // the checker, or null: accesses are not checked
     std::unique_ptr<Failure> failure;
     std::unique_ptr<Operands> operands;
+    std::unique_ptr<Factors> factors;     // made by the first product of a warpgroup
     uint32_t index[3] = {};
     uint32_t thread_count = 0;
     Thread threads[MAX_THREADS];
@@ -117,6 +154,10 @@ struct Block {
     uint32_t at_barrier = 0;
     ldm_site barrier_site{};
     uint32_t exited = 0;
+    std::vector<std::unique_ptr<Mbarrier>> mbarriers;
+    std::vector<NamedBarrier> named_barriers;
+    std::vector<Warpgroup> warpgroups;
+    std::vector<int32_t> used_by_peers;   // of each thread of the cluster, when it last used this block's shared memory
 
     unsigned char* arena = nullptr;   // shared memory
     uint32_t arena_used = 0;
@@ -128,17 +169,13 @@ struct Block {
     bool in_stacks(const void* address) const;
     // Of an address near shared memory: "byte 12 of `tile`".
     std::string name_of_shared(const unsigned char* address) const;
+    // Where an address of shared memory lies in it, or faults.
+    uint32_t offset_of(const void* shared, const char* what, ldm_site site) const;
 
 private:
     static void thread_main();
     [[noreturn]] void exit_thread(Thread& self);
-    void run_next(Fiber& from);
-    [[noreturn]] void report_deadlock();
 
-    Fiber host_;
-    Thread* ready_[MAX_THREADS];
-    uint32_t ready_count_ = 0;
-    uint64_t random_ = 0;
     char* stacks_ = nullptr;
 };
 

@@ -7,61 +7,62 @@
 // barrier, and of its own warp everything before the warp's last one. Two numbers say that, exactly, where FastTrack (Flanagan and Freund,
 // PLDI 2009) keeps a vector.
 //
-// An mbarrier will order any subset of agents with any other. It adds a third source of knowledge: a vector per thread that has waited on
-// one, which `ordered` asks last. Asynchronous engines are then agents beyond the threads; the stamp has room for as many again.
+// mbarriers, named barriers and barriers of a cluster order any agents with any others. What they tell a thread is a third source of knowledge: a
+// vector per thread (knowledge.h), which `ordered` asks last. Agents are the threads of a cluster's blocks and, beyond them, the engines that
+// copy tensors and multiply by themselves. Stamps of engines, and of a cluster's other blocks, are marked: no barrier of a block or
+// warp orders them, only what a thread was told.
 #pragma once
 
 #include <stdint.h>
 
 #include "block.h"
+#include "knowledge.h"
 
 namespace emulator {
 
-// Time in the high bits, so that stamps compare by time, and an agent in the low ones. 0: never. Stamps are positive as int32_t, since vector
-// units compare those.
-using Stamp = int32_t;
-
-constexpr int AGENT_BITS = 11;
-constexpr Stamp AGENT_MASK = (1 << AGENT_BITS) - 1;
-constexpr Stamp WARP_MASK = AGENT_MASK & ~static_cast<Stamp>(WARP - 1);
-constexpr int32_t END_OF_TIME = (1 << (31 - AGENT_BITS)) - 1;
-
 class Clock {
 public:
-    // A new block: everything that an earlier one left behind is ordered. False if time has come to its end; all stamps must then be forgotten.
-    bool start() {
-        const bool enough = now_ < END_OF_TIME / 2;
-        if (!enough) now_ = 0;
-        block_met();
-        return enough;
+    // A new block, the one of whose threads the first is agent `first`: everything that an earlier one left behind is ordered.
+    void start(Knowledge& knowledge, uint32_t first) {
+        knowledge_ = &knowledge;
+        first_ = static_cast<Stamp>(first);
+        raise_floors();
     }
     void block_met() {
-        advance();
-        block_floor_ = now_ << AGENT_BITS;
-        for (Stamp& floor : warp_floor_) floor = block_floor_;
+        const bool told = knowledge_->used();
+        if (told) knowledge_->met(static_cast<uint32_t>(first_), current.block->thread_count);
+        knowledge_->advance();
+        raise_floors();
     }
     void warp_met(uint32_t warp) {
-        advance();
-        warp_floor_[warp] = now_ << AGENT_BITS;
+        if (knowledge_->used()) knowledge_->met(static_cast<uint32_t>(first_) + warp * WARP, WARP);
+        knowledge_->advance();
+        warp_floor_[warp] = knowledge_->now() << AGENT_BITS;
+    }
+    // Everything up to now is ordered with what any thread of the block does from now on.
+    void raise_floors() {
+        block_floor_ = knowledge_->now() << AGENT_BITS;
+        for (Stamp& floor : warp_floor_) floor = block_floor_;
     }
 
-    Stamp stamp(uint32_t thread) const { return now_ << AGENT_BITS | static_cast<Stamp>(thread); }
+    uint32_t agent(uint32_t thread) const { return static_cast<uint32_t>(first_) + thread; }
+    Stamp stamp(uint32_t thread) const { return knowledge_->now() << AGENT_BITS | (first_ + static_cast<Stamp>(thread)); }
     // Stamps below happened before everything that any thread does now.
     Stamp block_floor() const { return block_floor_; }
     // Whether what `stamp` says happened before what `thread` does now.
     bool ordered(Stamp stamp, uint32_t thread) const {
         if (stamp < block_floor_) return true;
-        const Stamp differs = (stamp ^ static_cast<Stamp>(thread)) & AGENT_MASK;
+        const Stamp differs = (stamp ^ (first_ + static_cast<Stamp>(thread))) & (AGENT_MASK | MARKED);
         if (differs == 0) return true;
-        return (differs & WARP_MASK) == 0 && stamp < warp_floor_[thread / WARP];
+        if ((differs & (WARP_MASK | MARKED)) == 0 && stamp < warp_floor_[thread / WARP]) return true;
+        return knowledge_->ordered(stamp, agent(thread));
     }
+    // What `thread` does from now on is later than what it tells now, with all that it knows.
+    void tell(uint32_t thread, Known& whom) const;
 
 private:
-    // Half a million barriers in one block are far more than any kernel has. Beyond, warps' barriers order nothing: too much is then reported,
-    // not too little.
-    void advance() { now_ += now_ < END_OF_TIME; }
-
-    int32_t now_ = 0;
+    Knowledge* knowledge_ = nullptr;
+    Stamp first_ = 0;
     Stamp block_floor_ = 0;
     Stamp warp_floor_[MAX_THREADS / WARP] = {};
 };

@@ -4,7 +4,9 @@
 #include "block.h"
 #include "fault.h"
 #include "fragments.h"
+#include "hopper_primitives.h"
 #include "launch.h"
+#include "products.h"
 #include "watch.h"
 
 namespace emulator {
@@ -18,6 +20,11 @@ const char* name_of(Collective collective) {
         case Collective::load_matrix_transposed: return "load_matrix_transposed";
         case Collective::multiply: return "multiply";
         case Collective::multiply_half: return "multiply_half";
+        case Collective::store_matrix: return "store_matrix";
+        case Collective::store_matrix_transposed: return "store_matrix_transposed";
+        case Collective::uniform: return "uniform";
+        case Collective::elect: return "elect_lane";
+        case Collective::registers: return "registers_decrease or _increase";
     }
     return "";
 }
@@ -40,7 +47,7 @@ static bool meet(Block& block, Thread& self, Collective collective, uint32_t sha
     } else if (warp.collective != collective || warp.shape != shape) {
         raise(Fault::divergent_collective,
               text("the lane is in %s while %u lanes of its warp wait in %s%s at %s", name_of(collective), warp.arrived,
-                   name_of(warp.collective), warp.collective == collective ? " of another shape" : "", place_of(warp.site).c_str()),
+                   name_of(warp.collective), warp.collective == collective ? " of another shape or value" : "", place_of(warp.site).c_str()),
               site, pc);
     }
     return ++warp.arrived == WARP;
@@ -101,6 +108,54 @@ void ldm_load_matrix(uint32_t* fragment, const void* row, bool transposed, ldm_s
     const Collective collective = transposed ? Collective::load_matrix_transposed : Collective::load_matrix;
     if (!meet(block, self, collective, 0, site, __builtin_return_address(0))) return block.wait(self, Waiting::warp, site);
     load_matrix(warp.deposit, transposed);
+    part(block, self);
+}
+
+void ldm_store_matrix(void* row, const uint32_t* fragment, bool transposed, ldm_site site) {
+    Block& block = *current.block;
+    Thread& self = *current.thread;
+    Warp& warp = block.warps[self.warp()];
+    unsigned char* const address = static_cast<unsigned char*>(row);
+    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) raise(Fault::misaligned, "a row of a matrix that is not at a multiple of 16 bytes", site);
+    block.offset_of(row, "a row of a matrix", site);
+    if (block.watch) block.watch->shared(self, Access{address, 16, true, __builtin_return_address(0)});
+    warp.deposit[self.lane()] = Deposit{fragment, nullptr, address, 0};
+    const Collective collective = transposed ? Collective::store_matrix_transposed : Collective::store_matrix;
+    if (!meet(block, self, collective, 0, site, __builtin_return_address(0))) return block.wait(self, Waiting::warp, site);
+    store_matrix(warp.deposit, transposed);
+    part(block, self);
+}
+
+void ldm_uniform(int value, ldm_site site) {
+    Block& block = *current.block;
+    Thread& self = *current.thread;
+    const void* const pc = __builtin_return_address(0);
+    if (!meet(block, self, Collective::uniform, static_cast<uint32_t>(value), site, pc)) return block.wait(self, Waiting::warp, site);
+    part(block, self);
+}
+
+bool ldm_elect_lane(ldm_site site) {
+    Block& block = *current.block;
+    Thread& self = *current.thread;
+    // Which lane it is, a GPU does not say.
+    const bool elected = self.lane() == block.launch->request->seed % WARP;
+    if (!meet(block, self, Collective::elect, 0, site, __builtin_return_address(0))) {
+        block.wait(self, Waiting::warp, site);
+        return elected;
+    }
+    part(block, self);
+    return elected;
+}
+
+void ldm_registers(int count, bool more, ldm_site site) {
+    Block& block = *current.block;
+    Thread& self = *current.thread;
+    const void* const pc = __builtin_return_address(0);
+    if (count < 24 || count > 256 || count % 8 != 0) {
+        raise(Fault::register_count, text("%d registers a thread; expected a multiple of 8 from 24 to 256", count), site, pc);
+    }
+    if (!meet(block, self, Collective::registers, static_cast<uint32_t>(count) << 1 | more, site, pc)) return block.wait(self, Waiting::warp, site);
+    set_registers(block, self, static_cast<uint32_t>(count), site, pc);
     part(block, self);
 }
 

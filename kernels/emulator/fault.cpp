@@ -49,6 +49,40 @@ const char* name_of(Fault fault) {
         case Fault::divergent_barrier: return "DIVERGENT_BARRIER";
         // Threads have ended that others of their block wait for.
         case Fault::barrier_after_exit: return "BARRIER_AFTER_EXIT";
+        // An mbarrier is used that nobody has made.
+        case Fault::barrier_uninitialised: return "BARRIER_UNINITIALISED";
+        // An mbarrier is used, and nothing orders that with its making; or it is made twice.
+        case Fault::barrier_init_race: return "BARRIER_INIT_RACE";
+        // An mbarrier is used by an engine or another block, and its maker had no barrier_init_fence.
+        case Fault::missing_init_fence: return "MISSING_INIT_FENCE";
+        // More threads arrive at an mbarrier than it was made for.
+        case Fault::barrier_over_arrival: return "BARRIER_OVER_ARRIVAL";
+        // More bytes come to an mbarrier than were expected.
+        case Fault::barrier_bytes: return "BARRIER_BYTES";
+        // An mbarrier is read or written as ordinary memory.
+        case Fault::barrier_touched: return "BARRIER_TOUCHED";
+        // What a thread has written is read by an engine, and the writer had no fence_async_shared in between.
+        case Fault::missing_proxy_fence: return "MISSING_PROXY_FENCE";
+        // Shared memory is written that a product, a tensor store or another block may still read.
+        case Fault::async_overwrite: return "ASYNC_OVERWRITE";
+        // A block ends while tensor copies go on.
+        case Fault::async_unfinished: return "ASYNC_UNFINISHED";
+        // A tensor map describes what the copy cannot do.
+        case Fault::bad_tensor_map: return "BAD_TENSOR_MAP";
+        // A descriptor names no tile of 128-byte swizzle.
+        case Fault::bad_descriptor: return "BAD_DESCRIPTOR";
+        // Threads of a warpgroup start different products.
+        case Fault::divergent_product: return "DIVERGENT_PRODUCT";
+        // A product is started without wgmma_fence.
+        case Fault::wgmma_fence: return "WGMMA_FENCE";
+        // Registers of a product are touched before it was waited for.
+        case Fault::wgmma_registers: return "WGMMA_REGISTERS";
+        // A thread ends without having waited for its products.
+        case Fault::wgmma_unwaited: return "WGMMA_UNWAITED";
+        // Numbers of registers that a warpgroup cannot have.
+        case Fault::register_count: return "REGISTER_COUNT";
+        // A block ends while another may still use its shared memory, or is used after its end.
+        case Fault::cluster_exit: return "CLUSTER_EXIT";
         // Nobody can go on.
         case Fault::deadlock: return "DEADLOCK";
     }

@@ -30,6 +30,20 @@ void load_matrix(const Deposit (&lanes)[WARP], bool transposed) {
     }
 }
 
+void store_matrix(const Deposit (&lanes)[WARP], bool transposed) {
+    for (uint32_t lane = 0; lane < WARP; lane++) {
+        const uint32_t g = lane / 4, t = lane % 4;
+        const uint32_t* const registers = static_cast<const uint32_t*>(lanes[lane].a);
+        for (uint32_t i = 0; i < 4; i++) {
+            for (uint32_t pair = 0; pair < 2; pair++) {
+                const uint16_t element = static_cast<uint16_t>(registers[i] >> 16 * pair);
+                const uint32_t row = transposed ? 2 * t + pair : g, column = transposed ? g : 2 * t + pair;
+                static_cast<uint16_t*>(lanes[8 * i + row].result)[column] = element;
+            }
+        }
+    }
+}
+
 namespace {
 
 constexpr int K = 16;

@@ -16,6 +16,9 @@ struct alignas(32) Operands {
 // Four 8 x 8 matrices: deposit.a is a row's address, deposit.result the lane's four registers.
 void load_matrix(const Deposit (&lanes)[WARP], bool transposed);
 
+// The way back: deposit.a is the lane's four registers, deposit.result a row's address.
+void store_matrix(const Deposit (&lanes)[WARP], bool transposed);
+
 // d += a b for `rows` x `columns` fragments: deposit.a, .b and .result (d, floats). Products are exact; they are added in f32, in order of k.
 void multiply(Operands& scratch, const Deposit (&lanes)[WARP], int rows, int columns);
 

@@ -1,6 +1,7 @@
 // Where instrumented kernels enter the checker. The compiler's thread sanitizer calls one of these functions before every load and store; here
 // they are ours, and libtsan has no part in it.
 #include "fault.h"
+#include "products.h"
 #include "watch.h"
 
 using namespace emulator;
@@ -9,7 +10,10 @@ static inline __attribute__((always_inline)) void look(const void* address, uint
     const Current& now = current;
     if (!now.watch) return;
     // A thread's own variables are most of what it touches.
-    if (static_cast<size_t>(static_cast<const char*>(address) - now.thread->stack) < STACK_BYTES) return;
+    if (static_cast<size_t>(static_cast<const char*>(address) - now.thread->stack) < STACK_BYTES) {
+        if (address < now.thread->lent_end) check_lent(*now.thread, address, bytes, pc);
+        return;
+    }
     if (aligned && reinterpret_cast<uintptr_t>(address) % bytes != 0) {
         raise(Fault::misaligned, text("%s %u bytes at an address that is no multiple of it", write ? "a write of" : "a read of", bytes), {}, pc);
     }

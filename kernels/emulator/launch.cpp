@@ -10,6 +10,7 @@
 
 #include "block.h"
 #include "fault.h"
+#include "schedule.h"
 #include "watch.h"
 
 namespace emulator {
@@ -30,43 +31,49 @@ const ldm_entry* find(const char* name) {
     return nullptr;
 }
 
-// Places to run blocks in, kept because their stacks have been touched and their memory is warm.
+// Places to run clusters in, kept because their stacks have been touched and their memory is warm.
 std::mutex spare_lock;
-std::vector<std::unique_ptr<Block>>& spare() {
-    static std::vector<std::unique_ptr<Block>> all;
+std::vector<std::unique_ptr<Cluster>>& spare() {
+    static std::vector<std::unique_ptr<Cluster>> all;
     return all;
 }
 
-std::unique_ptr<Block> take() {
+std::unique_ptr<Cluster> take(uint32_t size) {
     const std::lock_guard<std::mutex> hold(spare_lock);
-    if (spare().empty()) return std::make_unique<Block>();
-    std::unique_ptr<Block> block = std::move(spare().back());
-    spare().pop_back();
-    return block;
+    std::unique_ptr<Cluster> cluster;
+    if (spare().empty()) {
+        cluster = std::make_unique<Cluster>();
+    } else {
+        cluster = std::move(spare().back());
+        spare().pop_back();
+    }
+    cluster->make_room(size);
+    return cluster;
 }
 
-void give_back(std::unique_ptr<Block> block) {
+void give_back(std::unique_ptr<Cluster> cluster) {
     const std::lock_guard<std::mutex> hold(spare_lock);
-    spare().push_back(std::move(block));
+    spare().push_back(std::move(cluster));
 }
 
 void work(Launch& launch) {
-    std::unique_ptr<Block> block;
+    const uint32_t size = launch.request->cluster;
+    std::unique_ptr<Cluster> cluster;
     try {
-        block = take();
+        cluster = take(size);
     } catch (const std::bad_alloc&) {
         return launch.fail(std::string(name_of(Fault::bad_launch)) + ": there is no memory for a block's threads");
     }
-    const uint32_t* const grid = launch.request->grid;
+    const uint32_t grid[3] = {launch.request->grid[0] / size, launch.request->grid[1], launch.request->grid[2]};
     while (!launch.failed.load(std::memory_order_relaxed)) {
         const uint64_t turn = launch.next.fetch_add(1);
-        if (turn >= launch.blocks) break;
+        if (turn >= launch.clusters) break;
         const uint64_t which = launch.order.empty() ? turn : launch.order[turn];
-        const uint32_t index[3] = {static_cast<uint32_t>(which % grid[0]), static_cast<uint32_t>(which / grid[0] % grid[1]),
+        const uint32_t index[3] = {static_cast<uint32_t>(which % grid[0]) * size, static_cast<uint32_t>(which / grid[0] % grid[1]),
                                    static_cast<uint32_t>(which / grid[0] / grid[1])};
-        block->run(launch, index);
+        cluster->run(launch, index);
     }
-    give_back(std::move(block));
+    give_back(std::move(cluster));
 }
 
 // Why the launch cannot start, or "".
@@ -82,18 +89,22 @@ std::string refusal(const ldm_launch& request, const ldm_entry* entry) {
     if (request.threads == 0 || request.threads > MAX_THREADS || request.threads % WARP != 0) {
         return text("%u threads per block, where whole warps and at most %u are possible", request.threads, MAX_THREADS);
     }
+    // Engines need numbers too, see knowledge.h.
+    if (request.cluster > MAX_CLUSTER || request.cluster * request.threads >= MAX_AGENTS) {
+        return text("clusters of %u blocks of %u threads, where %u threads are possible", request.cluster, request.threads, MAX_AGENTS - 1);
+    }
     if (request.shared_bytes > MAX_SHARED_BYTES) {
         return text("%u bytes of shared memory per block, where %u are possible", request.shared_bytes, MAX_SHARED_BYTES);
     }
     return "";
 }
 
-// A random order of the blocks; of very many, the first few hundred thousand among themselves.
-std::vector<uint32_t> random_order(uint64_t blocks, uint64_t seed) {
+// A random order of the clusters; of very many, the first few hundred thousand among themselves.
+std::vector<uint32_t> random_order(uint64_t clusters, uint64_t seed) {
     constexpr uint64_t MOST = 1 << 20;
-    if (blocks > MOST) return {};
-    std::vector<uint32_t> order(blocks);
-    for (uint64_t i = 0; i < blocks; i++) {
+    if (clusters > MOST) return {};
+    std::vector<uint32_t> order(clusters);
+    for (uint64_t i = 0; i < clusters; i++) {
         const uint64_t other = next_random(seed) % (i + 1);
         order[i] = order[other];
         order[other] = static_cast<uint32_t>(i);
@@ -104,7 +115,7 @@ std::vector<uint32_t> random_order(uint64_t blocks, uint64_t seed) {
 void run(Launch& launch) {
     const uint64_t wanted = launch.request->workers == 0 ? 1 : launch.request->workers;
     std::vector<std::thread> helpers;
-    for (uint64_t i = 1; i < wanted && i < launch.blocks; i++) {
+    for (uint64_t i = 1; i < wanted && i < launch.clusters; i++) {
         try {
             helpers.emplace_back(work, std::ref(launch));
         } catch (const std::system_error&) {
@@ -129,7 +140,8 @@ int32_t ldm_emulator_launch(const ldm_launch* request, char* report, size_t repo
         launch.fail(std::string(name_of(Fault::bad_launch)) + ": " + request->entry + ": " + problem);
     } else {
         launch.blocks = uint64_t{request->grid[0]} * request->grid[1] * request->grid[2];
-        if (request->seed != 0) launch.order = random_order(launch.blocks, request->seed);
+        launch.clusters = launch.blocks / request->cluster;
+        if (request->seed != 0) launch.order = random_order(launch.clusters, request->seed);
         if (request->check) {
             // One number more than blocks, for what several blocks have read.
             launch.first_number = new_block_numbers(launch.blocks + 1);

@@ -27,9 +27,10 @@ struct Launch {
     const ldm_launch* request = nullptr;
     const ldm_entry* entry = nullptr;
     uint64_t blocks = 0;
+    uint64_t clusters = 0;               // of as many blocks as the request says, which run together
     uint32_t first_number = 0;           // of the blocks, among all that ever ran
     std::vector<Region> regions;         // what may be touched, if that is checked
-    std::vector<uint32_t> order;         // of the blocks, if it is not the plain one
+    std::vector<uint32_t> order;         // of the clusters, if it is not the plain one
     std::atomic<uint64_t> next{0};
     std::atomic<bool> failed{false};
     std::mutex lock;

@@ -35,17 +35,26 @@ static void* map(size_t bytes) {
     return memory;
 }
 
-Shadow::Shadow() : lines_(static_cast<Line*>(map(LINES * sizeof(Line)))), states_(static_cast<uint8_t*>(map(LINES * LINE))) {}
+Shadow::Shadow()
+    : lines_(static_cast<Line*>(map(LINES * sizeof(Line)))),
+      states_(static_cast<uint8_t*>(map(LINES * LINE))),
+      engine_reads_(static_cast<EngineReads*>(map(LINES * sizeof(EngineReads)))) {}
 
 Shadow::~Shadow() {
     munmap(lines_, LINES * sizeof(Line));
     munmap(states_, LINES * LINE);
+    munmap(engine_reads_, LINES * sizeof(EngineReads));
 }
 
-void Shadow::clear(bool forget_stamps) {
+void Shadow::clear() {
     memset(states_, 0, allocated_);
     allocated_ = 0;
-    if (forget_stamps) memset(static_cast<void*>(lines_), 0, LINES * sizeof(Line));
+    read_by_engines_ = false;
+}
+
+void Shadow::forget() {
+    memset(static_cast<void*>(lines_), 0, LINES * sizeof(Line));
+    memset(static_cast<void*>(engine_reads_), 0, LINES * sizeof(EngineReads));
 }
 
 void Shadow::allocate(uint32_t offset, uint32_t bytes) {
@@ -84,7 +93,7 @@ Verdict Shadow::read(const Clock& clock, uint32_t thread, uint32_t offset, uint3
         const uint8_t state = states_[granule];
         Line& line = lines_[granule / LINE];
         const uint32_t i = granule % LINE;
-        if (!(state & ALLOCATED)) return {Finding::unallocated, 0};
+        if (!(state & ALLOCATED)) return {state & BARRIER ? Finding::barrier : Finding::unallocated, 0};
         if (state & IN_FLIGHT) return {Finding::in_flight, line.write[i]};
         if (!(state & WRITTEN)) return {Finding::uninitialised, 0};
         if (!clock.ordered(line.write[i], thread)) return {Finding::after_write, line.write[i]};
@@ -99,6 +108,10 @@ Verdict Shadow::write(const Clock& clock, uint32_t thread, uint32_t offset, uint
     uint32_t granule = offset / GRANULE;
     const uint32_t end = (offset + bytes - 1) / GRANULE + 1;
     const Stamp mine = clock.stamp(thread), floor = clock.block_floor();
+    if (read_by_engines_) {
+        const Verdict verdict = check_engine_reads(Observer{&clock, thread, nullptr, 0}, granule, end);
+        if (verdict.finding != Finding::none) return verdict;
+    }
     if (granule % LINE == 0 && end - granule == LINE) {
         uint64_t states;
         memcpy(&states, states_ + granule, sizeof states);
@@ -114,7 +127,7 @@ Verdict Shadow::write(const Clock& clock, uint32_t thread, uint32_t offset, uint
         const uint8_t state = states_[granule];
         Line& line = lines_[granule / LINE];
         const uint32_t i = granule % LINE;
-        if (!(state & ALLOCATED)) return {Finding::unallocated, 0};
+        if (!(state & ALLOCATED)) return {state & BARRIER ? Finding::barrier : Finding::unallocated, 0};
         if (state & IN_FLIGHT) return {Finding::in_flight, line.write[i]};
         if (!clock.ordered(line.write[i], thread)) return {Finding::after_write, line.write[i]};
         if (!clock.ordered(line.read[i], thread)) return {Finding::after_read, line.read[i]};

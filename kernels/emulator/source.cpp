@@ -11,7 +11,7 @@ namespace emulator {
 
 // Files of the primitive layer: a fault is where a kernel called them.
 static bool is_primitive(const std::string& file) {
-    for (const char* name : {"gpu.cuh", "gpu.h", "half.h", "primitives.h", "entry.h"}) {
+    for (const char* name : {"gpu.cuh", "gpu.h", "half.h", "primitives.h", "entry.h", "hopper.cuh", "hopper.h"}) {
         if (file == name) return true;
     }
     return false;

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "fault.h"
+#include "schedule.h"
 
 namespace emulator {
 
@@ -27,7 +28,8 @@ void Watch::start_block(Block& block) {
     block_ = &block;
     const Launch& launch = *block.launch;
     const uint32_t dynamic = launch.request->shared_bytes;
-    shadow_.clear(!clock_.start());
+    shadow_.clear();
+    clock_.start(block.cluster->knowledge, block.rank * block.thread_count);
     shadow_.allocate(0, dynamic);
     const uint32_t* const grid = launch.request->grid;
     number_ = launch.first_number + static_cast<uint32_t>(block.index[0] + grid[0] * (block.index[1] + uint64_t{grid[1]} * block.index[2]));
@@ -41,16 +43,17 @@ void Watch::access(Thread& self, const Access& access) {
 
 void Watch::shared(Thread& self, const Access& access) {
     const size_t offset = static_cast<size_t>(access.address - block_->arena);
-    if (offset >= ARENA_BYTES - access.bytes) return judge(self, access, Verdict{Finding::unallocated, 0}, false);
+    const char* const what = access.write ? "a write to" : "a read of";
+    if (offset >= ARENA_BYTES - access.bytes) return judge(access, Verdict{Finding::unallocated, 0}, what, {});
     const uint32_t at = static_cast<uint32_t>(offset);
     const Verdict verdict =
         access.write ? shadow_.write(clock_, self.index, at, access.bytes) : shadow_.read(clock_, self.index, at, access.bytes);
-    if (verdict.finding != Finding::none) judge(self, access, verdict, false);
+    if (verdict.finding != Finding::none) judge(access, verdict, what, {});
 }
 
 void Watch::start_copy(Thread& self, const Access& access) {
     const Verdict verdict = shadow_.start_copy(clock_, self.index, static_cast<uint32_t>(access.address - block_->arena), access.bytes);
-    if (verdict.finding != Finding::none) judge(self, access, verdict, true);
+    if (verdict.finding != Finding::none) judge(access, verdict, "an asynchronous copy to", {});
 }
 
 void Watch::finish_copy(Thread& self, const unsigned char* address, uint32_t bytes) {
@@ -58,23 +61,22 @@ void Watch::finish_copy(Thread& self, const unsigned char* address, uint32_t byt
 }
 
 // Says what a verdict on shared memory means.
-void Watch::judge(Thread&, const Access& access, Verdict verdict, bool copy) {
-    const char* const what = copy ? "an asynchronous copy to" : access.write ? "a write to" : "a read of";
-    const std::string where = std::string(what) + " " + block_->name_of_shared(access.address);
-    const int other = static_cast<int>(verdict.other & AGENT_MASK);
-    const bool write = access.write || copy;
+void Watch::judge(const Access& access, Verdict verdict, const std::string& what, ldm_site site) {
+    const std::string where = what + " " + block_->name_of_shared(access.address);
+    const std::string other = verdict.other == 0 ? "" : name_of(verdict.other);
+    const auto fault = [&](Fault fault, const std::string& why) { raise(fault, where + why, site, access.pc); };
     switch (verdict.finding) {
         case Finding::none: return;
-        case Finding::unallocated: raise(Fault::shared_out_of_bounds, where, {}, access.pc);
-        case Finding::uninitialised: raise(Fault::shared_uninitialised, where + ", which nobody has written", {}, access.pc);
+        case Finding::unallocated: return fault(Fault::shared_out_of_bounds, "");
+        case Finding::barrier: return fault(Fault::barrier_touched, ", which is a barrier");
+        case Finding::uninitialised: return fault(Fault::shared_uninitialised, ", which nobody has written");
         case Finding::in_flight:
-            raise(write ? Fault::async_write_write : Fault::async_read_before_wait,
-                  where + text(" while a copy started by thread %d is under way", other), {}, access.pc);
+            return fault(access.write ? Fault::async_write_write : Fault::async_read_before_wait, " while a copy started by " + other + " is under way");
         case Finding::after_write:
-            raise(write ? Fault::race_write_after_write : Fault::race_read_after_write,
-                  where + text(", which thread %d wrote with no barrier since", other), {}, access.pc);
-        case Finding::after_read:
-            raise(Fault::race_write_after_read, where + text(", which thread %d read with no barrier since", other), {}, access.pc);
+            return fault(access.write ? Fault::race_write_after_write : Fault::race_read_after_write, ", which " + other + " wrote with no barrier since");
+        case Finding::after_read: return fault(Fault::race_write_after_read, ", which " + other + " read with no barrier since");
+        case Finding::unfenced: return fault(Fault::missing_proxy_fence, ", which " + other + " wrote without fence_async_shared before a barrier");
+        case Finding::engine_reads: return fault(Fault::async_overwrite, ", which " + other + " may still read");
     }
 }
 

@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 
+#include <string>
 #include <vector>
 
 #include "block.h"
@@ -24,9 +25,20 @@ struct Access {
     const void* pc;       // where in the kernel's code
 };
 
+class Watch;
+
+// What a product that `self` starts reads, for a lane of each warp, and remembered for the warpgroup as its engine's unless that is negative.
+struct ProductReads {
+    ProductReads(const Watch& watch, const Thread& self, int engine);
+
+    Observer who;
+    Stamp mark, known = 0;
+};
+
 class Watch {
 public:
     void start_block(Block& block);
+    void forget() { shadow_.forget(); }
     void allocate(uint32_t offset, uint32_t bytes) { shadow_.allocate(offset, bytes); }
     void block_met() { clock_.block_met(); }
     void warp_met(uint32_t warp) { clock_.warp_met(warp); }
@@ -41,8 +53,40 @@ public:
     void start_copy(Thread& self, const Access& access);
     void finish_copy(Thread& self, const unsigned char* address, uint32_t bytes);
 
+    // ---- beyond barriers of blocks and warps: watch_engines.cpp ----
+
+    // Everything up to now is ordered with what any thread of the block does from now on.
+    void cluster_met() { clock_.raise_floors(); }
+    // What `self`, a thread of this block, knows, for others; what others have told; and whether a thread of the cluster knows of what happened here.
+    void tell(const Thread& self, Known& whom) { clock_.tell(self.index, whom); }
+    void learn(const Thread& self, const Known& told);
+    void learn(const Thread& self, uint32_t engine, int32_t time);
+    bool knows(const Thread& who, Stamp stamp) const { return observer(who).knows(stamp); }
+    bool fenced(const Thread& who, Stamp stamp, bool of_barriers) const { return observer(who).knows_fence(stamp, of_barriers); }
+    // A fence of `self`: fence_async_shared, or barrier_init_fence.
+    void fence(const Thread& self, bool of_barriers);
+    // A barrier is made at `offset` by `self`; when.
+    Stamp make_barrier(const Thread& self, uint32_t offset);
+    // The thread of a stamp, by its number in its block.
+    int thread_of(Stamp stamp) const;
+
+    // A tensor load to this block, counted by the barrier of agent `engine` and started by `self`; and its end.
+    void start_load(const Thread& self, uint32_t offset, uint32_t bytes, uint32_t engine, ldm_site site, const void* pc);
+    void land(uint32_t offset, uint32_t bytes) { shadow_.land(offset, bytes); }
+    // A read of shared memory by an engine that `self` starts.
+    void engine_read(const Thread& self, uint32_t offset, uint32_t bytes, uint32_t engine, const char* what, ldm_site site, const void* pc);
+    // A read of 16 bytes by a product.
+    void product_read(ProductReads& reads, uint32_t offset, ldm_site site, const void* pc);
+    // A read by a thread of another block of the cluster.
+    void peer_read(const Thread& peer, uint32_t offset, uint32_t bytes, ldm_site site, const void* pc);
+
 private:
-    void judge(Thread& self, const Access& access, Verdict verdict, bool copy);
+    friend struct ProductReads;
+
+    void judge(const Access& access, Verdict verdict, const std::string& what, ldm_site site);
+    Observer observer(const Thread& who) const;
+    // Who has left a stamp, for a report.
+    std::string name_of(Stamp stamp) const;
     bool read_global(Thread& self, Touched& at, Verdict& verdict);
     bool write_global(Thread& self, Touched& at, Verdict& verdict);
     [[noreturn]] void unknown_address(const Access& access);

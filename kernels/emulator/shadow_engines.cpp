@@ -1,0 +1,121 @@
+// What engines and other blocks do to shared memory. Tiles are read and written by lines of 16 bytes which mostly share one history, so what a
+// line's stamps say is asked once for each stamp that differs from the one before.
+#include <string.h>
+
+#include "shadow.h"
+
+namespace emulator {
+
+bool Observer::knows_fence(Stamp stamp, bool of_barriers) const {
+    const Knowledge::Fences fences = knowledge->fences_after(stamp, of_barriers);
+    for (const Stamp fence : fences.latest) {
+        if (fence != 0 && knows(fence)) return true;
+    }
+    return false;
+}
+
+typedef int32_t Stamps __attribute__((vector_size(16)));
+typedef int64_t Words __attribute__((vector_size(16)));
+
+// A thread's ordinary write, as the other proxy sees it: known and fenced, or what it lacks.
+static Finding judge_write(const Observer& who, Stamp write) {
+    if (!who.knows(write)) return Finding::after_write;
+    // Stamps from before this cluster are of nobody here.
+    if (time_of(write) <= who.knowledge->start_time() || static_cast<uint32_t>(write & AGENT_MASK) >= who.knowledge->threads()) return Finding::none;
+    return who.knows_fence(write, false) ? Finding::none : Finding::unfenced;
+}
+
+Verdict Shadow::check_engine_reads(const Observer& who, uint32_t granule, uint32_t end) const {
+    for (uint32_t line = granule / LINE; line <= (end - 1) / LINE; line++) {
+        for (const Stamp read : engine_reads_[line].latest) {
+            if (!who.knows(read | MARKED)) return {Finding::engine_reads, read};
+        }
+    }
+    return {};
+}
+
+void Shadow::make_barrier(uint32_t offset, uint32_t bytes) { memset(states_ + offset / GRANULE, BARRIER, bytes / GRANULE); }
+
+Verdict Shadow::start_load(const Observer& who, Stamp mark, uint32_t offset, uint32_t bytes) {
+    const uint32_t first = offset / GRANULE, end = first + bytes / GRANULE;
+    if (read_by_engines_) {
+        const Verdict verdict = check_engine_reads(who, first, end);
+        if (verdict.finding != Finding::none) return verdict;
+    }
+    Stamp known_write = 0, known_read = 0;
+    const auto check_write = [&](Stamp write) -> Verdict {
+        if (write == known_write) return {};
+        known_write = write;
+        return {judge_write(who, write), write};
+    };
+    const auto check_read = [&](Stamp read) -> Verdict {
+        if (read == known_read) return {};
+        known_read = read;
+        return {who.knows(read) ? Finding::none : Finding::after_read, read};
+    };
+    for (uint32_t granule = first; granule < end; granule++) {
+        const uint8_t state = states_[granule];
+        const Line& line = lines_[granule / LINE];
+        const uint32_t i = granule % LINE;
+        if (!(state & ALLOCATED)) return {state & BARRIER ? Finding::barrier : Finding::unallocated, 0};
+        if (state & IN_FLIGHT) return {Finding::in_flight, line.write[i]};
+        for (const Verdict verdict : {check_write(line.write[i]), check_read(line.read[i]), check_read(line.other_read[i])}) {
+            if (verdict.finding != Finding::none) return verdict;
+        }
+    }
+    for (uint32_t granule = first; granule < end; granule++) lines_[granule / LINE].write[granule % LINE] = mark;
+    memset(states_ + first, ALLOCATED | IN_FLIGHT, end - first);
+    return {};
+}
+
+void Shadow::land(uint32_t offset, uint32_t bytes) { memset(states_ + offset / GRANULE, ALLOCATED | WRITTEN, bytes / GRANULE); }
+
+// Whether 16 bytes were written, all as `known` says.
+static inline bool all_written(const uint8_t* states, const Stamp* write, Stamp known) {
+    uint64_t all;
+    Stamps low, high;
+    memcpy(&all, states, sizeof all);
+    memcpy(&low, write, sizeof low);
+    memcpy(&high, write + 4, sizeof high);
+    const Words differ = (Words)((low ^ known) | (high ^ known));
+    return all == 0x0101010101010101u * (ALLOCATED | WRITTEN) && (differ[0] | differ[1]) == 0;
+}
+
+Verdict Shadow::read_for(const Observer& who, Stamp mark, uint32_t offset, uint32_t bytes, bool proxy, Stamp& known) {
+    uint32_t granule = offset / GRANULE;
+    const uint32_t first = granule / LINE, end = granule + (bytes + GRANULE - 1) / GRANULE;
+    while (granule < end) {
+        const Line& line = lines_[granule / LINE];
+        if (granule % LINE == 0 && end - granule >= LINE && all_written(states_ + granule, line.write, known)) {
+            granule += LINE;
+            continue;
+        }
+        const uint8_t state = states_[granule];
+        const Stamp write = line.write[granule % LINE];
+        if (!(state & ALLOCATED)) return {state & BARRIER ? Finding::barrier : Finding::unallocated, 0};
+        if (state & IN_FLIGHT) return {Finding::in_flight, write};
+        if (!(state & WRITTEN)) return {Finding::uninitialised, 0};
+        granule++;
+        if (write == known) continue;
+        const Finding finding = proxy ? judge_write(who, write) : who.knows(write) ? Finding::none : Finding::after_write;
+        if (finding != Finding::none) return {finding, write};
+        known = write;
+    }
+    if (mark == 0) return {};
+    read_by_engines_ = true;
+    for (uint32_t line = first; line <= (end - 1) / LINE; line++) {
+        // In its own place, or that of the reader longest ago.
+        Stamp* slot = engine_reads_[line].latest;
+        for (Stamp& other : engine_reads_[line].latest) {
+            if (((other ^ mark) & AGENT_MASK) == 0) {
+                slot = &other;
+                break;
+            }
+            if (other < *slot) slot = &other;
+        }
+        *slot = mark;
+    }
+    return {};
+}
+
+}  // namespace emulator
