@@ -1,13 +1,14 @@
 // Two-dimensional convolution as a product whose first matrix exists only in shared memory (implicit GEMM), and what is fused after it.
 //
-//   y[n, i, j, o] = epilogue(sum_{r, s, c} x[n, i stride + r - top, j stride + s - left, c] w[o, r, s, c])
+//   y[n, i, j, o] = epilogue(sum_{r, s, c} x[n, i stride + r - top, j stride + s - left, c] w[o, r, s, c] + sum_c beside[n, i, j, c] v[o, c])
 //
-// where x is zero outside the image and, if `upsample`, twice as large by repetition: pixel (i, j) is the stored (i / 2, j / 2).
+// where the second sum is a 1x1 convolution of another image, if there is one, and x is zero outside the image and, if `upsample`, twice as large by repetition: pixel (i, j) is the stored (i / 2, j / 2).
 //
 // Tensors      x [images, h, width, channels_first], and x_second of the same pixels whose channels follow (null and 0: there is none);
-//              w [n, pitch], along a row taps and within a tap channels, then zeros (Layout::Matrix);
+//              beside [m, channels_beside], and beside_second whose channels follow (null and 0: there is none);
+//              w [n, pitch], along a row taps and within a tap channels, then v, then zeros (Layout::Matrix, Layout::Beside);
 //              bias [n] f32; channels, row, residual, y [m = images out_h out_w, n] as in epilogue.cuh; partial as in linear.cu.
-// Arithmetic   as linear.cu: K runs over taps, and within a tap over channels.
+// Arithmetic   as linear.cu: K runs over taps, and within a tap over channels, then over the channels beside.
 // Launch       as linear.cu.
 // Requirements as linear.cu, of both numbers of channels. Any filter, stride and padding; what lies below and to the right of the image follows
 //              from out_h and out_w.
@@ -15,7 +16,7 @@
 // Measured     not yet run on hardware. Of the code for sm_80, the loop of one stage:
 //
 //                tile      registers  HMMA  LDSM.x4  LDGSTS.128  others
-//                128x160         253    80       18           9     158
+//                128x160         254    80       18           9     158
 //                128x128         227    64       16           8     154
 //                128x64          151    32       12           6     149
 //                64x160          179    40       14           7     109
@@ -47,6 +48,10 @@ struct Image {
     int out_h;
     int out_w;
     int pixels;    // of all results
+    const T* beside_first;    // [pixels, channels_beside_first]
+    const T* beside_second;    // [pixels, channels_beside_second]
+    int channels_beside_first;
+    int channels_beside_second;
 };
 
 // Where the filter's first tap falls for one result: a line and a column of the (upsampled) source, and the index of its image's first line
@@ -65,7 +70,7 @@ DEVICE Pixel pixel(const Image<T>& in, int row) {
     return Pixel{line / in.out_h * in.h, line % in.out_h * in.stride - in.top, row % in.out_w * in.stride - in.left};
 }
 
-// A column of the product: a filter tap and a channel.
+// A column of the product: a filter tap and a channel. Behind the last tap, on the line below the filter, are the channels beside.
 struct Tap {
     int y;
     int x;
@@ -75,16 +80,17 @@ struct Tap {
 template <typename T>
 DEVICE Tap tap(const Image<T>& in, int k) {
     const int channels = in.channels_first + in.channels_second, index = k / channels;
-    return Tap{index / in.filter_w, index % in.filter_w, k % channels};
+    const int behind = k - in.filter_h * in.filter_w * channels;
+    return behind < 0 ? Tap{index / in.filter_w, index % in.filter_w, k % channels} : Tap{in.filter_h, 0, behind};
 }
 
-// The index of the source pixel under a tap, or -1 in the padding, above the last row and beyond the last tap.
+// The index of the source pixel under a tap, or -1 in the padding and above the last row.
 template <typename T>
 DEVICE int source(const Image<T>& in, const Pixel& p, const Tap& t) {
     const int y = p.y + t.y, x = p.x + t.x;
     // Compared as unsigned, a negative number is a large one.
     const bool inside = (static_cast<unsigned>(y) < static_cast<unsigned>(in.h << in.upsample)) &
-                        (static_cast<unsigned>(x) < static_cast<unsigned>(in.w << in.upsample)) & (t.y < in.filter_h);
+                        (static_cast<unsigned>(x) < static_cast<unsigned>(in.w << in.upsample));
     return inside ? (p.lines + (y >> in.upsample)) * in.w + (x >> in.upsample) : -1;
 }
 
@@ -93,6 +99,7 @@ template <class T>
 struct AlignedPixels {
     Image<half> in;
     Pixel pixel[T::A_PASSES];
+    int row;
     Tap tap;
     const half* at;
     int limit;
@@ -105,21 +112,26 @@ struct AlignedPixels {
 template <class T>
 DEVICE void turn(AlignedPixels<T>& a) {
     const int channels = a.in.channels_first + a.in.channels_second;
-    while (a.tap.channel >= channels) {
+    while (a.tap.channel >= channels && a.tap.y < a.in.filter_h) {
         a.tap.channel -= channels;
         if (++a.tap.x == a.in.filter_w) {
             a.tap.x = 0;
             a.tap.y++;
         }
     }
-    const bool second = a.tap.channel >= a.in.channels_first;
-    const int stored = second ? a.in.channels_second : a.in.channels_first;
-    a.at = second ? a.in.second + (a.tap.channel - a.in.channels_first) : a.in.first + a.tap.channel;
-    a.limit = second ? channels : a.in.channels_first;
+    const bool beside = a.tap.y == a.in.filter_h;
+    const int first = beside ? a.in.channels_beside_first : a.in.channels_first;
+    const int all = beside ? first + a.in.channels_beside_second : channels;
+    const bool second = a.tap.channel >= first;
+    const int stored = second ? all - first : first;
+    const half* const from = beside ? second ? a.in.beside_second : a.in.beside_first : second ? a.in.second : a.in.first;
+    a.at = from + (second ? a.tap.channel - first : a.tap.channel);
+    a.limit = second ? all : first;
     a.inside = 0;
 #pragma unroll
     for (int i = 0; i < T::A_PASSES; i++) {
-        const int index = source(a.in, a.pixel[i], a.tap);
+        const int row = a.row + i * T::PASS, own = (row < a.in.pixels) & (a.tap.channel < all) ? row : -1;
+        const int index = beside ? own : source(a.in, a.pixel[i], a.tap);
         a.offset[i] = index < 0 ? 0 : index * stored;
         a.inside |= (index < 0 ? 0 : 1) << i;
     }
@@ -132,6 +144,7 @@ DEVICE AlignedPixels<T> aligned_pixels(const Image<half>& in, int first, int k) 
     a.in = in;
 #pragma unroll
     for (int i = 0; i < T::A_PASSES; i++) a.pixel[i] = pixel(in, first + row + i * T::PASS);
+    a.row = first + row;
     a.tap = tap(in, k + chunk * CHUNK);
     a.to = place<T::BK>(row, chunk);
     turn(a);
@@ -154,20 +167,34 @@ template <typename T, int PASSES>
 struct PixelElements {
     Image<T> in;
     Pixel pixel[PASSES];
+    int row[PASSES];
 
     __device__ __forceinline__ Tap column(int k) const { return tap(in, k); }
+    __device__ __forceinline__ void set(int pass, int wanted) {
+        pixel[pass] = ::pixel(in, wanted);
+        row[pass] = wanted;
+    }
     __device__ __forceinline__ float element(int pass, const Tap& t) const {
+        if (t.y >= in.filter_h) return row[pass] < in.pixels ? beside(row[pass], t.channel) : 0.0f;
         const int index = source(in, pixel[pass], t);
         if (index < 0) return 0.0f;
         if (t.channel < in.channels_first) return to_float(in.first[static_cast<size_t>(index) * in.channels_first + t.channel]);
         return to_float(in.second[static_cast<size_t>(index) * in.channels_second + t.channel - in.channels_first]);
+    }
+    __device__ __forceinline__ float beside(size_t at, int channel) const {
+        if (channel < in.channels_beside_first) return to_float(in.beside_first[at * in.channels_beside_first + channel]);
+        channel -= in.channels_beside_first;
+        return channel < in.channels_beside_second ? to_float(in.beside_second[at * in.channels_beside_second + channel]) : 0.0f;
     }
 };
 
 // ---- kernel template --------------------------------------------------------------------------------------------------------------
 
 template <typename T>
-DEVICE int columns(const Image<T>& in) { return in.filter_h * in.filter_w * (in.channels_first + in.channels_second); }
+DEVICE int columns(const Image<T>& in) {
+    const int taps = in.filter_h * in.filter_w * (in.channels_first + in.channels_second);
+    return taps + in.channels_beside_first + in.channels_beside_second;
+}
 
 template <class T>
 DEVICE void conv2d(float* partial, const Image<half>& in, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
@@ -180,7 +207,7 @@ DEVICE void conv2d_any(float* partial, const Image<half>& in, const half* w, con
     Elements<T, PixelElements<half, T::A_PASSES>> a = elements<T, PixelElements<half, T::A_PASSES>>(k_part);
     a.source.in = in;
 #pragma unroll
-    for (int i = 0; i < T::A_PASSES; i++) a.source.pixel[i] = pixel(in, first_row<T>(e.n) + copied_row<T>(i));
+    for (int i = 0; i < T::A_PASSES; i++) a.source.set(i, first_row<T>(e.n) + copied_row<T>(i));
     product<T>(a, w, pitch, columns(in), k_part, partial, e);
 }
 
@@ -188,27 +215,30 @@ DEVICE void conv2d_f32(const Image<float>& in, const float* w, const Epilogue<fl
     PixelElements<float, F32_PASSES> a;
     a.in = in;
 #pragma unroll
-    for (int i = 0; i < F32_PASSES; i++) a.pixel[i] = pixel(in, static_cast<int>(blockIdx.x) / f32_tiles(e.n) * SIDE + f32_row(i));
+    for (int i = 0; i < F32_PASSES; i++) a.set(i, static_cast<int>(blockIdx.x) / f32_tiles(e.n) * SIDE + f32_row(i));
     product_f32(a, w, pitch, columns(in), e);
 }
 
 // ---- entries ----------------------------------------------------------------------------------------------------------------------
 
 #define CONV2D_F16                                                                                                                     \
-    half *y, float *partial, const half *x, const half *x_second, const half *w, const float *bias, const half *channels,              \
-        const float *row, const half *residual, int m, int n, int h, int width, int channels_first, int channels_second, int out_h,    \
-        int out_w, int filter_h, int filter_w, int stride, int top, int left, int upsample, int pitch, int k_part, int rows_per_image, \
-        int channel_rows, int activation, int gate
+    half *y, float *partial, const half *x, const half *x_second, const half *beside, const half *beside_second, const half *w,        \
+        const float *bias, const half *channels, const float *row, const half *residual, int m, int n, int h, int width,               \
+        int channels_first, int channels_second, int channels_beside, int channels_beside_second, int out_h, int out_w, int filter_h,  \
+        int filter_w, int stride, int top, int left, int upsample, int pitch, int k_part, int rows_per_image, int channel_rows,        \
+        int activation, int gate
 
 #define CONV2D_F32                                                                                                                     \
-    float *y, const float *x, const float *x_second, const float *w, const float *bias, const float *channels, const float *row,       \
-        const float *residual, int m, int n, int h, int width, int channels_first, int channels_second, int out_h, int out_w,          \
-        int filter_h, int filter_w, int stride, int top, int left, int upsample, int pitch, int rows_per_image,               \
-        int channel_rows, int activation, int gate
+    float *y, const float *x, const float *x_second, const float *beside, const float *beside_second, const float *w,                  \
+        const float *bias, const float *channels, const float *row, const float *residual, int m, int n, int h, int width,             \
+        int channels_first, int channels_second, int channels_beside, int channels_beside_second, int out_h, int out_w, int filter_h,  \
+        int filter_w, int stride, int top, int left, int upsample, int pitch, int rows_per_image, int channel_rows, int activation,    \
+        int gate
 
 #define IMAGE(T)                                                                                                                       \
     Image<T> {                                                                                                                         \
-        x, x_second, h, width, channels_first, channels_second, filter_h, filter_w, stride, top, left, upsample, out_h, out_w, m       \
+        x, x_second, h, width, channels_first, channels_second, filter_h, filter_w, stride, top, left, upsample, out_h, out_w, m,      \
+            beside, beside_second, channels_beside, channels_beside_second                                                             \
     }
 #define EPILOGUE(T) Epilogue<T>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}
 

@@ -180,6 +180,10 @@ pub(super) fn run(
     weights: &[TensorView],
     output: &mut [f32],
 ) -> bool {
+    // The CPU gains nothing by that, and no network has it here.
+    if op.beside.is_some() {
+        return false;
+    }
     let (sources, operands) = inputs.split_at(op.sources);
     let (Some([n, h, w, _]), Some([outputs, channels, filter_h, filter_w])) =
         (sources[0].shape.image(), op.weight.shape.image())

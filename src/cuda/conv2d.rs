@@ -1,8 +1,8 @@
 //! Convolutions.
 
 use super::kernel::{self, Argument};
-use super::product::{Factor, Product};
-use super::{Kernel, Target};
+use super::product::{self, Factor, Product, Sources};
+use super::{Kernel, Layout, Recipe, Target};
 use crate::ops::Conv2d;
 use crate::tensor::Shape;
 
@@ -16,15 +16,21 @@ pub(super) fn select(
     let [_, h, w, _] = image(inputs.first())?;
     let [_, out_h, out_w, _] = image(Some(&output))?;
     let [_, _, filter_h, filter_w] = image(Some(&op.weight.shape))?;
-    let n = op.weight.shape.batch();
-    let factor = Factor {
-        n,
-        k: op.weight.shape.len().checked_div(n).unwrap_or(0),
-        matrices: vec![0],
-        biases: op.bias.iter().map(|_| 1).collect(),
+    let beside = op.beside.as_ref().map_or(0, |beside| beside.sources);
+    let (shapes, others) = inputs
+        .split_at_checked(op.sources + beside)
+        .ok_or("takes one or two sources, and as many beside")?;
+    let pointers = [
+        product::pair(0, op.sources),
+        product::pair(op.sources, beside),
+    ];
+    let sources = Sources {
+        shapes,
+        pointers: pointers.concat(),
+        others,
     };
-    let sources = (inputs, op.sources);
-    let product = Product::new("conv2d", sources, &factor, &op.epilogue, output)?;
+    let product = Product::new("conv2d", sources, factor(op), &op.epilogue, output)?;
+    let (own, beside) = shapes.split_at(op.sources);
     // Lines and columns of the padded, upsampled image are counted in 32 bits too.
     let [source_h, source_w] = op.source_size([1, h, w, 1]);
     let padding = op.padding;
@@ -42,8 +48,48 @@ pub(super) fn select(
     ];
     let sizes: Vec<Argument> = (sizes.into_iter().map(kernel::int)).collect::<Result<_, _>>()?;
     let image = [kernel::int(h)?, kernel::int(w)?];
-    product.kernel(
-        &[&image[..], &product.source_sizes()?, &sizes].concat(),
-        target,
-    )
+    let [own, beside] = [product::widths(own)?, product::widths(beside)?];
+    product.kernel(&[&image[..], &own, &beside, &sizes].concat(), target)
+}
+
+/// The filter, the matrix beside it, and the sum of their biases.
+fn factor(op: &Conv2d) -> Factor {
+    let n = op.weight.shape.batch();
+    let depth = |shape: Shape| shape.len().checked_div(n).unwrap_or(0);
+    let matrix = op.beside.as_ref().map(|beside| beside.map.weight.shape);
+    let k = depth(op.weight.shape) + matrix.map_or(0, depth);
+    let [rows, columns] = [n, product::pitch(k)];
+    let own = usize::from(op.bias.is_some());
+    let second = op.beside.as_ref().is_some_and(|b| b.map.bias.is_some());
+    let (weight, biases) = match &op.beside {
+        Some(_) => {
+            let biases = [op.bias.is_some().then_some(1), second.then_some(2 + own)];
+            let weight = Recipe {
+                layout: Layout::Beside { rows, columns },
+                params: vec![0, 1 + own],
+            };
+            (weight, biases.into_iter().flatten().collect())
+        }
+        None => {
+            let gated = false;
+            let layout = Layout::Matrix {
+                rows,
+                columns,
+                gated,
+            };
+            let params = vec![0];
+            (Recipe { layout, params }, vec![1; own])
+        }
+    };
+    let bias = Recipe {
+        layout: if biases.len() > 1 {
+            Layout::Total
+        } else {
+            Layout::Vector
+        },
+        params: biases,
+    };
+    let bias = Some(bias).filter(|bias| !bias.params.is_empty());
+    let recipes = std::iter::once(weight).chain(bias).collect();
+    Factor { n, k, recipes }
 }

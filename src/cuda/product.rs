@@ -3,7 +3,7 @@
 //! A convolution is the product in which a row is a pixel of the result and a column a filter tap and a channel, so both operations differ
 //! only in the name of their entries and in a few sizes.
 
-use super::kernel::{self, Argument, Kernel, Launch, Layout, Precision, Recipe, Target};
+use super::kernel::{self, Argument, Kernel, Launch, Precision, Recipe, Target};
 use super::tile::{Cut, PART, Problem};
 use crate::ops::{Activation, Channels, Epilogue};
 use crate::tensor::Shape;
@@ -27,6 +27,8 @@ pub(super) struct Product<'a> {
     k: usize,
     /// Channels of the tensors that make up the first operand.
     sources: Vec<usize>,
+    /// Those tensors, as the entry takes them.
+    pointers: Vec<Argument>,
     /// The weight and, where there is one, the bias.
     recipes: Vec<Recipe>,
     /// What is fused.
@@ -35,72 +37,73 @@ pub(super) struct Product<'a> {
     channel_rows: usize,
 }
 
-/// The right operand of a product `[n, k]`, and which of its node's learnt tensors it is made of, by number.
+/// The left operand of a product: tensors side by side.
+pub(super) struct Sources<'a> {
+    /// Of the tensors.
+    pub(super) shapes: &'a [Shape],
+    /// The tensors as the entry takes them.
+    pub(super) pointers: Vec<Argument>,
+    /// Of the node's operands behind them.
+    pub(super) others: &'a [Shape],
+}
+
+/// The right operand of a product, `[n, k]`, and how it is made.
 pub(super) struct Factor {
     pub(super) n: usize,
     pub(super) k: usize,
-    /// The matrices, whose rows follow one another.
-    pub(super) matrices: Vec<usize>,
-    /// As many biases, or none.
-    pub(super) biases: Vec<usize>,
+    /// The weight in rows of [`pitch`] columns and, where there is one, the bias.
+    pub(super) recipes: Vec<Recipe>,
 }
 
-impl Factor {
-    /// The weight, in rows of `columns`, and the bias, if there is one.
-    fn recipes(&self, columns: usize, gated: bool) -> Vec<Recipe> {
-        let matrix = Recipe {
-            layout: Layout::Matrix {
-                rows: self.n,
-                columns,
-                gated,
-            },
-            params: self.matrices.clone(),
-        };
-        let bias = Recipe {
-            layout: match gated {
-                true => Layout::GatedVector,
-                false => Layout::Vector,
-            },
-            params: self.biases.clone(),
-        };
-        let bias = Some(bias).filter(|bias| !bias.params.is_empty());
-        std::iter::once(matrix).chain(bias).collect()
+/// Columns of a packed weight of `k`: whole stages.
+pub(super) fn pitch(k: usize) -> usize {
+    k.next_multiple_of(PART)
+}
+
+/// One or two tensors from operand `first` on, as entries take them.
+pub(super) fn pair(first: usize, count: usize) -> [Argument; 2] {
+    [input(count > 0, first), input(count > 1, first + 1)]
+}
+
+/// The channels of one or two tensors, or of none, as sizes.
+pub(super) fn widths(shapes: &[Shape]) -> Result<[Argument; 2], String> {
+    if shapes.len() > 2 {
+        return Err(format!("takes one or two sources, not {}", shapes.len()));
     }
+    let width = |index: usize| kernel::int(shapes.get(index).map_or(0, Shape::channels));
+    Ok([width(0)?, width(1)?])
 }
 
 impl<'a> Product<'a> {
-    /// The product of the first `sources` of `inputs` with a weight that `output` is made of.
+    /// The product of `sources` with a weight that `output` is made of.
     ///
     /// # Errors
     /// A sentence, if the entries do not count to its sizes.
     pub(super) fn new(
         name: &'static str,
-        (inputs, sources): (&[Shape], usize),
-        factor: &Factor,
+        sources: Sources,
+        factor: Factor,
         epilogue: &'a Epilogue,
         output: Shape,
     ) -> Result<Self, String> {
-        let (sources, operands) = inputs
-            .split_at_checked(sources)
-            .filter(|(sources, _)| matches!(sources.len(), 1 | 2))
-            .ok_or("takes one or two sources")?;
-        let Factor { n, k, .. } = *factor;
+        let Factor { n, k, recipes } = factor;
         let product = Self {
             name,
             shape: output.with_channels(n),
             k,
-            sources: sources.iter().map(Shape::channels).collect(),
-            recipes: factor.recipes(k.next_multiple_of(PART), epilogue.gate),
+            sources: sources.shapes.iter().map(Shape::channels).collect(),
+            pointers: sources.pointers,
+            recipes,
             epilogue,
-            channel_rows: operands.first().map_or(0, Shape::batch),
+            channel_rows: sources.others.first().map_or(0, Shape::batch),
         };
         if product.k == 0 {
             return Err("has no channels to sum over".to_owned());
         }
-        for shape in sources.iter().chain([&product.shape]) {
+        for shape in sources.shapes.iter().chain([&product.shape]) {
             kernel::elements(*shape)?;
         }
-        kernel::elements([n, product.pitch()].into())?;
+        kernel::elements([n, pitch(k)].into())?;
         Ok(product)
     }
 
@@ -121,20 +124,15 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// The channels of both sources as sizes.
-    pub(super) fn source_sizes(&self) -> Result<[Argument; 2], String> {
-        let second = self.sources.get(1).copied().unwrap_or(0);
-        Ok([kernel::int(self.sources[0])?, kernel::int(second)?])
-    }
-
     fn f32(&self, sizes: &[Argument]) -> Result<Kernel, String> {
         let arguments = [
             &[Argument::Output][..],
-            &self.factors(),
+            &self.pointers,
+            &[Argument::Weight(0)],
             &self.addends(),
             &self.result_sizes()?,
             sizes,
-            &[kernel::int(self.pitch())?],
+            &[kernel::int(pitch(self.k))?],
             &self.epilogue_sizes()?,
         ];
         let launch = Launch {
@@ -170,11 +168,12 @@ impl<'a> Product<'a> {
         };
         let arguments = [
             &[Argument::Output, partial][..],
-            &self.factors(),
+            &self.pointers,
+            &[Argument::Weight(0)],
             &self.addends(),
             &self.result_sizes()?,
             sizes,
-            &[kernel::int(self.pitch())?, kernel::int(part)?],
+            &[kernel::int(pitch(self.k))?, kernel::int(part)?],
             &self.epilogue_sizes()?,
         ];
         let what = if problem.aligned { "" } else { "_any" };
@@ -206,11 +205,6 @@ impl<'a> Product<'a> {
         })
     }
 
-    /// Columns of the packed weight: whole stages.
-    fn pitch(&self) -> usize {
-        self.k.next_multiple_of(PART)
-    }
-
     /// Blocks that compute the result in tiles of so many rows and columns.
     fn tiles(&self, [rows, columns]: [usize; 2]) -> Result<u32, String> {
         count(self.shape.rows().div_ceil(rows) * self.shape.channels().div_ceil(columns))
@@ -219,12 +213,6 @@ impl<'a> Product<'a> {
     fn images_and_rows(&self) -> [usize; 2] {
         let images = self.shape.batch();
         [images, self.shape.rows() / images.max(1)]
-    }
-
-    /// `x`, the tensor its channels go on in, and the weight.
-    fn factors(&self) -> [Argument; 3] {
-        let second = input(self.sources.len() == 2, 1);
-        [Argument::Input(0), second, Argument::Weight(0)]
     }
 
     /// What the epilogue adds: bias, channels and their row, residual.

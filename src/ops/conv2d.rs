@@ -1,7 +1,7 @@
 //! Two-dimensional convolution.
 
 use super::concat::{joined, joined_shape};
-use super::{Cost, Epilogue, Operator, Slice, require};
+use super::{Affine, Cost, Epilogue, Operator, Slice, require};
 use crate::error::Result as CrateResult;
 use crate::graph::{Graph, Param, Value};
 use crate::tensor::Shape;
@@ -41,7 +41,7 @@ impl Padding {
 }
 
 /// `y[n, i, j, o] = sum_{r, s, c} x[n, i * stride + r - top, j * stride + s - left, c] weight[o, c, r, s] + bias[o]`, then the
-/// epilogue.
+/// epilogue. With something [beside](Beside), that is added to the sum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conv2d {
     /// How many operands are `x`, joined along the channels: the fusion pass folds `concat` in.
@@ -56,11 +56,28 @@ pub struct Conv2d {
     pub padding: Padding,
     /// The image is first upsampled by two (nearest neighbour): the fusion pass folds `upsample` in.
     pub upsample: bool,
+    /// A linear map added to the result: the fusion pass folds the skip connection of a residual block in.
+    pub beside: Option<Beside>,
     /// What is fused after the convolution.
     pub epilogue: Epilogue,
 }
 
+/// A linear map of an image of the result's size, which follows the convolution's own operands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beside {
+    /// How many operands are its image, joined along the channels.
+    pub sources: usize,
+    /// To the result's channels.
+    pub map: Affine,
+}
+
 impl Conv2d {
+    /// The operands of the epilogue, which follow all sources.
+    fn others<'a, T>(&self, operands: &'a [T]) -> &'a [T] {
+        let beside = self.beside.as_ref().map_or(0, |beside| beside.sources);
+        operands.get(self.sources + beside..).unwrap_or(&[])
+    }
+
     /// `[height, width]` of the image the filter slides over, before padding.
     pub fn source_size(&self, [_, h, w, _]: [usize; 4]) -> [usize; 2] {
         if self.upsample {
@@ -130,6 +147,7 @@ impl Graph {
                 stride,
                 padding,
                 upsample: false,
+                beside: None,
                 epilogue,
             },
             &[x],
@@ -141,22 +159,35 @@ impl Operator for Conv2d {
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
         let (x, operands) = joined_shape(inputs, self.sources)?;
         require(self.stride > 0, || "the stride is zero".to_owned())?;
-        self.epilogue.infer(self.product(x)?, operands)
+        let product = self.product(x)?;
+        if let Some(Beside { sources, map }) = &self.beside {
+            let (image, _) = joined_shape(operands, *sources)?;
+            let [o, c] = [map.weight.shape.batch(), map.weight.shape.channels()];
+            let fits = image.channels() == c && image.with_channels(o) == product;
+            require(fits, || {
+                format!(
+                    "{} of {image} does not fit beside {product}",
+                    map.weight.shape
+                )
+            })?;
+        }
+        self.epilogue.infer(product, self.others(inputs))
     }
 
     fn cost(&self, inputs: &[Shape], output: Shape) -> Cost {
         let product = joined_shape(inputs, self.sources).and_then(|(x, _)| self.product(x));
         let pixels = product.map_or(0, |product| product.rows());
-        Cost::of(
-            2 * pixels * self.weight.shape.len(),
-            inputs,
-            output,
-            &self.params(),
-        )
+        let beside = self.beside.iter().map(|beside| &beside.map.weight);
+        let weights = std::iter::once(&self.weight).chain(beside);
+        let products: usize = weights.map(|weight| weight.shape.len()).sum();
+        Cost::of(2 * pixels * products, inputs, output, &self.params())
     }
 
     fn params(&self) -> Vec<&Param> {
-        std::iter::once(&self.weight).chain(&self.bias).collect()
+        let beside = self.beside.iter().map(|beside| &beside.map);
+        let beside = beside.flat_map(|map| std::iter::once(&map.weight).chain(&map.bias));
+        let own = std::iter::once(&self.weight).chain(&self.bias);
+        own.chain(beside).collect()
     }
 
     fn eval(&self, inputs: &[Slice], params: &[Slice], output: &mut [f32]) {
@@ -177,12 +208,18 @@ impl Operator for Conv2d {
                 .filter(|&at| at < size)?;
             Some(if self.upsample { at / 2 } else { at })
         };
+        let (own, other) = params.split_at(1 + usize::from(self.bias.is_some()));
+        let beside = self
+            .beside
+            .as_ref()
+            .map(|beside| joined(&inputs[self.sources..][..beside.sources]));
         let mut product = vec![0.0; o];
         let out_channels = output.len() / (n * height * width).max(1);
         for (row, y) in output.chunks_mut(out_channels).enumerate() {
             let (image, oy, ox) = (row / (height * width), row / width % height, row % width);
             for (k, p) in product.iter_mut().enumerate() {
-                let mut sum = params.get(1).map_or(0.0, |b| f64::from(b.data[k]));
+                let biases = [own.get(1), other.get(1)].into_iter().flatten();
+                let mut sum: f64 = biases.map(|b| f64::from(b.data[k])).sum();
                 for i in 0..r {
                     let Some(sy) = source(oy, i, self.padding.top, source_h) else {
                         continue;
@@ -198,10 +235,17 @@ impl Operator for Conv2d {
                         }
                     }
                 }
+                if let (Some((shape, x)), Some(weight)) = (&beside, other.first()) {
+                    let channels = shape.channels();
+                    let [x, w] = [(&x[..], row), (weight.data, k)]
+                        .map(|(data, index)| &data[index * channels..][..channels]);
+                    let products = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                    sum += products.sum::<f64>();
+                }
                 *p = sum as f32;
             }
             self.epilogue
-                .eval_row(&mut product, row, image, &inputs[self.sources..], y);
+                .eval_row(&mut product, row, image, self.others(inputs), y);
         }
     }
 }
@@ -222,6 +266,7 @@ mod tests {
             stride,
             padding,
             upsample,
+            beside: None,
             epilogue: Epilogue::default(),
         }
     }
@@ -287,5 +332,42 @@ mod tests {
         let op = conv(3, 1, Padding::default(), false);
         assert!(op.infer(&[[1, 2, 2, 1].into()]).is_err());
         assert!(op.infer(&[[1, 3, 3, 2].into()]).is_err());
+    }
+
+    #[test]
+    fn what_stands_beside_is_added_pixel_by_pixel() {
+        let map = Affine {
+            weight: Param {
+                name: "skip".into(),
+                shape: [1, 2].into(),
+            },
+            bias: Some(Param {
+                name: "bias".into(),
+                shape: [1].into(),
+            }),
+        };
+        let op = Conv2d {
+            beside: Some(Beside { sources: 2, map }),
+            ..conv(1, 1, Padding::default(), false)
+        };
+        let image = |data| Slice {
+            shape: [1, 1, 2, 1].into(),
+            data,
+        };
+        let inputs = [image(&[1.0, 2.0]), image(&[3.0, 4.0]), image(&[5.0, 6.0])];
+        let slice = |shape: Shape, data| Slice { shape, data };
+        let params = [
+            slice([1, 1, 1, 1].into(), &[100.0]),
+            slice([1, 2].into(), &[10.0, 1.0]),
+            slice([1].into(), &[0.5]),
+        ];
+        let shapes = inputs.map(|x| x.shape);
+        assert_eq!(op.infer(&shapes), Ok([1, 1, 2, 1].into()));
+        assert_eq!(op.cost(&shapes, shapes[0]).flops, 2 * 2 * 3);
+        let mut y = [0.0; 2];
+        op.eval(&inputs, &params, &mut y);
+        assert_eq!(y, [135.5, 246.5]);
+        let small = [shapes[0], [1, 1, 1, 1].into(), [1, 1, 1, 1].into()];
+        assert!(op.infer(&small).unwrap_err().contains("beside"));
     }
 }

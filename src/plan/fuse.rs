@@ -6,10 +6,11 @@
 //! stands where the later of the two stood, so all operands exist; no pair is folded over an assignment, which would change what it reads,
 //! and nothing that is [computed once](super::hoist) into what is computed at every run.
 //!
-//! Two more rules change several nodes together, and go first: [`single_key`] and [`one_source`].
+//! Three more rules change several nodes together, and go first: [`single_key`], [`one_source`] and [`beside`].
 //!
 //! A fused operation is defined by its parts: its `eval` is their composition, and `fused == unfused` is tested for every model.
 
+mod beside;
 mod one_source;
 mod rules;
 mod single_key;
@@ -20,11 +21,11 @@ use crate::ops::Op;
 use rules::{Folded, RULES, Rule};
 
 /// Rules after which one weight is made of several learnt tensors: for devices that copy weights anyway.
-pub const STACKING: [&str; 1] = [one_source::NAME];
+pub const STACKING: [&str; 2] = [one_source::NAME, beside::NAME];
 
 /// The names of the rules.
 pub fn rules() -> impl Iterator<Item = &'static str> {
-    let whole = [single_key::NAME, one_source::NAME];
+    let whole = [single_key::NAME, one_source::NAME, beside::NAME];
     whole.into_iter().chain(RULES.iter().map(|rule| rule.name))
 }
 
@@ -35,6 +36,9 @@ pub fn fuse(mut graph: Graph, enabled: impl Fn(&str) -> bool) -> Graph {
     }
     if enabled(one_source::NAME) {
         graph = one_source::stack(&graph);
+    }
+    if enabled(beside::NAME) {
+        graph = beside::join(&graph);
     }
     let mut nodes: Vec<Option<Node>> = graph.nodes().iter().cloned().map(Some).collect();
     let constants = hoist::constants(&graph);
@@ -137,6 +141,9 @@ mod tests {
         let h = g.scale_shift(h, scales).unwrap();
         let skip = g.scope("skip", |g| g.linear(x, 8, true)).unwrap();
         let y = g.add(skip, h).unwrap();
+        let h = g.scope("conv2", |g| g.conv2d(y, 8, 3, 1, Padding::all(1)));
+        let skip = g.scope("skip2", |g| g.linear(x, 8, true)).unwrap();
+        let y = g.add(h.unwrap(), skip).unwrap();
         let y = g.upsample2x(y).unwrap();
         let y = g
             .scope("up", |g| g.conv2d(y, 8, 3, 1, Padding::all(1)))
@@ -177,6 +184,7 @@ mod tests {
                 "conv2d",
                 "group_norm",
                 "linear",
+                "conv2d",
                 "conv2d",
                 "linear",
                 "reshape",

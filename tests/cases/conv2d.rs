@@ -2,7 +2,7 @@
 
 use super::{Case, IMAGES, Operand, case, epilogue_name, epilogues, extras, join, param};
 use latent_diffusion::Shape;
-use latent_diffusion::ops::{Conv2d, Epilogue, Operator, Padding};
+use latent_diffusion::ops::{Affine, Beside, Conv2d, Epilogue, Op, Operator, Padding};
 
 /// The attributes of a convolution.
 #[derive(Clone, Copy)]
@@ -184,7 +184,50 @@ pub(super) fn cases() -> Vec<Case> {
         .chain(fused)
         .chain(upsampled)
         .chain([wide])
+        .chain(beside())
         .collect()
+}
+
+/// Skip connections of one source and of two, as whole vectors and not, behind filters and sources of every kind; one so deep that a GPU splits
+/// the sum.
+fn beside() -> Vec<Case> {
+    let wide = Filter { stride: 2, ..SAME };
+    let sizes = [
+        (SAME, [6, 5, 24], vec![16], 24, true),
+        (SAME, [9, 11, 40], vec![72, 8], 136, true),
+        (SAME, [3, 4, 8], vec![8, 40], 19, false),
+        (SAME, [5, 6, 7], vec![3, 10], 12, true),
+        (SAME, [2, 2, 120], vec![200], 16, true),
+        (wide, [8, 7, 16], vec![24], 40, true),
+    ];
+    let all = sizes
+        .into_iter()
+        .flat_map(|(filter, [h, w, c], channels, out, bias)| {
+            let shared = Epilogue {
+                channels: Some(latent_diffusion::ops::Channels::Row),
+                ..Epilogue::default()
+            };
+            [Epilogue::default(), shared].map(|epilogue| {
+                let mut case = conv2d([IMAGES, h, w, c].into(), out, filter, epilogue);
+                let Op::Conv2d(op) = &mut case.op else {
+                    panic!("a convolution")
+                };
+                let shapes: Vec<Shape> = case.operands.iter().map(|x| x.shape).collect();
+                let result = op.infer(&shapes).expect("a filter that fits its image");
+                op.beside = Some(Beside {
+                    sources: channels.len(),
+                    map: Affine {
+                        weight: param("beside.weight", [out, channels.iter().sum()]),
+                        bias: bias.then(|| param("beside.bias", [out])),
+                    },
+                });
+                let image = |&c: &usize| Operand::normal(result.with_channels(c));
+                case.operands.splice(1..1, channels.iter().map(image));
+                case.name += &format!(" beside {channels:?}");
+                case
+            })
+        });
+    all.collect()
 }
 
 /// A convolution of `x` to `out` channels.
@@ -196,6 +239,7 @@ pub fn conv2d(x: Shape, out: usize, filter: Filter, epilogue: Epilogue) -> Case 
         stride: filter.stride,
         padding: filter.padding,
         upsample: filter.upsample,
+        beside: None,
         epilogue: Epilogue::default(),
     };
     let product = plain.infer(&[x]).expect("a filter that fits its image");

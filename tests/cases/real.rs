@@ -5,7 +5,7 @@ use latent_diffusion::Graph;
 use latent_diffusion::graph::Param;
 use latent_diffusion::models::config::ModelConfig;
 use latent_diffusion::models::{autoencoder, unet};
-use latent_diffusion::ops::Op;
+use latent_diffusion::ops::{Beside, Op};
 use latent_diffusion::plan::fuse::fuse;
 
 /// The UNet's at 32x32 and 64x64 latents, and the decoder's at 256x256 pixels, batch 1.
@@ -82,6 +82,11 @@ pub fn rename(op: &mut Op, prefix: &str) {
         Op::Conv2d(op) => {
             rename(&mut op.weight, "weight");
             op.bias.iter_mut().for_each(|bias| rename(bias, "bias"));
+            if let Some(Beside { map, .. }) = &mut op.beside {
+                rename(&mut map.weight, "beside.weight");
+                let bias = map.bias.iter_mut();
+                bias.for_each(|bias| rename(bias, "beside.bias"));
+            }
         }
         Op::GroupNorm(op) => {
             rename(&mut op.weight, "weight");

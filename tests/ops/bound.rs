@@ -90,7 +90,14 @@ impl Bound {
             | Op::Conv2d(Conv2d {
                 weight, epilogue, ..
             }) => {
-                let terms: usize = weight.shape.dims()[1..].iter().product();
+                let beside = match op {
+                    Op::Conv2d(op) => op
+                        .beside
+                        .as_ref()
+                        .map_or(0, |b| b.map.weight.shape.channels()),
+                    _ => 0,
+                };
+                let terms = weight.shape.dims()[1..].iter().product::<usize>() + beside;
                 (absolute(), terms as f64, growth(*epilogue))
             }
             Op::GroupNorm(norm) => {

@@ -1,6 +1,7 @@
 //! What every choice for a product keeps to, whatever its sizes.
 
 use super::*;
+use crate::cuda::Layout;
 use crate::cuda::table::{self, Kind};
 use crate::graph::Param;
 use crate::ops::{Conv2d, Linear, Padding};
@@ -56,6 +57,7 @@ fn conv2d(side: usize, channels: usize, n: usize, precision: Precision) -> Kerne
         stride: 1,
         padding: Padding::all(1),
         upsample: false,
+        beside: None,
         epilogue: Epilogue::default(),
     };
     let [x, output] = [channels, n].map(|c| [1, side, side, c].into());

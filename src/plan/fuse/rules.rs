@@ -69,17 +69,27 @@ fn concat_consumers(node: &Node, operand: usize, producer: &Node) -> Option<Fold
     let two_sources = matches!(&producer.op, Op::Concat(concat) if concat.axis == Axis::Channels)
         && producer.inputs.len() == 2;
     let mut op = node.op.clone();
-    let (Op::Linear(Linear { sources, .. })
-    | Op::Conv2d(Conv2d { sources, .. })
-    | Op::GroupNorm(GroupNorm { sources, .. })) = &mut op
-    else {
-        return None;
+    let sources = match &mut op {
+        Op::Conv2d(Conv2d {
+            sources,
+            beside: Some(beside),
+            ..
+        }) if operand == *sources => &mut beside.sources,
+        Op::Linear(Linear { sources, .. })
+        | Op::Conv2d(Conv2d { sources, .. })
+        | Op::GroupNorm(GroupNorm { sources, .. })
+            if operand == 0 =>
+        {
+            sources
+        }
+        _ => return None,
     };
-    if !two_sources || operand != 0 || *sources != 1 {
+    if !two_sources || *sources != 1 {
         return None;
     }
     *sources = 2;
-    let inputs = [&producer.inputs, &node.inputs[1..]].concat();
+    let mut inputs = node.inputs.clone();
+    inputs.splice(operand..=operand, producer.inputs.iter().copied());
     Some(folded(op, inputs, node))
 }
 
