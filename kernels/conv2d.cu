@@ -2,12 +2,14 @@
 //
 //   y[n, i, j, o] = epilogue(sum_{r, s, c} x[n, i stride + r - top, j stride + s - left, c] w[o, r, s, c] + sum_c beside[n, i, j, c] v[o, c])
 //
-// where the second sum is a 1x1 convolution of another image, if there is one, and x is zero outside the image and, if `upsample`, twice as large by repetition: pixel (i, j) is the stored (i / 2, j / 2).
+// where the second sum is a 1x1 convolution of another image, if there is one, and x is zero outside the image and, if `upsample`, twice as
+// large by repetition: pixel (i, j) is the stored (i / 2, j / 2).
 //
 // Tensors      x [images, h, width, channels_first], and x_second of the same pixels whose channels follow (null and 0: there is none);
 //              beside [m, channels_beside], and beside_second whose channels follow (null and 0: there is none);
 //              w [n, pitch], along a row taps and within a tap channels, then v, then zeros (Layout::Matrix, Layout::Beside);
-//              bias [n] f32; channels, row, residual, y [m = images out_h out_w, n] as in epilogue.cuh; partial as in linear.cu.
+//              bias [n] f32; channels, row, residual, y [m = images out_h out_w, n] as in epilogue.cuh; partial and counters as in
+//              product.cuh.
 // Arithmetic   as linear.cu: K runs over taps, and within a tap over channels, then over the channels beside.
 // Launch       as linear.cu.
 // Requirements as linear.cu, of both numbers of channels. Any filter, stride and padding; what lies below and to the right of the image follows
@@ -197,18 +199,18 @@ DEVICE int columns(const Image<T>& in) {
 }
 
 template <class T>
-DEVICE void conv2d(float* partial, const Image<half>& in, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
+DEVICE void conv2d(const Split& split, const Image<half>& in, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
     AlignedPixels<T> a = aligned_pixels<T>(in, first_row<T>(e.n), static_cast<int>(blockIdx.y) * k_part);
-    product<T>(a, w, pitch, columns(in), k_part, partial, e);
+    product<T>(a, w, pitch, columns(in), k_part, split, e);
 }
 
 template <class T>
-DEVICE void conv2d_any(float* partial, const Image<half>& in, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
+DEVICE void conv2d_any(const Split& split, const Image<half>& in, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
     Elements<T, PixelElements<half, T::A_PASSES>> a = elements<T, PixelElements<half, T::A_PASSES>>(k_part);
     a.source.in = in;
 #pragma unroll
     for (int i = 0; i < T::A_PASSES; i++) a.source.set(i, first_row<T>(e.n) + copied_row<T>(i));
-    product<T>(a, w, pitch, columns(in), k_part, partial, e);
+    product<T>(a, w, pitch, columns(in), k_part, split, e);
 }
 
 DEVICE void conv2d_f32(const Image<float>& in, const float* w, const Epilogue<float>& e, int pitch) {
@@ -222,7 +224,7 @@ DEVICE void conv2d_f32(const Image<float>& in, const float* w, const Epilogue<fl
 // ---- entries ----------------------------------------------------------------------------------------------------------------------
 
 #define CONV2D_F16                                                                                                                     \
-    half *y, float *partial, const half *x, const half *x_second, const half *beside, const half *beside_second, const half *w,        \
+    half *y, float *partial, int *counters, const half *x, const half *x_second, const half *beside, const half *beside_second, const half *w,        \
         const float *bias, const half *channels, const float *row, const half *residual, int m, int n, int h, int width,               \
         int channels_first, int channels_second, int channels_beside, int channels_beside_second, int out_h, int out_w, int filter_h,  \
         int filter_w, int stride, int top, int left, int upsample, int pitch, int k_part, int rows_per_image, int channel_rows,        \
@@ -240,14 +242,15 @@ DEVICE void conv2d_f32(const Image<float>& in, const float* w, const Epilogue<fl
         x, x_second, h, width, channels_first, channels_second, filter_h, filter_w, stride, top, left, upsample, out_h, out_w, m,      \
             beside, beside_second, channels_beside, channels_beside_second                                                             \
     }
+#define SPLIT Split{partial, counters}
 #define EPILOGUE(T) Epilogue<T>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}
 
 // Rows, columns and depth of the tile; stages; warps along rows and columns.
-ENTRY(128, 2, conv2d_f16_128x160, CONV2D_F16) { conv2d<Tile<128, 160, 32, 3, 2, 2>>(partial, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 2, conv2d_f16_128x128, CONV2D_F16) { conv2d<Tile<128, 128, 32, 3, 2, 2>>(partial, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 3, conv2d_f16_128x64, CONV2D_F16) { conv2d<Tile<128, 64, 32, 3, 2, 2>>(partial, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 2, conv2d_f16_64x160, CONV2D_F16) { conv2d<Tile<64, 160, 32, 3, 2, 2>>(partial, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 4, conv2d_f16_64x64, CONV2D_F16) { conv2d<Tile<64, 64, 32, 4, 2, 2>>(partial, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 4, conv2d_f16_16x64, CONV2D_F16) { conv2d<Tile<16, 64, 64, 4, 1, 4>>(partial, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 4, conv2d_any_f16_64x64, CONV2D_F16) { conv2d_any<Tile<64, 64, 32, 4, 2, 2>>(partial, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 2, conv2d_f16_128x160, CONV2D_F16) { conv2d<Tile<128, 160, 32, 3, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 2, conv2d_f16_128x128, CONV2D_F16) { conv2d<Tile<128, 128, 32, 3, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 3, conv2d_f16_128x64, CONV2D_F16) { conv2d<Tile<128, 64, 32, 3, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 2, conv2d_f16_64x160, CONV2D_F16) { conv2d<Tile<64, 160, 32, 3, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 4, conv2d_f16_64x64, CONV2D_F16) { conv2d<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 4, conv2d_f16_16x64, CONV2D_F16) { conv2d<Tile<16, 64, 64, 4, 1, 4>>(SPLIT, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 4, conv2d_any_f16_64x64, CONV2D_F16) { conv2d_any<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
 ENTRY(256, 2, conv2d_f32_64x64, CONV2D_F32) { conv2d_f32(IMAGE(float), w, EPILOGUE(float), pitch); }

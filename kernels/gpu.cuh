@@ -117,6 +117,15 @@ DEVICE void load_matrix_x4_transposed(uint32_t (&r)[4], const void* row) {
                  : "memory");
 }
 
+// Counts one block more at `counter`, which is zero at first: whether `count` have now come, of which this is the last. The counter is then
+// zero again. What the threads of those blocks wrote before the barrier that precedes their call is visible to this thread, and to its block
+// after a barrier. One thread calls.
+DEVICE bool arrive(int* counter, int count) {
+    uint32_t before;
+    asm volatile("atom.acq_rel.gpu.inc.u32 %0, [%1], %2;" : "=r"(before) : "l"(counter), "r"(count - 1) : "memory");
+    return before == static_cast<uint32_t>(count - 1);
+}
+
 // ---- arithmetic -------------------------------------------------------------------------------------------------------------------
 
 // d += a b on the tensor cores: halves multiplied exactly, accumulated in f32.
@@ -194,4 +203,14 @@ DEVICE float warp_max(float value) {
 #pragma unroll
     for (int mask = WARP / 2; mask > 0; mask /= 2) value = fmaxf(value, shuffle_xor(value, mask));
     return value;
+}
+
+// Whether this block is the last of `count` that call with this counter, in all its threads or in none. What those blocks wrote before their
+// calls is then visible to it. All threads of the block must call.
+DEVICE bool last_to_arrive(int* counter, int count) {
+    SHARED_ARRAY(int, last, 1);
+    sync_block();
+    if (threadIdx.x == 0) last[0] = arrive(counter, count) ? 1 : 0;
+    sync_block();
+    return last[0] != 0;
 }

@@ -4,7 +4,8 @@
 //
 // Tensors      x [m, columns_first], and x_second [m, columns_second] whose columns follow (null and 0: there is none);
 //              w [n, pitch], its columns beyond those of x zero, its rows alternating value and gate if gated (Layout::Matrix);
-//              bias [n] f32; channels, row, residual, y as in epilogue.cuh; partial [parts, m, n8] f32 if gridDim.y > 1, else null.
+//              bias [n] f32; channels, row, residual, y as in epilogue.cuh; partial and
+//              counters as in product.cuh.
 // Arithmetic   f16: products exact, f32 sums by mma.sync in steps of 16 along K; f32: fused multiply-adds along K.
 // Launch       x: tiles of the result, along n first; y: parts of K, each `k_part` columns. 128 threads (f32: 256), shared memory as
 //              src/cuda/product.rs says: (rows + columns) * depth * stages * 2 bytes.
@@ -103,13 +104,13 @@ struct RowElements {
 // ---- kernel template --------------------------------------------------------------------------------------------------------------
 
 template <class T>
-DEVICE void linear(float* partial, const Rows<half>& x, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
+DEVICE void linear(const Split& split, const Rows<half>& x, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
     AlignedRows<T> a = aligned_rows<T>(x, first_row<T>(e.n), static_cast<int>(blockIdx.y) * k_part);
-    product<T>(a, w, pitch, x.columns_first + x.columns_second, k_part, partial, e);
+    product<T>(a, w, pitch, x.columns_first + x.columns_second, k_part, split, e);
 }
 
 template <class T>
-DEVICE void linear_any(float* partial, const Rows<half>& x, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
+DEVICE void linear_any(const Split& split, const Rows<half>& x, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
     Elements<T, RowElements<half, T::A_PASSES>> a = elements<T, RowElements<half, T::A_PASSES>>(k_part);
     a.source.x = x;
 #pragma unroll
@@ -117,7 +118,7 @@ DEVICE void linear_any(float* partial, const Rows<half>& x, const half* w, const
         const int wanted = first_row<T>(e.n) + copied_row<T>(i);
         a.source.row[i] = wanted < x.m ? wanted : x.m - 1;
     }
-    product<T>(a, w, pitch, x.columns_first + x.columns_second, k_part, partial, e);
+    product<T>(a, w, pitch, x.columns_first + x.columns_second, k_part, split, e);
 }
 
 DEVICE void linear_f32(const Rows<float>& x, const float* w, const Epilogue<float>& e, int pitch) {
@@ -134,7 +135,7 @@ DEVICE void linear_f32(const Rows<float>& x, const float* w, const Epilogue<floa
 // ---- entries ----------------------------------------------------------------------------------------------------------------------
 
 #define LINEAR_F16                                                                                                                     \
-    half *y, float *partial, const half *x, const half *x_second, const half *w, const float *bias, const half *channels,              \
+    half *y, float *partial, int *counters, const half *x, const half *x_second, const half *w, const float *bias, const half *channels,              \
         const float *row, const half *residual, int m, int n, int columns_first, int columns_second, int pitch, int k_part,            \
         int rows_per_image, int channel_rows, int activation, int gate
 
@@ -144,16 +145,17 @@ DEVICE void linear_f32(const Rows<float>& x, const float* w, const Epilogue<floa
         int channel_rows, int activation, int gate
 
 #define OPERAND(T) Rows<T>{x, x_second, m, columns_first, columns_second}
+#define SPLIT Split{partial, counters}
 #define EPILOGUE(T) Epilogue<T>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}
 
 // Rows, columns and depth of the tile; stages; warps along rows and columns.
-ENTRY(128, 2, linear_f16_128x160, LINEAR_F16) { linear<Tile<128, 160, 32, 3, 2, 2>>(partial, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 2, linear_f16_128x128, LINEAR_F16) { linear<Tile<128, 128, 32, 3, 2, 2>>(partial, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 3, linear_f16_128x64, LINEAR_F16) { linear<Tile<128, 64, 32, 3, 2, 2>>(partial, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 2, linear_f16_64x160, LINEAR_F16) { linear<Tile<64, 160, 32, 3, 2, 2>>(partial, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 4, linear_f16_64x64, LINEAR_F16) { linear<Tile<64, 64, 32, 4, 2, 2>>(partial, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 4, linear_f16_16x64, LINEAR_F16) { linear<Tile<16, 64, 64, 4, 1, 4>>(partial, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 4, linear_any_f16_64x64, LINEAR_F16) { linear_any<Tile<64, 64, 32, 4, 2, 2>>(partial, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 2, linear_f16_128x160, LINEAR_F16) { linear<Tile<128, 160, 32, 3, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 2, linear_f16_128x128, LINEAR_F16) { linear<Tile<128, 128, 32, 3, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 3, linear_f16_128x64, LINEAR_F16) { linear<Tile<128, 64, 32, 3, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 2, linear_f16_64x160, LINEAR_F16) { linear<Tile<64, 160, 32, 3, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 4, linear_f16_64x64, LINEAR_F16) { linear<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 4, linear_f16_16x64, LINEAR_F16) { linear<Tile<16, 64, 64, 4, 1, 4>>(SPLIT, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 4, linear_any_f16_64x64, LINEAR_F16) { linear_any<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
 ENTRY(256, 2, linear_f32_64x64, LINEAR_F32) {
     linear_f32(Rows<float>{x, x_second, m, columns_first, columns_second}, w,
                Epilogue<float>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}, pitch);

@@ -7,13 +7,14 @@
 //                      if the first is not. The first group is read once at most one is under way, the second, a neighbour's, after a barrier
 //   load_matrix        four 8 x 8 matrices, each lane's row of them `setting` rows away from the one before; and transposed
 //   multiply           one product of fragments: accumulated in f32, in halves, and for a tile of 2 x 3 fragments at once
+//   last_to_arrive     several blocks, of which the last to come adds up what all have written
 //   exp2, reciprocal   one number a thread
 //   pack, unpack, narrow, widen   floats to halves and back, `setting` numbers
 //   rate               `setting` products of a tile of fragments, one after the other on registers alone: the most that any kernel can reach
 //
 // Tensors       words of 32 bits, whatever they stand for: x is read, y written; what lies where is said at each kernel
 // Arithmetic    the primitive's own
-// Launch        one warp; the last three lines 256 threads
+// Launch        one warp, blocks of one warp to meet; the last three lines 256 threads
 // Requirements  none are checked: tests/primitives and, for the rate, benches/turns are the only callers; no network asks for these entries
 // Cost          none to speak of; of the rate, 2 * 16^3 * RATE_ROWS * RATE_COLUMNS / 2 FLOPs per warp and round
 // Measured      not yet run on hardware
@@ -187,6 +188,18 @@ DEVICE void widen(BITS) {
     if (i < setting) y[i] = to_float(reinterpret_cast<const half*>(x)[i]);
 }
 
+// x, y [blocks][32], then y [32]: each block's words turned, and the sums over the blocks as the last one to arrive finds them.
+DEVICE void last_arrives(float* y, const float* x, int* counter) {
+    wait_for_previous_grid();
+    const int lane = lane_index(), blocks = static_cast<int>(gridDim.x);
+    const int own = static_cast<int>(blockIdx.x) * WARP;
+    y[own + lane] = x[own + (lane ^ 1)];
+    if (!last_to_arrive(counter, blocks)) return;
+    float sum = 0.0f;
+    for (int block = 0; block < blocks; block++) sum += y[block * WARP + lane];
+    y[blocks * WARP + lane] = sum;
+}
+
 // Fragments of the tile of `rate`: enough sums that none waits for its own last product.
 #define RATE_ROWS 4
 #define RATE_COLUMNS 8
@@ -217,6 +230,7 @@ ENTRY(32, 1, primitive_copy_async_8, BITS) { copy_groups<8>(y, x, setting); }
 ENTRY(32, 1, primitive_copy_async_4, BITS) { copy_groups<4>(y, x, setting); }
 ENTRY(32, 1, primitive_load_matrix, BITS) { load_matrix<false>(y, x, setting); }
 ENTRY(32, 1, primitive_load_matrix_transposed, BITS) { load_matrix<true>(y, x, setting); }
+ENTRY(32, 1, primitive_last_to_arrive, float* y, const float* x, int* counter) { last_arrives(y, x, counter); }
 ENTRY(32, 1, primitive_multiply, float* y, const float* x) { multiply(y, x); }
 ENTRY(32, 1, primitive_multiply_half, float* y, const float* x) { multiply_half(y, x); }
 ENTRY(32, 1, primitive_multiply_tile, float* y, const float* x) { multiply_fragments(y, x); }

@@ -5,13 +5,14 @@
 // two operations: linear maps read rows, convolutions gather pixels.
 //
 // Order of sums: along K, one step of 16 after the other, in every tile, so that an element's bits do not depend on the tile it was in.
-// Where K is split over blocks (blockIdx.y), each part is summed so, and the parts then in their order (product.cu).
+// Where K is split over blocks (blockIdx.y), each part is summed so, and the parts then in their order (split.cuh).
 //
 // Shared memory: rows of BK halves, in chunks of 8. Chunk `c` of row `r` lies where `place` says: an exclusive-or with the row's low bits, so
 // that neither a copy nor a load of matrices (eight rows, one chunk) finds two of its addresses in one bank.
 #pragma once
 
 #include "epilogue.cuh"
+#include "split.cuh"
 
 // Halves in 16 bytes: what one asynchronous copy moves.
 #define CHUNK 8
@@ -217,10 +218,30 @@ DEVICE void each_eight_columns(const float (&sum)[T::ROWS][T::COLUMNS][4], int f
     }
 }
 
-// The block's part: its tile of D over its part of K, `k_part` columns of all `k`. Stores the result, or, where K is split, partial sums
-// `[parts, m, n8]` with `n8` the columns rounded up to eight.
+// Where blocks that share a tile leave their parts of it, `[parts, tiles, sums of a tile]`, and a counter for each tile at which they meet.
+// Null: K is not split.
+struct Split {
+    float* partial;
+    int* counters;
+};
+
+// Puts the sums of all of the tile's parts in the place of this block's. False: another block comes later and does it.
+template <class T>
+DEVICE bool add_up(float (&sum)[T::ROWS][T::COLUMNS][4], const Split& split) {
+    constexpr int COUNT = T::ROWS * T::COLUMNS * 4;
+    float(&sums)[COUNT] = reinterpret_cast<float(&)[COUNT]>(sum);
+    const int thread = static_cast<int>(threadIdx.x), parts = static_cast<int>(gridDim.y);
+    const size_t step = static_cast<size_t>(gridDim.x) * COUNT * T::THREADS;
+    float* const first = split.partial + static_cast<size_t>(blockIdx.x) * COUNT * T::THREADS;
+    store_part(first + blockIdx.y * step, sums, thread, T::THREADS);
+    if (!last_to_arrive(split.counters + blockIdx.x, parts)) return false;
+    add_parts(sums, first, step, parts, thread, T::THREADS);
+    return true;
+}
+
+// The block's part: its tile of D over its part of K, `k_part` columns of all `k`. The block that completes the tile stores the result.
 template <class T, class A>
-DEVICE void product(A& a, const half* w, int pitch, int k, int k_part, float* partial, const Epilogue<half>& e) {
+DEVICE void product(A& a, const half* w, int pitch, int k, int k_part, const Split& split, const Epilogue<half>& e) {
     wait_for_previous_grid();
     let_next_grid_start();
     SHARED_DYNAMIC(shared);
@@ -229,13 +250,7 @@ DEVICE void product(A& a, const half* w, int pitch, int k, int k_part, float* pa
     float sum[T::ROWS][T::COLUMNS][4];
     Weights<T> loader = weights<T>(w, pitch, e.n, first_column<T>(e.n), part * k_part);
     multiply<T>(sum, a, loader, (columns + T::BK - 1) / T::BK, ring);
-    const int n8 = (e.n + COLUMNS_TOGETHER - 1) / COLUMNS_TOGETHER * COLUMNS_TOGETHER;
-    float* sums = partial == nullptr ? nullptr : partial + static_cast<size_t>(part) * e.m * n8;
-    each_eight_columns<T>(sum, first_row<T>(e.n), first_column<T>(e.n), ring, [&](int row, int column, float(&v)[COLUMNS_TOGETHER]) {
-        if (sums == nullptr) {
-            finish(e, row, column, v);
-        } else if (row < e.m && column < n8) {
-            store_columns(sums + static_cast<size_t>(row) * n8 + column, v, true, COLUMNS_TOGETHER);
-        }
-    });
+    if (split.partial != nullptr && !add_up<T>(sum, split)) return;
+    each_eight_columns<T>(sum, first_row<T>(e.n), first_column<T>(e.n), ring,
+                          [&](int row, int column, float(&v)[COLUMNS_TOGETHER]) { finish(e, row, column, v); });
 }

@@ -37,6 +37,10 @@ const char* name_of(Fault fault) {
         case Fault::early_access: return "EARLY_ACCESS";
         // One block touches an element of global memory that another block writes.
         case Fault::block_race: return "BLOCK_RACE";
+        // Blocks disagree on how many arrive at a counter, or it was not zero before the first.
+        case Fault::counter_misused: return "COUNTER_MISUSED";
+        // The launch has ended, and fewer blocks have arrived at a counter than were to.
+        case Fault::counter_left: return "COUNTER_LEFT";
         // A thread touches another's local variables.
         case Fault::foreign_local_memory: return "FOREIGN_LOCAL_MEMORY";
         // An address is not a multiple of the bytes that one access moves.

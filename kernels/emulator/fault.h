@@ -22,6 +22,8 @@ enum class Fault : uint8_t {
     global_read_only,
     early_access,
     block_race,
+    counter_misused,
+    counter_left,
     foreign_local_memory,
     misaligned,
     divergent_collective,

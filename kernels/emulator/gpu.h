@@ -86,6 +86,8 @@ DEVICE void copy_async_wait() {
 DEVICE void load_matrix_x4(uint32_t (&r)[4], const void* row, LDM_SITE) { ldm_load_matrix(r, row, false, {file, line}); }
 DEVICE void load_matrix_x4_transposed(uint32_t (&r)[4], const void* row, LDM_SITE) { ldm_load_matrix(r, row, true, {file, line}); }
 
+DEVICE bool arrive(int* counter, int count, LDM_SITE) { return ldm_arrive(counter, count, {file, line}); }
+
 // ---- arithmetic -------------------------------------------------------------------------------------------------------------------
 
 DEVICE void multiply_accumulate(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], LDM_SITE) {

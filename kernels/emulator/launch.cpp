@@ -20,6 +20,22 @@ void Launch::fail(const std::string& line) {
     if (!failed.exchange(true)) report = line;
 }
 
+std::vector<Released> Launch::arrive(int* counter, int count, Released block, ldm_site site, std::string& wrong) {
+    const std::lock_guard<std::mutex> hold(lock);
+    const auto [at, first] = arrivals.try_emplace(counter, Arrivals{count, site, {}});
+    Arrivals& all = at->second;
+    if (first && *counter != 0) wrong = text("the counter was %d before the first block arrived", *counter);
+    if (all.count != count) wrong = text("the block is one of %d at a counter where others are of %d", count, all.count);
+    if (!wrong.empty()) return {};
+    all.site = site;
+    all.blocks.push_back(block);
+    *counter = static_cast<int>(all.blocks.size()) % count;
+    if (*counter != 0) return {};
+    std::vector<Released> blocks = std::move(all.blocks);
+    arrivals.erase(at);
+    return blocks;
+}
+
 namespace {
 
 const ldm_entry* find(const char* name) {
@@ -148,6 +164,10 @@ int32_t ldm_emulator_launch(const ldm_launch* request, char* report, size_t repo
             launch.regions = regions_of(*request);
         }
         run(launch);
+        for (const auto& [counter, all] : launch.arrivals) {
+            launch.fail(text("%s: %s at %s: %zu of %d blocks have arrived at a counter when all have ended", name_of(Fault::counter_left),
+                             request->entry, place_of(all.site).c_str(), all.blocks.size(), all.count));
+        }
     }
     if (report_bytes > 0) {
         const size_t length = launch.report.size() < report_bytes ? launch.report.size() : report_bytes - 1;

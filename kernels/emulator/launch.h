@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include <atomic>
+#include <map>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -23,6 +24,13 @@ struct Region {
     Touched* touched;     // of `start`; null: who touches it is not recorded
 };
 
+// Blocks that have arrived at a counter since it was last zero.
+struct Arrivals {
+    int count;                           // that are to come
+    ldm_site site;                       // where the last one called
+    std::vector<Released> blocks;
+};
+
 struct Launch {
     const ldm_launch* request = nullptr;
     const ldm_entry* entry = nullptr;
@@ -31,11 +39,14 @@ struct Launch {
     uint32_t first_number = 0;           // of the blocks, among all that ever ran
     std::vector<Region> regions;         // what may be touched, if that is checked
     std::vector<uint32_t> order;         // of the clusters, if it is not the plain one
+    std::map<int*, Arrivals> arrivals;   // at counters that are not zero; under `lock`
     std::atomic<uint64_t> next{0};
     std::atomic<bool> failed{false};
     std::mutex lock;
     std::string report;
 
+    // Counts `block` in at a counter; those that came before it, if it is the last. `wrong` says what is wrong with the call.
+    std::vector<Released> arrive(int* counter, int count, Released block, ldm_site site, std::string& wrong);
     // Keeps the first fault and lets no further block start.
     void fail(const std::string& line);
 };

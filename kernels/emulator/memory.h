@@ -18,6 +18,12 @@ struct Touched {
     Readers readers;      // its threads
 };
 
+// A block that has arrived at a counter: what it did before `floor` is known to whoever comes last.
+struct Released {
+    uint32_t block;
+    Stamp floor;
+};
+
 // The record of the two bytes at `address`, or null if they are not from ldm_emulator_alloc. Those of following bytes follow it.
 Touched* touched(const void* address);
 

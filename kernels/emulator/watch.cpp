@@ -34,6 +34,19 @@ void Watch::start_block(Block& block) {
     const uint32_t* const grid = launch.request->grid;
     number_ = launch.first_number + static_cast<uint32_t>(block.index[0] + grid[0] * (block.index[1] + uint64_t{grid[1]} * block.index[2]));
     latest_ = nullptr;
+    acquired_.clear();
+}
+
+// A block that is met twice has done more by the second time, and who knows of that knows of the first.
+void Watch::acquire(Thread& self, const std::vector<Released>& blocks) {
+    for (const Released& other : blocks) acquired_[other.block] = Acquired{other.floor, clock_.stamp(self.index)};
+}
+
+// Whether what a block of this launch did happened before what `self` does now.
+bool Watch::known(Thread& self, uint32_t block, Stamp stamp) const {
+    if (block == number_) return clock_.ordered(stamp, self.index);
+    const auto found = acquired_.find(block);
+    return found != acquired_.end() && stamp < found->second.floor && clock_.ordered(found->second.since, self.index);
 }
 
 void Watch::access(Thread& self, const Access& access) {
@@ -83,15 +96,9 @@ void Watch::judge(const Access& access, Verdict verdict, const std::string& what
 // Both answer whether all is well; if not, `verdict` says with whom the access collides, `other` being negative for another block.
 bool Watch::read_global(Thread& self, Touched& at, Verdict& verdict) {
     const uint32_t first = block_->launch->first_number;
-    if (at.writer >= first) {
-        if (at.writer != number_) {
-            verdict = Verdict{Finding::after_write, -1};
-            return false;
-        }
-        if (!clock_.ordered(at.write, self.index)) {
-            verdict = Verdict{Finding::after_write, at.write};
-            return false;
-        }
+    if (at.writer >= first && !known(self, at.writer, at.write)) {
+        verdict = Verdict{Finding::after_write, at.writer == number_ ? at.write : -1};
+        return false;
     }
     const Stamp mine = clock_.stamp(self.index);
     if (at.reader == number_) {
@@ -109,7 +116,7 @@ bool Watch::write_global(Thread& self, Touched& at, Verdict& verdict) {
                                                             {at.reader, at.readers.latest, Finding::after_read},
                                                             {at.reader, at.readers.other, Finding::after_read}};
     for (const auto& [block, stamp, finding] : earlier) {
-        if (block < first || (block == number_ && clock_.ordered(stamp, self.index))) continue;
+        if (block < first || known(self, block, stamp)) continue;
         verdict = Verdict{finding, block == number_ ? stamp : -1};
         return false;
     }
@@ -118,7 +125,8 @@ bool Watch::write_global(Thread& self, Touched& at, Verdict& verdict) {
     return true;
 }
 
-void Watch::global(Thread& self, const Access& access) {
+// Finds the region that an access is in, or faults. False: it reads a constant of the program.
+bool Watch::locate(Thread& self, const Access& access) {
     const auto inside = [&](const Region& region) {
         return access.address >= region.start && access.address + access.bytes <= region.end && (region.writable || !access.write);
     };
@@ -126,7 +134,7 @@ void Watch::global(Thread& self, const Access& access) {
         const std::vector<Region>& regions = block_->launch->regions;
         const auto found = std::find_if(regions.begin(), regions.end(), inside);
         if (found == regions.end()) {
-            if (!access.write && in_constants(access.address)) return;
+            if (!access.write && in_constants(access.address)) return false;
             unknown_address(access);
         }
         latest_ = &*found;
@@ -136,7 +144,19 @@ void Watch::global(Thread& self, const Access& access) {
               text("%s a tensor that is no weight, by a thread that has not called wait_for_previous_grid", access.write ? "a write to" : "a read of"),
               {}, access.pc);
     }
-    if (!latest_->touched) return;
+    return true;
+}
+
+// Counting is one step that nobody comes between, so no two blocks race there.
+void Watch::counter(Thread& self, const Access& access) {
+    if (reinterpret_cast<uintptr_t>(access.address) % access.bytes != 0) {
+        raise(Fault::misaligned, "a counter that is not at a multiple of 4 bytes", {}, access.pc);
+    }
+    locate(self, access);
+}
+
+void Watch::global(Thread& self, const Access& access) {
+    if (!locate(self, access) || !latest_->touched) return;
     const size_t offset = static_cast<size_t>(access.address - latest_->start);
     for (size_t granule = offset / 2; granule <= (offset + access.bytes - 1) / 2; granule++) {
         Verdict verdict;

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "block.h"
@@ -49,6 +50,8 @@ public:
     void shared(Thread& self, const Access& access);
     // An access to what must be global memory.
     void global(Thread& self, const Access& access);
+    // A counter at which the block arrives.
+    void counter(Thread& self, const Access& access);
     // The start of an asynchronous copy to shared memory, and its end, in the thread's wait.
     void start_copy(Thread& self, const Access& access);
     void finish_copy(Thread& self, const unsigned char* address, uint32_t bytes);
@@ -80,6 +83,10 @@ public:
     // A read by a thread of another block of the cluster.
     void peer_read(const Thread& peer, uint32_t offset, uint32_t bytes, ldm_site site, const void* pc);
 
+    // What this block releases to others now, and what `self` has come to know of them.
+    Released released() const { return {number_, clock_.block_floor()}; }
+    void acquire(Thread& self, const std::vector<Released>& blocks);
+
 private:
     friend struct ProductReads;
 
@@ -87,6 +94,8 @@ private:
     Observer observer(const Thread& who) const;
     // Who has left a stamp, for a report.
     std::string name_of(Stamp stamp) const;
+    bool locate(Thread& self, const Access& access);
+    bool known(Thread& self, uint32_t block, Stamp stamp) const;
     bool read_global(Thread& self, Touched& at, Verdict& verdict);
     bool write_global(Thread& self, Touched& at, Verdict& verdict);
     [[noreturn]] void unknown_address(const Access& access);
@@ -95,6 +104,11 @@ private:
     Clock clock_;
     Shadow shadow_;
     uint32_t number_ = 0;             // of this block, see Touched
+    struct Acquired {
+        Stamp floor;                  // what the other block did before is known
+        Stamp since;                  // to whoever comes after this
+    };
+    std::unordered_map<uint32_t, Acquired> acquired_;   // by the other block's number
     const Region* latest_ = nullptr;  // where the last access was: the next one often is there too
 };
 

@@ -54,6 +54,14 @@ pub(super) fn streamed(bytes: f64, target: &Target) -> f64 {
     bytes / (f64::from(target.multiprocessors.max(1)) * CACHE)
 }
 
+/// Clocks from a block's last sum until the last of `parts` that share a tile has read the sums of all, of `bytes` each.
+pub(super) fn joined(parts: usize, bytes: usize) -> f64 {
+    match parts {
+        1 => 0.0,
+        _ => START + ((1 + parts) * bytes) as f64 / CACHE,
+    }
+}
+
 /// Multiply-adds that a multiprocessor makes in a clock by `mma.sync`, of halves with f32 sums. Consumer GPUs have a quarter of a data
 /// centre's; from Hopper on `mma.sync` reaches two thirds of what the tensor cores can do. Floats are multiplied elsewhere.
 fn products_per_clock(target: &Target) -> f64 {

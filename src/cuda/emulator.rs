@@ -48,7 +48,7 @@ mod emulated {
     use super::Emulation;
     use crate::error::{Error, Result};
     use std::ffi::{CStr, CString, c_char, c_void};
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex, PoisonError};
 
     /// Bytes for what a launch did wrong: the first lines say it, the rest repeats it for other threads.
     const REPORT_BYTES: usize = 1 << 14;
@@ -90,15 +90,22 @@ mod emulated {
     }
 
     /// The emulator.
-    pub(super) struct Emulator(Emulation);
+    pub(super) struct Emulator {
+        emulation: Emulation,
+        /// Launches follow one another, whichever thread makes them: they share counters.
+        turn: Mutex<()>,
+    }
 
     impl Emulator {
         pub(super) fn new(emulation: Emulation) -> Self {
-            Self(emulation)
+            Self {
+                emulation,
+                turn: Mutex::default(),
+            }
         }
 
         fn workers(&self) -> u32 {
-            match self.0.threads {
+            match self.emulation.threads {
                 0 => std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
                 threads => threads as u32,
             }
@@ -131,7 +138,11 @@ mod emulated {
 
     impl Door for Emulator {
         fn name(&self) -> String {
-            let check = if self.0.check { "checked" } else { "unchecked" };
+            let check = if self.emulation.check {
+                "checked"
+            } else {
+                "unchecked"
+            };
             format!("emulator ({} threads, {check})", self.workers())
         }
 
@@ -196,10 +207,11 @@ mod emulated {
                 regions: regions.as_ptr(),
                 region_count: regions.len() as u32,
                 workers: self.workers(),
-                check: i32::from(self.0.check),
-                seed: self.0.seed,
+                check: i32::from(self.emulation.check),
+                seed: self.emulation.seed,
             };
             let mut report = vec![0u8; REPORT_BYTES];
+            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
             // SAFETY: every pointer in `launch` lives until the call returns, there is a word for each parameter of the entry (launch.rs
             // compared them with its signature), and the regions are alive. What the kernel does beyond them is what the checker stops;
             // without it, a kernel is trusted as any code of ours is.

@@ -107,6 +107,8 @@ pub enum Argument {
         /// Where they lie in it.
         map: TensorMap,
     },
+    /// So many counters, zero before the launch and after it (`last_to_arrive` of kernels/gpu.cuh).
+    Counters(usize),
     /// A pointer to nothing: the entry leaves out what it would read there.
     Null,
     /// A size.
@@ -176,6 +178,7 @@ impl fmt::Display for Argument {
             Self::Weight(index) => write!(f, "w{index}"),
             Self::Workspace { offset, bytes } => write!(f, "scratch@{offset}+{bytes}"),
             Self::Map { of, map } => write!(f, "{}{map}", Self::from(*of)),
+            Self::Counters(count) => write!(f, "counters+{count}"),
             Self::Null => write!(f, "-"),
             Self::Int(value) => write!(f, "{value}"),
             Self::Float(value) => write!(f, "{value:?}"),

@@ -1,6 +1,7 @@
 //! The one place that turns a choice into launches: operands, weights and scratch memory become addresses, and whatever does not fit the
 //! entry's signature or the device is refused by name before anything runs.
 
+use super::counters::Counters;
 use super::door::{Call, Door, Memory, Span, Touched, Value};
 use super::table::{self, Element, Entry, Kind};
 use super::{Argument, Cuda, Launch, Precision, Target};
@@ -27,17 +28,18 @@ struct Operands {
     inputs: Vec<Operand>,
     weights: Vec<Operand>,
     workspace: Option<Span>,
+    counters: Option<Span>,
 }
 
-/// The launches of `step`, whose values lie in `arena`.
+/// The launches of `step`, whose values lie in `arena`; `counters` gives as many as are asked for.
 ///
 /// # Errors
-/// If a launch does not fit its entry's signature, the memory it is given, or the device.
+/// If there are no counters, or a launch does not fit its entry's signature, the memory it is given, or the device.
 pub(super) fn calls(
     step: &Step<Cuda>,
     arena: &Arc<dyn Memory>,
     target: &Target,
-    door: &dyn Door,
+    (door, counters): (&dyn Door, &Counters),
 ) -> Result<Vec<Call>> {
     if step.output.shape.is_empty() {
         return Ok(Vec::new());
@@ -55,7 +57,15 @@ pub(super) fn calls(
         span: Span::whole(&weight.0),
         precision: recipe.layout.precision(target.precision),
     });
+    let arguments = step.kernel.launches.iter().flat_map(|l| &l.arguments);
+    let counted = arguments.filter_map(|argument| match argument {
+        Argument::Counters(count) => Some(*count),
+        _ => None,
+    });
     let operands = Operands {
+        counters: (counted.max())
+            .map(|count| counters.take(door, count))
+            .transpose()?,
         output: place(&step.output)?,
         inputs: step.inputs.iter().map(place).collect::<Result<_>>()?,
         weights: weights.collect(),
@@ -200,6 +210,14 @@ fn memory(argument: Argument, element: Element, operands: &Operands) -> Result<T
             })?;
             (part, None)
         }
+        Argument::Counters(count) => {
+            let all = operands.counters.as_ref().ok_or_else(missing)?;
+            let part = all.part(0, count * size_of::<i32>());
+            if element != Element::Int {
+                return Err("counters are integers".to_owned());
+            }
+            (part.ok_or_else(missing)?, None)
+        }
         Argument::Map { .. } | Argument::Null | Argument::Int(_) | Argument::Float(_) => {
             return Err("is not memory".to_owned());
         }
@@ -220,7 +238,10 @@ fn memory(argument: Argument, element: Element, operands: &Operands) -> Result<T
     }
     Ok(Touched {
         span,
-        written: matches!(argument, Argument::Output | Argument::Workspace { .. }),
+        written: matches!(
+            argument,
+            Argument::Output | Argument::Workspace { .. } | Argument::Counters(_)
+        ),
         weight: matches!(argument, Argument::Weight(_)),
     })
 }

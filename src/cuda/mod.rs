@@ -8,6 +8,7 @@ mod attention_large;
 mod codebook;
 mod conv2d;
 mod cost;
+mod counters;
 mod diagnosis;
 mod door;
 mod driver;
@@ -48,6 +49,7 @@ use crate::ops::Op;
 use crate::plan::Place;
 use crate::tensor::Shape;
 use crate::weights::Weights;
+use counters::Counters;
 use door::{Call, Door, Memory, Span};
 use memory::made;
 use probe::Effort;
@@ -62,6 +64,7 @@ pub struct Cuda {
     door: Arc<dyn Door>,
     target: Target,
     store: Arc<Store>,
+    counters: Arc<Counters>,
     pool: Arc<ThreadPool>,
     stop: Arc<AtomicBool>,
     /// The most memory to use, in bytes.
@@ -118,6 +121,7 @@ impl Cuda {
             door,
             target,
             store: Arc::default(),
+            counters: Arc::default(),
             pool: Arc::new(pool),
             stop,
             limit: None,
@@ -170,6 +174,7 @@ impl Backend for Cuda {
                 ..self.target
             },
             store: self.store.clone(),
+            counters: self.counters.clone(),
             pool: self.pool.clone(),
             stop: self.stop.clone(),
             limit: self.limit,
@@ -304,7 +309,7 @@ impl Backend for Cuda {
     }
 
     fn profile(&self, arena: &mut Arena, step: &Step<Self>) -> Result<Vec<Lap>> {
-        let calls = launch::calls(step, &arena.0, &self.target, &*self.door)?;
+        let calls = launch::calls(step, &arena.0, &self.target, (&*self.door, &self.counters))?;
         let lap = |call: Call| {
             self.stopped()?;
             Ok(Lap {

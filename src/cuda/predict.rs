@@ -4,7 +4,7 @@
 //! from memory, as those of one network are more than any cache holds; the other operands of a launch do where they do not fit in the cache
 //! together. All of it is read off the launch itself, so a kernel that was never thought of here is predicted by what it touches.
 
-use super::cost::{Blocks, LAUNCH, START, streamed};
+use super::cost::{Blocks, LAUNCH, START, joined, streamed};
 use super::gpu::Gpu;
 use super::kernel::{Argument, Kernel, Launch, Precision, Target};
 use super::{table, tile};
@@ -52,7 +52,7 @@ pub fn predict<'a>(
             let cached = others <= gpu.cache_bytes as f64;
             let from_memory = weights + if cached { 0.0 } else { others };
             let clocks = match blocks {
-                Some(blocks) => blocks.clocks(&target),
+                Some(blocks) => blocks.clocks(&target) + node.joined(launch),
                 None => START + streamed(others, &target),
             };
             let memory = from_memory / (gpu.memory_rate * STREAM);
@@ -171,6 +171,17 @@ impl<'a> Node<'a> {
                         .count() as f64
             }
             false => 0.0,
+        }
+    }
+
+    /// Clocks in which the blocks that share a tile add up their sums.
+    fn joined(&self, launch: &Launch) -> f64 {
+        match (self.op, tile_of(launch)) {
+            (Op::Linear(_) | Op::Conv2d(_), Some([rows, columns])) => {
+                let bytes = rows * columns * Precision::F32.bytes();
+                joined(launch.grid[1] as usize, bytes)
+            }
+            _ => 0.0,
         }
     }
 

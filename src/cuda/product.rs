@@ -14,9 +14,6 @@ const F32_SIDE: usize = 64;
 /// Columns that a thread of an epilogue finishes together.
 const EIGHT: usize = 8;
 
-/// Threads of a block that adds up parts.
-const SUM_THREADS: usize = 256;
-
 /// A matrix product to be launched.
 pub(super) struct Product<'a> {
     /// The operation, as its entries begin.
@@ -158,16 +155,18 @@ impl<'a> Product<'a> {
             aligned: self.sources.iter().all(|c| c.is_multiple_of(EIGHT)),
         };
         let Cut { tile, parts, part } = problem.cut(target)?;
-        let eights = self.shape.rows() * problem.n.div_ceil(EIGHT);
-        let (partial, workspace_bytes) = match parts {
-            1 => (Argument::Null, 0),
+        let tiles = self.tiles([tile.rows, tile.columns])?;
+        let (workspace_bytes, split) = match parts {
+            1 => (0, [Argument::Null; 2]),
             _ => {
-                let bytes = parts * eights * EIGHT * Precision::F32.bytes();
-                (Argument::Workspace { offset: 0, bytes }, bytes)
+                let bytes = parts * tiles as usize * tile.result_bytes();
+                let partial = Argument::Workspace { offset: 0, bytes };
+                (bytes, [partial, Argument::Counters(tiles as usize)])
             }
         };
         let arguments = [
-            &[Argument::Output, partial][..],
+            &[Argument::Output][..],
+            &split,
             &self.pointers,
             &[Argument::Weight(0)],
             &self.addends(),
@@ -177,29 +176,14 @@ impl<'a> Product<'a> {
             &self.epilogue_sizes()?,
         ];
         let what = if problem.aligned { "" } else { "_any" };
-        let mut launches = vec![Launch {
+        let launch = Launch {
             entry: format!("{}{what}_f16_{}x{}", self.name, tile.rows, tile.columns),
-            grid: [self.tiles([tile.rows, tile.columns])?, count(parts)?, 1],
+            grid: [tiles, count(parts)?, 1],
             shared_bytes: count(tile.shared_bytes())?,
             arguments: arguments.concat(),
-        }];
-        if parts > 1 {
-            let arguments = [
-                &[Argument::Output, partial][..],
-                &self.addends(),
-                &[kernel::int(parts)?],
-                &self.result_sizes()?,
-                &self.epilogue_sizes()?,
-            ];
-            launches.push(Launch {
-                entry: "product_sum_f16".to_owned(),
-                grid: [count(eights.div_ceil(SUM_THREADS))?, 1, 1],
-                shared_bytes: 0,
-                arguments: arguments.concat(),
-            });
-        }
+        };
         Ok(Kernel {
-            launches,
+            launches: vec![launch],
             workspace_bytes,
             recipes: self.recipes.clone(),
         })

@@ -77,7 +77,12 @@ impl Replay {
 fn first_run(device: &Cuda, arena: &Arena, steps: &[Step<Cuda>]) -> Result<Vec<Call>> {
     let mut calls = Vec::new();
     for step in steps {
-        let launches = launch::calls(step, &arena.0, &device.target, &*device.door)?;
+        let launches = launch::calls(
+            step,
+            &arena.0,
+            &device.target,
+            (&*device.door, &device.counters),
+        )?;
         one_by_one(device, &launches)?;
         calls.extend(launches);
     }

@@ -1,13 +1,13 @@
 //! Which tile of a matrix product a block computes, and over how many blocks `K` is split.
 //!
-//! With few rows there are fewer tiles than multiprocessors; then each tile's `K` is split over several blocks, whose partial sums a second
-//! launch adds up. That changes the order of additions, so the number of parts follows from one image's rows and from the device, never from
+//! With few rows there are fewer tiles than multiprocessors; then each tile's `K` is split over several blocks, of which the last to end adds
+//! up what all have summed. That changes the order of additions, so the number of parts follows from one image's rows and from the device, never from
 //! the batch: an image's bytes are the same alone and in company. The tile may follow from the batch, as every tile adds along `K` in the
 //! same steps.
 //!
 //! Both are chosen by the model of the time in `cost.rs`, whose constants are planning figures and not measurements.
 
-use super::cost::{Blocks, LAUNCH, streamed};
+use super::cost::{Blocks, joined};
 use super::{Precision, Target};
 
 /// A tile that a block computes.
@@ -72,6 +72,11 @@ const fn tile(
 }
 
 impl Tile {
+    /// Bytes of the tile of the result, as sums.
+    pub(super) fn result_bytes(&self) -> usize {
+        self.rows * self.columns * Precision::F32.bytes()
+    }
+
     /// Bytes of the ring in shared memory.
     pub(super) fn shared_bytes(&self) -> usize {
         (self.rows + self.columns) * self.depth * self.stages * Precision::F16.bytes()
@@ -159,14 +164,7 @@ impl Problem {
             exponentials: 0.0,
             fetched: bytes as f64 * depth,
         };
-        let added = match parts {
-            1 => 0.0,
-            _ => {
-                let moved = 2 * parts * rows * self.n * Precision::F32.bytes();
-                LAUNCH + streamed(moved as f64, target)
-            }
-        };
-        blocks.clocks(target) + added
+        blocks.clocks(target) + joined(parts, tile.result_bytes())
     }
 }
 

@@ -40,6 +40,9 @@ enum Word {
     Map(usize),
 }
 
+/// More than any case's launches ask for.
+const COUNTERS: usize = 1 << 10;
+
 type Run = unsafe extern "C" fn(*const Launch, *mut c_char, usize) -> i32;
 type Alloc = unsafe extern "C" fn(usize) -> *mut c_void;
 type Free = unsafe extern "C" fn(*mut c_void);
@@ -107,6 +110,13 @@ impl<'a> Memory<'a> {
         }
     }
 
+    fn zeros(library: &'a Library, bytes: usize) -> Self {
+        let memory = Self::new(library, bytes);
+        // SAFETY: the memory is as long, and new.
+        unsafe { memory.address.write_bytes(0, bytes) };
+        memory
+    }
+
     fn of(library: &'a Library, values: &[f32], element: Element) -> Self {
         let halves: Vec<f16>;
         let bytes: &[u8] = match element {
@@ -162,6 +172,7 @@ struct Memories<'a> {
     input: Vec<Option<Memory<'a>>>,
     weight: Vec<Option<Memory<'a>>>,
     workspace: Memory<'a>,
+    counters: Memory<'a>,
 }
 
 impl<'a> Memories<'a> {
@@ -175,6 +186,7 @@ impl<'a> Memories<'a> {
             input: case.operands.iter().map(|_| None).collect(),
             weight: kernel.recipes.iter().map(|_| None).collect(),
             workspace: Memory::new(library, kernel.workspace_bytes),
+            counters: Memory::zeros(library, COUNTERS * size_of::<i32>()),
             kernel,
         }
     }
@@ -205,6 +217,10 @@ impl<'a> Memories<'a> {
             Argument::Workspace { offset, bytes } => {
                 assert!(offset + bytes <= self.workspace.bytes);
                 return (self.workspace.address.wrapping_byte_add(offset), bytes);
+            }
+            Argument::Counters(count) => {
+                assert!(count <= COUNTERS);
+                return (self.counters.address, count * size_of::<i32>());
             }
             Argument::Null => return (std::ptr::null_mut(), 0),
             Argument::Map { .. } | Argument::Int(_) | Argument::Float(_) => {

@@ -1,5 +1,6 @@
 //! What each entry of `kernels/primitives.cu` is given, and what it must answer.
 
+use crate::blocks;
 use crate::layout::{
     Matrix, WARP, fragment_a, fragment_b, fragment_d, fragment_d_halves, loaded, pair,
 };
@@ -58,6 +59,7 @@ pub fn all() -> Vec<Case> {
     }
     cases.extend([1, 2, 3].map(multiply));
     cases.extend([1, 2, 3].map(multiply_half));
+    cases.extend([1, 2, 37].map(blocks::last_to_arrive));
     cases.extend([
         exp2(),
         reciprocal(),
@@ -78,12 +80,12 @@ fn words(count: usize) -> Vec<u32> {
 }
 
 /// Small integers, different for every `seed`.
-fn integer(seed: usize, row: usize, column: usize) -> f32 {
+pub fn integer(seed: usize, row: usize, column: usize) -> f32 {
     let mixed = (row * 31 + column * 17 + seed * 101).wrapping_mul(0x9e37_79b9) >> 7;
     (mixed % 9) as f32 - 4.0
 }
 
-fn warp(entry: &'static str, x: Vec<u32>, setting: Option<i32>, expected: Expected) -> Case {
+pub fn warp(entry: &'static str, x: Vec<u32>, setting: Option<i32>, expected: Expected) -> Case {
     Case {
         entry,
         x,
@@ -391,6 +393,6 @@ fn rate() -> Case {
     }
 }
 
-fn bits(x: &[f32]) -> Vec<u32> {
+pub fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }

@@ -4,12 +4,14 @@
 //! it, and on a machine with a GPU the instructions themselves are asked: `cargo test --release --test primitives -- --ignored`. Values are
 //! small integers where an order of adding is not defined, so that answers are equal to the bit or wrong.
 
+mod blocks;
 mod cases;
 mod layout;
 
 use cases::{Case, Expected};
 use half::f16;
 use latent_diffusion::backend::{Backend, Step};
+use latent_diffusion::cuda::table::{Element, Kind};
 use latent_diffusion::cuda::{Argument, Cuda, Kernel, Launch, Precision, table};
 use latent_diffusion::ops::{Cost, Reshape};
 use latent_diffusion::plan::Place;
@@ -43,6 +45,18 @@ fn answer(device: &Cuda, case: &Case) -> Vec<u32> {
         )
         .unwrap();
     let entry = table::entry(case.entry).expect("an entry of kernels/primitives.cu");
+    let integers = |parameter: &table::Parameter| {
+        let kind = parameter.kind;
+        matches!(
+            kind,
+            Kind::Pointer {
+                element: Element::Int,
+                ..
+            }
+        )
+    };
+    let counters = entry.parameters.iter().any(integers);
+    let counters = counters.then_some(Argument::Counters(1));
     let launch = Launch {
         entry: case.entry.to_owned(),
         grid: [case.threads.div_ceil(entry.threads as usize) as u32, 1, 1],
@@ -50,6 +64,7 @@ fn answer(device: &Cuda, case: &Case) -> Vec<u32> {
         arguments: [Argument::Output, Argument::Input(0)]
             .into_iter()
             .chain(case.setting.map(Argument::Int))
+            .chain(counters)
             .collect(),
     };
     let step = Step {
@@ -62,9 +77,15 @@ fn answer(device: &Cuda, case: &Case) -> Vec<u32> {
         weights: vec![],
         cost: Cost::default(),
     };
-    device
-        .run(&mut arena, &[step], &mut Default::default())
-        .unwrap_or_else(|error| panic!("{}: {error}", case.entry));
+    // Twice: what a launch leaves behind must not change the next one.
+    for _ in 0..2 {
+        let run = device.run(
+            &mut arena,
+            std::slice::from_ref(&step),
+            &mut Default::default(),
+        );
+        run.unwrap_or_else(|error| panic!("{}: {error}", case.entry));
+    }
     let mut found = vec![0.0; case.expected.len()];
     device.read(&arena, y, &mut found).unwrap();
     found.iter().map(|x| x.to_bits()).collect()

@@ -27,6 +27,7 @@ static ENTRY: Entry = Entry {
         parameter("parts", pointer(Element::Float, true)),
         parameter("count", Kind::Int),
         parameter("factor", Kind::Float),
+        parameter("arrived", pointer(Element::Int, true)),
     ],
 };
 
@@ -45,6 +46,7 @@ fn operands() -> Operands {
         ],
         weights: vec![operand(768, Precision::F32)],
         workspace: Some(memory(2048, 128)),
+        counters: Some(memory(4096, 16)),
     }
 }
 
@@ -63,6 +65,7 @@ fn launch() -> Launch {
             },
             Argument::Int(7),
             Argument::Float(0.5),
+            Argument::Counters(4),
         ],
     }
 }
@@ -77,10 +80,11 @@ fn checked(launch: &Launch) -> Result<Call, String> {
 fn a_launch_that_fits_has_every_address_and_value() {
     let call = checked(&launch()).unwrap_or_else(|problem| panic!("{problem}"));
     let factor = u64::from(0.5f32.to_bits());
-    assert_eq!(call.words(), [256, 512, 768, 2112, 7, factor]);
+    assert_eq!(call.words(), [256, 512, 768, 2112, 7, factor, 4096]);
     let memory = |value: &Value| value.memory().map(|m| (m.written, m.weight));
     let memories: Vec<_> = call.values.iter().filter_map(memory).collect();
-    let kinds = [(true, false), (false, false), (false, true), (true, false)];
+    let [written, read, weight] = [(true, false), (false, false), (false, true)];
+    let kinds = [written, read, weight, written, written];
     assert_eq!(memories, kinds);
 }
 
@@ -98,7 +102,7 @@ fn a_launch_that_does_not_fit_is_refused_by_name() {
     refused(|l| l.shared_bytes = 1 << 20, &["1048576", "166912"]);
     refused(|l| l.grid = [1, 0, 1], &["1 x 0 x 1"]);
     refused(|l| l.grid = [1, 65_536, 1], &["65536", "65535"]);
-    refused(|l| l.arguments.truncate(5), &["6 arguments", "not 5"]);
+    refused(|l| l.arguments.truncate(5), &["7 arguments", "not 5"]);
     let set = |index: usize, argument| move |l: &mut Launch| l.arguments[index] = argument;
     refused(set(1, Argument::Input(2)), &["`x`", "Half", "Float"]);
     refused(set(1, Argument::Input(1)), &["`x`", "0x404", "16"]);
@@ -106,6 +110,8 @@ fn a_launch_that_does_not_fit_is_refused_by_name() {
     refused(set(0, Argument::Input(0)), &["`y`", "only be read"]);
     refused(set(2, Argument::Int(1)), &["`bias`", "not memory"]);
     refused(set(4, Argument::Float(1.0)), &["`count`", "another type"]);
+    refused(set(3, Argument::Counters(4)), &["`parts`", "integers"]);
+    refused(set(6, Argument::Counters(5)), &["`arrived`", "none"]);
     let beyond = Argument::Workspace {
         offset: 96,
         bytes: 64,
