@@ -218,13 +218,6 @@ DEVICE void each_eight_columns(const float (&sum)[T::ROWS][T::COLUMNS][4], int f
     }
 }
 
-// Where blocks that share a tile leave their parts of it, `[parts, tiles, sums of a tile]`, and a counter for each tile at which they meet.
-// Null: K is not split.
-struct Split {
-    float* partial;
-    int* counters;
-};
-
 // Puts the sums of all of the tile's parts in the place of this block's. False: another block comes later and does it.
 template <class T>
 DEVICE bool add_up(float (&sum)[T::ROWS][T::COLUMNS][4], const Split& split) {

@@ -7,6 +7,13 @@
 
 #include "elements.cuh"
 
+// Where blocks that share a tile leave their parts of it, `[parts, tiles, sums of a tile]`, and a counter for each tile at which they meet.
+// Null: K is not split.
+struct Split {
+    float* partial;
+    int* counters;
+};
+
 // Stores the `COUNT` sums that thread `thread` of `threads` has of a part.
 template <int COUNT>
 DEVICE void store_part(float* part, const float (&sum)[COUNT], int thread, int threads) {

@@ -1,7 +1,7 @@
 //! Convolutions.
 
 use super::kernel::{self, Argument};
-use super::product::{self, Factor, Product, Sources};
+use super::product::{self, Factor, Pixels, Product, Rows, Sources};
 use super::{Kernel, Layout, Recipe, Target};
 use crate::ops::Conv2d;
 use crate::tensor::Shape;
@@ -49,7 +49,16 @@ pub(super) fn select(
     let sizes: Vec<Argument> = (sizes.into_iter().map(kernel::int)).collect::<Result<_, _>>()?;
     let image = [kernel::int(h)?, kernel::int(w)?];
     let [own, beside] = [product::widths(own)?, product::widths(beside)?];
-    product.kernel(&[&image[..], &own, &beside, &sizes].concat(), target)
+    let rows = (!op.upsample).then_some(Rows::Pixels(Pixels {
+        own: op.sources,
+        image: [h, w],
+        output: [out_h, out_w],
+        filter: [filter_h, filter_w],
+        stride: op.stride,
+        padding: [padding.top, padding.left],
+    }));
+    let sizes = [&image[..], &own, &beside, &sizes].concat();
+    product.kernel(&sizes, rows, target)
 }
 
 /// The filter, the matrix beside it, and the sum of their biases.

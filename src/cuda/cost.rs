@@ -18,6 +18,9 @@ const CACHE: f64 = 40.0;
 /// A block alone on its multiprocessor has nobody to take its place while it waits.
 const ALONE: f64 = 1.25;
 
+/// Multiply-adds that a multiprocessor makes in a clock by `wgmma`, of halves with f32 sums.
+const WGMMA: f64 = 2048.0;
+
 /// Exponentials that a multiprocessor computes in a clock.
 const EXPONENTIALS: f64 = 16.0;
 
@@ -34,16 +37,25 @@ pub(super) struct Blocks {
     pub exponentials: f64,
     /// Bytes that each reads from the second-level cache.
     pub fetched: f64,
+    /// Loads and products go on by themselves, beside the threads and at the full rate: on Hopper GPUs.
+    pub wgmma: bool,
 }
 
 impl Blocks {
     /// Clocks until the multiprocessor with the most blocks is done with them.
     pub fn clocks(&self, target: &Target) -> f64 {
         let busiest = self.count.div_ceil(target.multiprocessors.max(1) as usize);
-        let computed =
-            self.products / products_per_clock(target) + self.exponentials / EXPONENTIALS;
+        let rate = match self.wgmma {
+            true => WGMMA,
+            false => products_per_clock(target),
+        };
+        let computed = self.products / rate + self.exponentials / EXPONENTIALS;
         let each = computed.max(self.fetched / CACHE);
-        let alone = if busiest == 1 { ALONE } else { 1.0 };
+        let alone = if busiest == 1 && !self.wgmma {
+            ALONE
+        } else {
+            1.0
+        };
         let rounds = busiest.div_ceil(self.at_once.max(1)) as f64;
         busiest as f64 * each * alone + rounds * START
     }

@@ -1,6 +1,6 @@
 //! Matrix products with a weight.
 
-use super::product::{self, Factor, Product, Sources};
+use super::product::{self, Factor, Product, Rows, Sources};
 use super::{Kernel, Layout, Recipe, Target};
 use crate::ops::Linear;
 use crate::tensor::Shape;
@@ -20,7 +20,7 @@ pub(super) fn select(
         others,
     };
     let product = Product::new("linear", sources, factor(op), &op.epilogue, output)?;
-    product.kernel(&product::widths(shapes)?, target)
+    product.kernel(&product::widths(shapes)?, Some(Rows::Matrix), target)
 }
 
 /// The maps' rows one after another, and their biases.

@@ -32,6 +32,7 @@ mod sampling;
 pub mod table;
 pub mod tensor_map;
 mod tile;
+mod tile_sm90;
 mod weights;
 
 pub use driver::gpus;
@@ -198,16 +199,15 @@ impl Backend for Cuda {
         group_norm::rows_of_block(groups, x, &self.target)
     }
 
-    /// Blocks along y divide sums, or channels; never the pixels.
+    /// Blocks along y divide sums, or channels; never the pixels. What only one architecture has may add within a step in an order of its own.
     fn sums_alike(&self, whole: &Kernel, band: &Kernel) -> bool {
-        let along_y = |kernel: &Kernel| -> Vec<u32> {
-            kernel
-                .launches
-                .iter()
-                .map(|launch| launch.grid[1])
+        let order = |kernel: &Kernel| -> Vec<(bool, u32)> {
+            let launches = kernel.launches.iter();
+            launches
+                .map(|launch| (launch.entry.ends_with("_sm90"), launch.grid[1]))
                 .collect()
         };
-        along_y(whole) == along_y(band)
+        order(whole) == order(band)
     }
 
     fn transfer(&self) -> Transfer {

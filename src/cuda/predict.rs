@@ -7,7 +7,7 @@
 use super::cost::{Blocks, LAUNCH, START, joined, streamed};
 use super::gpu::Gpu;
 use super::kernel::{Argument, Kernel, Launch, Precision, Target};
-use super::{table, tile};
+use super::{table, tile, tile_sm90};
 use crate::ops::{Attention, Op};
 use crate::plan::Plan;
 use crate::tensor::Shape;
@@ -146,15 +146,15 @@ impl<'a> Node<'a> {
             true => self.parameters * element as f64,
             false => 0.0,
         };
-        let others = launch
-            .arguments
-            .iter()
-            .map(|argument| match argument.memory() {
-                Argument::Output => self.output.len() * element,
-                Argument::Input(index) => self.inputs.get(index).map_or(0, Shape::len) * element,
-                Argument::Workspace { bytes, .. } => bytes,
-                _ => 0,
-            });
+        // A tensor has two maps where an entry could take another for the second.
+        let mut memories: Vec<Argument> = launch.arguments.iter().map(|a| a.memory()).collect();
+        memories.dedup();
+        let others = memories.into_iter().map(|memory| match memory {
+            Argument::Output => self.output.len() * element,
+            Argument::Input(index) => self.inputs.get(index).map_or(0, Shape::len) * element,
+            Argument::Workspace { bytes, .. } => bytes,
+            _ => 0,
+        });
         (weights, others.sum::<usize>() as f64)
     }
 
@@ -205,6 +205,7 @@ impl<'a> Node<'a> {
                 products: flops / 2.0 / grid(launch) as f64 / EFFICIENCY,
                 exponentials: 0.0,
                 fetched: 0.0,
+                wgmma: false,
             },
         };
         Some(Blocks { at_once, ..blocks })
@@ -215,13 +216,20 @@ impl<'a> Node<'a> {
         let m = self.output.rows();
         let parts = launch.grid[1] as usize;
         let depth = self.flops(launch) / (2 * m * n * parts) as f64;
+        let count = m.div_ceil(rows) * n.div_ceil(columns) * parts;
+        if launch.entry.ends_with("_sm90")
+            && let Some(tile) = tile_sm90::named([rows, columns])
+        {
+            return tile.blocks(count, depth);
+        }
         let efficiency = tile::efficiency([rows, columns]).unwrap_or(EFFICIENCY);
         Blocks {
-            count: m.div_ceil(rows) * n.div_ceil(columns) * parts,
+            count,
             at_once: 1,
             products: (rows * columns) as f64 * depth / efficiency,
             exponentials: 0.0,
             fetched: ((rows + columns) * self.target.precision.bytes()) as f64 * depth,
+            wgmma: false,
         }
     }
 
@@ -242,6 +250,7 @@ impl<'a> Node<'a> {
             products: scores * padded as f64 / EFFICIENCY,
             exponentials: scores,
             fetched: (2 * (queries + keys) * size * self.target.precision.bytes()) as f64,
+            wgmma: false,
         })
     }
 }

@@ -1,12 +1,15 @@
 //! What matrix products and convolutions share: a product `[m, k] x [n, k]^T` with an epilogue, and what its entries are passed.
 //!
 //! A convolution is the product in which a row is a pixel of the result and a column a filter tap and a channel, so both operations differ
-//! only in the name of their entries and in a few sizes.
+//! only in the name of their entries and in a few sizes. Hopper GPUs have entries of their own (`sm90.rs`), chosen where they take less time.
+
+mod sm90;
 
 use super::kernel::{self, Argument, Kernel, Launch, Precision, Recipe, Target};
 use super::tile::{Cut, PART, Problem};
 use crate::ops::{Activation, Channels, Epilogue};
 use crate::tensor::Shape;
+pub(super) use sm90::{Pixels, Rows};
 
 /// The side of the f32 entries' tile.
 const F32_SIDE: usize = 64;
@@ -104,11 +107,17 @@ impl<'a> Product<'a> {
         Ok(product)
     }
 
-    /// The launches; `sizes` are the entry's own, between those of the result and those of the weight.
+    /// The launches; `sizes` are the entry's own, between those of the result and those of the weight, and `rows` what the copy engine of a
+    /// Hopper GPU is told of the first operand, if it can bring it.
     ///
     /// # Errors
     /// A sentence, if the device cannot hold them.
-    pub(super) fn kernel(&self, sizes: &[Argument], target: &Target) -> Result<Kernel, String> {
+    pub(super) fn kernel(
+        &self,
+        sizes: &[Argument],
+        rows: Option<Rows>,
+        target: &Target,
+    ) -> Result<Kernel, String> {
         if self.shape.is_empty() {
             return Ok(Kernel {
                 recipes: self.recipes.clone(),
@@ -116,7 +125,10 @@ impl<'a> Product<'a> {
             });
         }
         match target.precision {
-            Precision::F16 => self.f16(sizes, target),
+            Precision::F16 => match rows.map(|rows| self.sm90(rows, target)).transpose()? {
+                Some(Some(kernel)) => Ok(kernel),
+                _ => self.f16(sizes, target),
+            },
             Precision::F32 => self.f32(sizes),
         }
     }
@@ -146,24 +158,10 @@ impl<'a> Product<'a> {
     }
 
     fn f16(&self, sizes: &[Argument], target: &Target) -> Result<Kernel, String> {
-        let [images, rows] = self.images_and_rows();
-        let problem = Problem {
-            images,
-            rows,
-            n: self.shape.channels(),
-            k: self.k,
-            aligned: self.sources.iter().all(|c| c.is_multiple_of(EIGHT)),
-        };
+        let problem = self.problem();
         let Cut { tile, parts, part } = problem.cut(target)?;
         let tiles = self.tiles([tile.rows, tile.columns])?;
-        let (workspace_bytes, split) = match parts {
-            1 => (0, [Argument::Null; 2]),
-            _ => {
-                let bytes = parts * tiles as usize * tile.result_bytes();
-                let partial = Argument::Workspace { offset: 0, bytes };
-                (bytes, [partial, Argument::Counters(tiles as usize)])
-            }
-        };
+        let (workspace_bytes, split) = split(parts, tiles as usize, tile.result_bytes());
         let arguments = [
             &[Argument::Output][..],
             &split,
@@ -187,6 +185,17 @@ impl<'a> Product<'a> {
             workspace_bytes,
             recipes: self.recipes.clone(),
         })
+    }
+
+    fn problem(&self) -> Problem {
+        let [images, rows] = self.images_and_rows();
+        Problem {
+            images,
+            rows,
+            n: self.shape.channels(),
+            k: self.k,
+            aligned: self.sources.iter().all(|c| c.is_multiple_of(EIGHT)),
+        }
     }
 
     /// Blocks that compute the result in tiles of so many rows and columns.
@@ -237,6 +246,18 @@ impl<'a> Product<'a> {
             Argument::Int(activation),
             Argument::Int(i32::from(self.epilogue.gate)),
         ])
+    }
+}
+
+/// The scratch memory of a product whose `K` is in so many parts, of tiles of `bytes` bytes as sums, and what its entry is passed for it.
+fn split(parts: usize, tiles: usize, bytes: usize) -> (usize, [Argument; 2]) {
+    match parts {
+        1 => (0, [Argument::Null; 2]),
+        _ => {
+            let bytes = parts * tiles * bytes;
+            let partial = Argument::Workspace { offset: 0, bytes };
+            (bytes, [partial, Argument::Counters(tiles)])
+        }
     }
 }
 

@@ -114,22 +114,8 @@ impl Problem {
     /// # Errors
     /// If no tile fits in the device's shared memory.
     pub(super) fn cut(&self, target: &Target) -> Result<Cut, String> {
-        let nominal = Self {
-            images: NOMINAL_IMAGES,
-            ..*self
-        };
-        let weighed: Vec<(f64, usize)> = PARTS
-            .into_iter()
-            .filter(|&parts| parts == 1 || self.k / parts >= SHORTEST_PART)
-            .filter_map(|parts| Some((nominal.quickest(parts, target)?.0, parts)))
-            .collect();
-        let least = weighed
-            .iter()
-            .map(|(clocks, _)| *clocks)
-            .fold(f64::INFINITY, f64::min);
-        let fewest = weighed.iter().find(|(clocks, _)| *clocks <= WORTH * least);
-        let cut = fewest.and_then(|(_, parts)| {
-            let part = self.k.div_ceil(*parts).next_multiple_of(PART);
+        let cut = self.weighed(target).and_then(|(_, parts)| {
+            let part = self.k.div_ceil(parts).next_multiple_of(PART);
             let parts = self.k.div_ceil(part);
             let (_, tile) = self.quickest(parts, target)?;
             Some(Cut { tile, parts, part })
@@ -140,6 +126,31 @@ impl Problem {
                 target.shared_bytes_per_block
             )
         })
+    }
+
+    /// The clocks with [`NOMINAL_IMAGES`], by which other kernels are weighed: no end of them if no tile fits.
+    pub(super) fn nominal_clocks(&self, target: &Target) -> f64 {
+        self.weighed(target)
+            .map_or(f64::INFINITY, |(clocks, _)| clocks)
+    }
+
+    /// The fewest parts that are worth it with [`NOMINAL_IMAGES`], and their clocks.
+    fn weighed(&self, target: &Target) -> Option<(f64, usize)> {
+        let nominal = Self {
+            images: NOMINAL_IMAGES,
+            ..*self
+        };
+        let weighed: Vec<(f64, usize)> = PARTS
+            .into_iter()
+            .filter(|&parts| parts == 1 || self.k / parts >= SHORTEST_PART)
+            .filter_map(|parts| Some((nominal.quickest(parts, target)?.0, parts)))
+            .collect();
+        let least = weighed.iter().map(|(clocks, _)| *clocks);
+        let least = least.fold(f64::INFINITY, f64::min);
+        let mut worth = weighed
+            .into_iter()
+            .filter(|(clocks, _)| *clocks <= WORTH * least);
+        worth.next()
     }
 
     /// The quickest tile for so many parts, and its clocks.
@@ -163,6 +174,7 @@ impl Problem {
             products: (tile.rows * tile.columns) as f64 * depth / tile.efficiency,
             exponentials: 0.0,
             fetched: bytes as f64 * depth,
+            wgmma: false,
         };
         blocks.clocks(target) + joined(parts, tile.result_bytes())
     }

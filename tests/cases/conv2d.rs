@@ -141,8 +141,9 @@ pub(super) fn cases() -> Vec<Case> {
         ),
     ];
     let filtered = filters.into_iter().flat_map(|(what, filter)| {
-        // Even sides and odd ones: with stride 2 they end differently. Channels that are whole vectors, and are not.
-        let shapes = [[8, 6, 10, 9], [7, 5, 5, 9], [8, 7, 24, 16]];
+        // Even sides and odd ones: with stride 2 they end differently. Channels that are whole vectors, and are not, and whole stages of a
+        // Hopper GPU's ring.
+        let shapes = [[8, 6, 10, 9], [7, 5, 5, 9], [8, 7, 24, 16], [7, 6, 64, 10]];
         shapes.map(|[h, w, channels, out]| {
             let x = [IMAGES, h, w, channels].into();
             let mut case = conv2d(x, out, filter, Epilogue::default());
@@ -151,7 +152,7 @@ pub(super) fn cases() -> Vec<Case> {
         })
     });
     let fused = epilogues(&[false]).into_iter().flat_map(|epilogue| {
-        [(10, 19), (16, 24)]
+        [(10, 19), (16, 24), (64, 88)]
             .map(|(channels, out)| conv2d([IMAGES, 5, 6, channels].into(), out, SAME, epilogue))
     });
     // From 8x8 pixels up, the CPU folds the upsampling into four smaller filters.
@@ -173,7 +174,7 @@ pub(super) fn cases() -> Vec<Case> {
         ..SAME
     };
     let wide = conv2d([IMAGES, 18, 19, 1].into(), 5, wide, Epilogue::default());
-    let joined = [[8, 8], [24, 40], [5, 4], [40, 30]].map(|channels| {
+    let joined = [[8, 8], [24, 40], [5, 4], [40, 30], [128, 64]].map(|channels| {
         let x = [IMAGES, 5, 6, channels[0] + channels[1]].into();
         join(conv2d(x, 12, SAME, Epilogue::default()), channels)
     });
@@ -189,7 +190,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Skip connections of one source and of two, as whole vectors and not, behind filters and sources of every kind; one so deep that a GPU splits
-/// the sum.
+/// the sum, and two in whole stages of a Hopper GPU's ring.
 fn beside() -> Vec<Case> {
     let wide = Filter { stride: 2, ..SAME };
     let sizes = [
@@ -199,6 +200,8 @@ fn beside() -> Vec<Case> {
         (SAME, [5, 6, 7], vec![3, 10], 12, true),
         (SAME, [2, 2, 120], vec![200], 16, true),
         (wide, [8, 7, 16], vec![24], 40, true),
+        (SAME, [6, 5, 64], vec![128, 64], 24, true),
+        (wide, [8, 7, 128], vec![64], 88, false),
     ];
     let all = sizes
         .into_iter()

@@ -8,6 +8,7 @@ mod bound;
 mod cases;
 mod checks;
 mod entries;
+mod hopper;
 mod random;
 
 use checks::every;

@@ -1,0 +1,72 @@
+// Matrix product with a weight on Hopper GPUs, as linear.cu: linear maps and 1x1 convolutions.
+//
+//   y[m, o] = epilogue(sum_c x[m, c] w[o, c])        epilogue.cuh has the epilogue
+//
+// Tensors      x [m, columns_first], and x_second [m, others] whose columns follow (x again: there is none), by maps with boxes of 64 columns and
+//              a tile's rows; w [n, pitch], by a map with boxes of 64 columns and a block's share of a tile's columns, its own columns beyond
+//              those of x zero, its rows alternating value and gate if gated (Layout::Matrix); bias [n] f32; channels, row, residual, y as in
+//              epilogue.cuh; partial and counters as in split.cuh. All maps have swizzles of 128 bytes.
+// Arithmetic   products exact, f32 sums by wgmma in steps of 16 along K.
+// Launch       x: clusters of two blocks, each of which walks over tiles of the result; y: parts of K, each `part_steps` steps of 64 columns of all
+//              `steps`. A tile's number of rows of tiles is `tiles_down`. Threads and shared memory as product_sm90.cuh and src/cuda/product/sm90.rs say.
+// Requirements widths are multiples of 8, with two sources the first of 64; every size fits in 31 bits. src/cuda/product/sm90.rs sees to all of them.
+// Cost         2 m n k FLOPs; reads x once per column of tiles and w once per pair of rows of tiles, mostly from the second-level cache.
+// Measured     not yet run on hardware. A stage is four (two fragments: eight) HGMMA and some forty other instructions of a warp, most of them
+//              of the uniform path: two barriers, the stage's descriptors and its number.
+#include "product_sm90.cuh"
+
+// ---- device helpers ---------------------------------------------------------------------------------------------------------------
+
+// The operand: `[m, columns]`, whose first columns lie in one tensor and the others in another.
+template <class T>
+struct Rows {
+    const TensorMap& first;
+    const TensorMap& second;
+    int columns_first;
+
+    // The first row of a tile.
+    __device__ __forceinline__ int place(int tile) const { return tile * T::BM; }
+    __device__ __forceinline__ int row(int place, int tile_row) const { return place + tile_row; }
+
+    // What comes next.
+    struct At {
+        int row;
+        int column;
+    };
+    __device__ __forceinline__ At begin(int place, int step) const { return At{place, step * DEPTH}; }
+    __device__ __forceinline__ void load(At& at, unsigned char* stage, Barrier* full) const {
+        if (at.column < columns_first) {
+            tensor_load_2d(stage, first, full, at.column, at.row);
+        } else {
+            tensor_load_2d(stage, second, full, at.column - columns_first, at.row);
+        }
+        at.column += DEPTH;
+    }
+};
+
+// ---- kernel template --------------------------------------------------------------------------------------------------------------
+
+template <class T>
+DEVICE void linear(const Rows<T>& x, const TensorMap& w, const Split& split, const Epilogue<half>& e, const Steps& steps) {
+    product<T>(x, w, split, e, steps);
+}
+
+// ---- entries ----------------------------------------------------------------------------------------------------------------------
+
+#define LINEAR                                                                                                                         \
+    half *y, float *partial, int *counters, TENSOR_MAP x, TENSOR_MAP x_second, TENSOR_MAP w, const float *bias, const half *channels,                 \
+        const float *row, const half *residual, int m, int n, int tiles_down, int steps, int part_steps, int columns_first,            \
+        int rows_per_image, int channel_rows, int activation, int gate
+
+#define OPERAND x, x_second, columns_first
+#define RESULT                                                                                                                         \
+    w, Split{partial, counters}, Epilogue<half>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}, \
+        Steps{tiles_down, steps, part_steps}
+
+// Groups that multiply, 64 rows of each times so many, columns; stages; blocks of a cluster.
+ENTRY_90(384, 1, 2, linear_f16_256x160_sm90, LINEAR) { linear<Tile<2, 2, 160, 3, 2>>({OPERAND}, RESULT); }
+ENTRY_90(384, 1, 2, linear_f16_256x128_sm90, LINEAR) { linear<Tile<2, 2, 128, 3, 2>>({OPERAND}, RESULT); }
+ENTRY_90(384, 1, 2, linear_f16_128x160_sm90, LINEAR) { linear<Tile<2, 1, 160, 5, 2>>({OPERAND}, RESULT); }
+ENTRY_90(384, 1, 2, linear_f16_128x128_sm90, LINEAR) { linear<Tile<2, 1, 128, 5, 2>>({OPERAND}, RESULT); }
+ENTRY_90(256, 1, 2, linear_f16_64x160_sm90, LINEAR) { linear<Tile<1, 1, 160, 6, 2>>({OPERAND}, RESULT); }
+ENTRY_90(256, 2, 2, linear_f16_64x80_sm90, LINEAR) { linear<Tile<1, 1, 80, 5, 2>>({OPERAND}, RESULT); }

@@ -1,0 +1,92 @@
+//! The kernels that Hopper GPUs have for themselves, in every tile: on few multiprocessors a small product takes the tile that a large one takes
+//! on many. Only cases are run for which one of these kernels is chosen.
+
+use crate::cases::{self, Case};
+use crate::checks::{self, Check, every};
+use crate::{emulated, emulator_of};
+use latent_diffusion::Shape;
+use latent_diffusion::cuda::{self, Precision, Target, table};
+use std::collections::HashSet;
+
+/// GPUs that between them take every tile: with so many multiprocessors.
+const SIZES: [u32; 3] = [2, 12, 132];
+
+fn target(multiprocessors: u32) -> Target {
+    Target {
+        precision: Precision::F16,
+        compute_capability: 90,
+        multiprocessors,
+        shared_bytes_per_block: 227 << 10,
+    }
+}
+
+/// The kernels for Hopper GPUs alone that compute a case.
+fn entries(case: &Case, target: &Target) -> Vec<String> {
+    let inputs: Vec<Shape> = case.operands.iter().map(|operand| operand.shape).collect();
+    let output = case.op.operator().infer(&inputs).unwrap();
+    let kernel = cuda::select(&case.op, &inputs, output, target).unwrap();
+    let entries = kernel.launches.into_iter().map(|launch| launch.entry);
+    entries.filter(|entry| entry.ends_with("_sm90")).collect()
+}
+
+/// Asks `check` of every case that runs such a kernel, on a GPU of every size.
+fn every_size(what: &str, check: impl Fn(&Target, &Case) -> Check) {
+    for target in SIZES.map(target) {
+        every(what, |case| match entries(case, &target).is_empty() {
+            true => Ok(()),
+            false => check(&target, case),
+        });
+    }
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn they_compute_what_the_definitions_say() {
+    every_size("the definition", |target, case| {
+        checks::agrees(&emulator_of(*target), case)
+    });
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn they_give_each_image_what_it_gets_alone_and_again() {
+    every_size("one image's bits", |target, case| {
+        checks::reproducible(&emulator_of(*target), case)
+    });
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn they_pass_nan_on_and_keep_it_in_its_image() {
+    every_size("NaN", |target, case| {
+        checks::passes_nan_on(&emulator_of(*target), case)
+    });
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn the_order_of_threads_and_blocks_changes_nothing() {
+    every_size("one schedule's bits", |target, case| {
+        let expected = checks::result(&emulator_of(*target), case)?;
+        for seed in [1, 2] {
+            let found = checks::result(&emulated(seed, *target), case)?;
+            checks::same_bits(&format!("schedule {seed}"), &expected, &found)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn every_one_of_them_is_met_by_a_case() {
+    let mut met = HashSet::new();
+    for target in SIZES.map(target) {
+        for case in cases::awkward() {
+            met.extend(entries(&case, &target));
+        }
+    }
+    let products = ["kernels/linear_sm90.cu", "kernels/conv2d_sm90.cu"];
+    for entry in table::ENTRIES {
+        let unmet = products.contains(&entry.file) && !met.contains(entry.name);
+        assert!(!unmet, "no case runs {}", entry.name);
+    }
+}
