@@ -28,6 +28,9 @@ const SHARE: f64 = 0.01;
 /// The least that a product of them fills, of the multiprocessors' time, by the images in the batch.
 const LEAST_FILL: [f64; BATCHES.len()] = [0.6, 0.6, 0.75, 0.8, 0.85];
 
+/// Floating-point operations of a product that is over in the time of a launch: more blocks would not end it sooner.
+const SMALL: f64 = 1e9;
+
 /// A network by its images.
 type Network = fn(usize) -> Graph;
 
@@ -43,6 +46,7 @@ struct Cell {
     parts: u32,
     blocks: usize,
     fill: f64,
+    flops: f64,
 }
 
 /// A product's name, with its share of the network's work, and its cells by batch.
@@ -130,6 +134,7 @@ fn cell(chosen: &Chosen, launch: &Predicted, gpu: &Gpu) -> Cell {
         parts: entry.filter(|_| splits).map_or(1, |entry| entry.grid[1]),
         blocks: launch.blocks,
         fill: fill(launch.blocks, gpu),
+        flops: launch.flops,
     }
 }
 
@@ -175,7 +180,7 @@ fn products_that_matter_fill_every_gpu() {
                 for ((cell, least), images) in row.cells.iter().zip(LEAST_FILL).zip(BATCHES) {
                     let fill = cell.fill;
                     assert!(
-                        fill >= least,
+                        fill >= least || cell.flops < SMALL,
                         "{name}, {} of {images} images on {size:?}: {fill:.2}",
                         row.name
                     );
