@@ -27,6 +27,7 @@ const UNSAFE: &[&str] = &[
     "src/weights/map.rs",
     "src/cpu/simd/mod.rs",
     "src/cuda/driver.rs",
+    "src/cuda/driver/staging.rs",
     "src/cuda/driver/start.rs",
     "src/cuda/emulator.rs",
 ];

@@ -5,6 +5,7 @@
 //! the cache, for an operation.
 //! More than 100 % of the roofline means that operands came from a cache, and not from memory.
 
+mod startup;
 mod table;
 mod trace;
 
@@ -22,7 +23,7 @@ use latent_diffusion::ops::Cost;
 use latent_diffusion::pipeline::{self, Model, StepSizes};
 use latent_diffusion::rng::Noise;
 use latent_diffusion::session::Timing;
-use latent_diffusion::{Error, Graph, Result, Session, Tensor, Weights};
+use latent_diffusion::{Error, Graph, Result, Session, Shape, Tensor, Weights};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,6 +50,9 @@ pub struct BenchArgs {
     /// Write a trace of every operation and kernel, as chrome://tracing and Perfetto draw it
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+    /// Time what happens before the first step of a run is done, each thing for the first time
+    #[arg(long)]
+    pub startup: bool,
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,
@@ -91,8 +95,11 @@ pub fn run(args: &BenchArgs, console: &Console, stop: &Stop) -> Result<()> {
             "--repeat is at least 1, and --batch 1 to {MAX_BATCH}"
         )));
     }
+    if args.startup {
+        return startup::run(args, console, stop);
+    }
     let model = model::open(&args.model, console)?;
-    let networks = networks(&model, args)?;
+    let networks = networks(&model, args, args.what)?;
     let mut trace = args.trace.as_deref().map(Trace::create).transpose()?;
     let device = device::open(&args.engine, console, stop)?;
     let peak = device.measure_peak()?;
@@ -170,20 +177,14 @@ fn stored_bytes(graph: &Graph, weights: &Weights) -> Result<usize> {
     }
 }
 
-fn measure<B: Backend>(
-    backend: &Arc<B>,
-    graph: Graph,
-    weights: &Weights,
-    weight_bytes: usize,
-    repeat: usize,
-) -> Result<Measured> {
-    let inputs: Vec<_> = graph
-        .inputs()
-        .map(|(name, value)| (name.to_owned(), graph.shape(value)))
-        .collect();
-    let start = Instant::now();
-    let mut session = Session::new(backend, graph, weights)?;
-    let setup = start.elapsed();
+/// The inputs of a graph.
+fn inputs(graph: &Graph) -> Vec<(String, Shape)> {
+    let input = |(name, value): (&str, _)| (name.to_owned(), graph.shape(value));
+    graph.inputs().map(input).collect()
+}
+
+/// Sets every input to what takes the time that real ones take.
+fn fill<B: Backend>(session: &mut Session<B>, inputs: Vec<(String, Shape)>) -> Result<()> {
     for (name, shape) in inputs {
         let tensor = match name.as_str() {
             // Token ids, positions and labels index tables; a timestep is any number.
@@ -198,6 +199,21 @@ fn measure<B: Backend>(
         };
         session.set(&name, &tensor)?;
     }
+    Ok(())
+}
+
+fn measure<B: Backend>(
+    backend: &Arc<B>,
+    graph: Graph,
+    weights: &Weights,
+    weight_bytes: usize,
+    repeat: usize,
+) -> Result<Measured> {
+    let inputs = inputs(&graph);
+    let start = Instant::now();
+    let mut session = Session::new(backend, graph, weights)?;
+    let setup = start.elapsed();
+    fill(&mut session, inputs)?;
     // The first run brings weights into memory.
     session.run()?;
     let mut total = Duration::MAX;
@@ -225,11 +241,11 @@ fn measure<B: Backend>(
 /// A network to time: its name with the sizes, its graph, its weights.
 type Network<'a> = (String, Graph, &'a Weights);
 
-fn networks<'a>(model: &'a Model, args: &BenchArgs) -> Result<Vec<Network<'a>>> {
+/// The networks of `what`.
+fn networks<'a>(model: &'a Model, args: &BenchArgs, what: Part) -> Result<Vec<Network<'a>>> {
     let [width, height] = size(model, args)?;
     let batch = args.batch;
-    let wanted =
-        |part: Part, present: bool| args.what == part || (args.what == Part::All && present);
+    let wanted = |part: Part, present: bool| what == part || (what == Part::All && present);
     let mut found = vec![];
     if wanted(Part::Text, model.text().is_ok()) {
         let (config, weights) = model.text()?;
@@ -259,7 +275,7 @@ fn networks<'a>(model: &'a Model, args: &BenchArgs) -> Result<Vec<Network<'a>>> 
             weights,
         ));
     }
-    if args.what == Part::Step {
+    if what == Part::Step {
         let (config, weights) = model.unet()?;
         let tokens = model.config.context_tokens();
         let guided = config.context_dim.is_some() || config.num_classes.is_some();

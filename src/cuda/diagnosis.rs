@@ -7,7 +7,7 @@ use cudarc::driver::result::DriverError;
 use cudarc::driver::sys::CUresult as Code;
 
 /// Every function of the driver that is called in `driver.rs`, by us or by cudarc.
-pub(super) const FUNCTIONS: [&str; 39] = [
+pub(super) const FUNCTIONS: [&str; 41] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuDeviceGet",
@@ -34,8 +34,10 @@ pub(super) const FUNCTIONS: [&str; 39] = [
     "cuInit",
     "cuLaunchKernelEx",
     "cuMemAlloc_v2",
+    "cuMemFreeHost",
     "cuMemFree_v2",
     "cuMemGetInfo_v2",
+    "cuMemHostAlloc",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
     "cuModuleGetFunction",

@@ -28,6 +28,11 @@ pub(super) trait Door: Send + Sync {
     /// Stores `bytes` at the start of `to`, which is as long at least.
     fn write(&self, to: &Span, bytes: &[u8]) -> Result<()>;
 
+    /// As [`write`](Self::write), but may return before the bytes are there; every launch that comes later finds them.
+    fn stage(&self, to: &Span, bytes: &[u8]) -> Result<()> {
+        self.write(to, bytes)
+    }
+
     /// Fetches `bytes` from the start of `from`, which is as long at least.
     fn read(&self, from: &Span, bytes: &mut [u8]) -> Result<()>;
 

@@ -3,6 +3,7 @@
 //! The driver is a library that is opened when it is first asked for (`driver/start.rs`), so that a program runs where there is none. From
 //! then on every call is checked. What a code means to a person is said in `diagnosis.rs`.
 
+mod staging;
 mod start;
 
 pub use start::gpus;
@@ -19,9 +20,10 @@ use crate::error::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream};
+use staging::Staging;
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// Shared memory that a launch may ask for without the function's being told before.
@@ -56,6 +58,8 @@ struct Driver {
     stream: Arc<CudaStream>,
     /// Functions by entry, their modules by file; loaded when first launched. The lock also keeps two threads from mixing their launches.
     functions: Mutex<Functions>,
+    /// For weights; made when the first is loaded, and none where memory cannot be pinned.
+    staging: OnceLock<Option<Mutex<Staging>>>,
 }
 
 #[derive(Default)]
@@ -152,6 +156,22 @@ impl Driver {
         Ok(loaded)
     }
 
+    /// The ring that weights go through, if it can be had: making it is not worth a refusal.
+    fn staging(&self) -> Option<MutexGuard<'_, Staging>> {
+        let ring = || Staging::new(&self.context).ok().map(Mutex::new);
+        let ring = self.staging.get_or_init(ring).as_ref()?;
+        Some(ring.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until everything that was staged is there.
+    fn arrive(&self) -> Result<()> {
+        let Some(Some(ring)) = self.staging.get() else {
+            return Ok(());
+        };
+        let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.wait().map_err(self.failed(copying))
+    }
+
     /// Puts a launch on the stream.
     fn start(&self, functions: &mut Functions, call: &Call) -> Result<()> {
         let function = self.function(functions, call.entry, call.shared_bytes)?;
@@ -232,6 +252,17 @@ impl Door for Driver {
             .map_err(self.failed(copying))
     }
 
+    fn stage(&self, to: &Span, bytes: &[u8]) -> Result<()> {
+        let Some(mut staging) = self.staging() else {
+            return self.write(to, bytes);
+        };
+        let bytes = &bytes[..bytes.len().min(to.bytes())];
+        let bound = self.context.bind_to_thread();
+        bound
+            .and_then(|()| staging.send(to.address(), bytes))
+            .map_err(self.failed(copying))
+    }
+
     fn read(&self, from: &Span, bytes: &mut [u8]) -> Result<()> {
         let _lock = self.lock();
         let count = bytes.len().min(from.bytes());
@@ -278,6 +309,7 @@ impl Door for Driver {
     }
 
     fn launch(&self, call: &Call) -> Result<()> {
+        self.arrive()?;
         let mut functions = self.lock();
         self.context
             .bind_to_thread()
@@ -289,7 +321,12 @@ impl Door for Driver {
     }
 
     fn record(&self, calls: &[Call]) -> Result<Option<Box<dyn Recording>>> {
+        self.arrive()?;
         let mut functions = self.lock();
+        // Nothing can be loaded while the stream is captured.
+        for call in calls {
+            self.function(&mut functions, call.entry, call.shared_bytes)?;
+        }
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         let begun = self.stream.begin_capture(mode);
         begun.map_err(self.failed(recording))?;

@@ -45,7 +45,7 @@ impl Store {
         let bytes = pack::pack(layout, precision, &tensors)
             .map_err(|problem| Error::shape(names(params), problem))?;
         let memory = self.alloc(door, bytes.len())?;
-        door.write(&Span::whole(&memory), &bytes)?;
+        door.stage(&Span::whole(&memory), &bytes)?;
         tensors.iter().for_each(TensorView::release);
         self.lock().insert(key, memory.clone());
         Ok(memory)

@@ -23,6 +23,14 @@ struct function {
 static size_t in_use;
 static int capturing;
 
+// A stream, and whether a copy on it has not been waited for. Launches refuse to run before the copies of other streams have arrived.
+struct stream {
+    int copying;
+};
+enum { STREAMS = 8 };
+static struct stream streams[STREAMS];
+static int stream_count;
+
 static long long setting(const char* name, long long otherwise) {
     const char* text = getenv("FAKE_CUDA");
     const size_t length = strlen(name);
@@ -69,6 +77,7 @@ NOTHING(cuGraphUpload, void* graph, void* stream)
 NOTHING(cuGraphLaunch, void* graph, void* stream)
 NOTHING(cuModuleUnload, void* module)
 NOTHING(cuStreamDestroy_v2, void* stream)
+NOTHING(cuMemFreeHost, void* memory)
 
 int cuDriverGetVersion(int* version) {
     ANSWER;
@@ -151,15 +160,23 @@ int cuEventElapsedTime_v2(float* milliseconds, void* from, void* to) {
     return 0;
 }
 
-int cuStreamCreate(void** stream, unsigned flags) {
+int cuStreamCreate(struct stream** stream, unsigned flags) {
     ANSWER;
-    *stream = HANDLE;
+    if (stream_count == STREAMS) return OUT_OF_MEMORY;
+    *stream = &streams[stream_count++];
     return 0;
 }
 
-int cuStreamSynchronize(void* stream) {
+int cuStreamSynchronize(struct stream* stream) {
     NOT_IN_CAPTURE;
+    stream->copying = 0;
     return 0;
+}
+
+int cuMemHostAlloc(void** memory, size_t bytes, unsigned flags) {
+    NOT_IN_CAPTURE;
+    *memory = malloc(bytes);
+    return *memory ? 0 : OUT_OF_MEMORY;
 }
 
 int cuMemGetInfo_v2(size_t* left, size_t* total) {
@@ -190,8 +207,9 @@ int cuMemFree_v2(address memory) {
     return 0;
 }
 
-int cuMemcpyHtoDAsync_v2(address to, const void* from, size_t bytes, void* stream) {
+int cuMemcpyHtoDAsync_v2(address to, const void* from, size_t bytes, struct stream* stream) {
     NOT_IN_CAPTURE;
+    stream->copying = 1;
     memcpy((void*)(uintptr_t)to, from, bytes);
     return 0;
 }
@@ -234,7 +252,7 @@ struct attribute {
 
 struct launch {
     unsigned x, y, z, threads, threads_y, threads_z, shared;
-    void* stream;
+    struct stream* stream;
     const struct attribute* attributes;
     unsigned attribute_count;
 };
@@ -244,6 +262,9 @@ int cuLaunchKernelEx(const struct launch* l, struct function* function, void** a
     const int grid = l->x && l->y && l->z && l->x < 1u << 31 && l->y < 1u << 16 && l->z < 1u << 16;
     const int block = l->threads && l->threads <= 1024 && l->threads_y == 1 && l->threads_z == 1;
     if (!grid || !block || (int)l->shared > function->shared || !arguments) return INVALID_VALUE;
+    for (int i = 0; i < stream_count; i++) {
+        if (&streams[i] != l->stream && streams[i].copying) return INVALID_VALUE;
+    }
     for (unsigned i = 0; i < l->attribute_count; i++) {
         // Programmatic stream serialisation, which GPUs before Hopper do not know.
         if (l->attributes[i].id != 6 || l->attributes[i].value[0] != 1 || setting("major", 8) < 9) return INVALID_VALUE;

@@ -226,6 +226,21 @@ fn devices_lists_what_is_there_and_why_the_rest_is_not() {
 }
 
 #[test]
+fn a_start_is_timed_in_stages() {
+    let place = Place::new();
+    let model = super::support::model().to_str().unwrap();
+    let run = place.ldm(&["bench", "-m", model, "--startup", "--json", "-t", "1"]);
+    let answer: serde_json::Value = serde_json::from_str(run.lines()[0]).unwrap();
+    let stages = answer["stages"].as_array().unwrap();
+    assert_eq!(stages[0]["stage"], "open the model");
+    assert_eq!(stages[1]["stage"], "open the device");
+    let last = &stages[stages.len() - 1];
+    assert_eq!(last["stage"], "  run it for the first time");
+    let sum: f64 = stages.iter().map(|s| s["ms"].as_f64().unwrap()).sum();
+    assert!((answer["ms"].as_f64().unwrap() - sum).abs() < 1e-6 * sum);
+}
+
+#[test]
 fn bench_and_inspect_describe_a_model() {
     let place = Place::new();
     let model = super::support::model().to_str().unwrap();

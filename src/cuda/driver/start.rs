@@ -9,7 +9,7 @@ use cudarc::driver::CudaContext;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// What the driver says of GPU number `ordinal`.
 fn describe(ordinal: u32) -> Result<Gpu, DriverError> {
@@ -78,6 +78,7 @@ pub(in crate::cuda) fn open(ordinal: u32) -> Result<(Arc<dyn Door>, Gpu)> {
                 context,
                 stream,
                 functions: Mutex::default(),
+                staging: OnceLock::new(),
             })
         };
         let driver: Driver =
