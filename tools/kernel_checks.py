@@ -1,0 +1,135 @@
+"""What the machine code of a kernel must hold, by its name, without a GPU: what its source stands for, and nothing that makes it slow.
+
+A check says in a sentence what was expected and what was found. What is declared here is as the kernels are: a change that needs another number
+changes it here, to be reviewed. None of it predicts a time.
+"""
+
+import re
+from collections import Counter
+
+from kernel_code import is_for_hopper, is_tensor
+
+# Tensor core instructions of the code that every architecture has.
+TENSOR = "HMMA.16816.F32"
+# The same with sums in halves, where an entry is declared to promote them.
+TENSOR_HALF = "HMMA.16816.F16"
+
+# What the main loop of an entry must hold. Loops of kernels that are not listed have no tensor core instructions.
+MAIN_LOOPS = [
+    (r"(linear|conv2d)_f16_\w*half\w*", {TENSOR_HALF, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"}),
+    (r"(linear|conv2d)_f16_\d+x\d+", {TENSOR, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"}),
+    (r"(linear|conv2d)_any_f16_.*", {TENSOR, "LDSM.16.M88.4"}),
+    (r"attention_scores_f16", {TENSOR, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"}),
+    (r"attention_(f16_\d+_\d+x\d+|mix_f16)", {TENSOR, "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS.128"}),
+    (r"probe_multiply_f16", {TENSOR}),
+    (r"(linear|conv2d|attention)_f16_\w+_sm90", {"HGMMA"}),
+]
+
+# The least share of tensor core instructions among those of the main loop, in percent.
+SHARES = [
+    (r"linear_f16_128x160", 40),
+    (r"linear_f16_128x128", 36),
+    (r"linear_f16_(128x64|64x160)", 24),
+    (r"linear_f16_64x64", 16),
+    (r"conv2d_f16_128x160", 28),
+    (r"conv2d_f16_128x128", 24),
+    (r"conv2d_f16_(128x64|64x160)", 14),
+    (r"conv2d_f16_64x64", 10),
+]
+# Of sm_90a's, one of which keeps the tensor cores busy for as long as a warp issues many others: instructions for each, at most.
+PER_PRODUCT = [
+    (r"(linear|conv2d)_f16_256x\d+_sm90", 10),
+    (r"(linear|conv2d)_f16_\w+_sm90", 17),
+    (r"attention_f16_\d+_\d+x128_sm90", 50),
+]
+
+# Vector registers moved to uniform ones, each of which waits for the vector pipeline: in a main loop, and in one that starts tensor copies.
+UNIFORM_MOVES = {"main": 2, "copy": 24}
+
+
+def listed(table, entry):
+    return next((value for pattern, value in table if re.fullmatch(pattern, entry)), None)
+
+
+def check(kernel, declared, loop):
+    """What is wrong with a kernel, in sentences."""
+    threads, blocks = declared
+    operations = kernel.operations()
+    used = Counter(operation.split(".")[0] for operation in operations)
+    local = used["LDL"] + used["STL"]
+    if kernel.spilled:
+        yield f"spills {kernel.spilled} bytes of registers"
+    if kernel.stack or local:
+        yield f"keeps {kernel.stack} bytes in memory of each thread's own ({local} accesses)"
+    if kernel.blocks(threads) < blocks:
+        yield f"declares {blocks} blocks of {threads} threads on a multiprocessor, but {kernel.blocks(threads)} fit"
+    if kernel.architecture.startswith("sm_90") and not used["ACQBULK"]:
+        yield "never waits for the grid before (no ACQBULK)"
+    yield from check_loop(kernel, [operation for operation, _ in loop])
+    if is_for_hopper(kernel.entry):
+        yield from check_hopper(kernel, loop)
+
+
+def check_loop(kernel, loop):
+    """The main loop: the instructions that the kernel stands for, whole copies, and not too much beside them."""
+    wanted = listed(MAIN_LOOPS, kernel.entry) or set()
+    for operation in sorted(wanted):
+        if not any(found.startswith(operation) for found in loop):
+            yield f"has no {operation} in its main loop"
+    tensor = {operation for operation in kernel.operations() if is_tensor(operation)}
+    for operation in sorted(operation for operation in tensor if not operation.startswith(tuple(wanted) or "none")):
+        yield f"uses {operation}, which is not declared for it"
+    copies = {operation for operation in loop if operation.startswith("LDGSTS") and "128" not in operation}
+    if any(operation.startswith("LDGSTS") for operation in wanted) and copies:
+        yield f"copies less than 16 bytes at a time in its main loop ({', '.join(sorted(copies))})"
+    products = sum(map(is_tensor, loop))
+    share, most = listed(SHARES, kernel.entry), listed(PER_PRODUCT, kernel.entry)
+    if share and 100 * products < share * len(loop):
+        yield f"has {products} tensor core instructions among the {len(loop)} of its main loop, where {share} % were expected"
+    if most and len(loop) > most * products:
+        yield f"has {len(loop)} instructions in its main loop, where {most} for each of {products} products were expected at most"
+
+
+def shapes(entry):
+    """The products that an entry for Hopper GPUs is declared to make: as wide as its tile; of attention, as wide as its tile of keys, and as a head
+    with eight columns more, the first of which adds up the weights."""
+    if found := re.fullmatch(r"attention_f16_(\d+)_\d+x(\d+)_sm90", entry):
+        return {int(found[2]), int(found[1]) + 8}
+    found = re.fullmatch(r"(?:linear|conv2d)_f16_\d+x(\d+)\w*_sm90", entry)
+    return {int(found[1])} if found else set()
+
+
+def check_hopper(kernel, loop):
+    """What a kernel for Hopper GPUs alone stands for: wide products from shared memory, tensor copies that a single lane starts."""
+    operations = kernel.operations()
+    wide = {f"HGMMA.64x{columns}x16.F32" for columns in shapes(kernel.entry)}
+    found = {operation for operation in operations if operation.startswith("HGMMA")}
+    if wide != found:
+        yield f"multiplies by {', '.join(sorted(found)) or 'nothing'}, where {', '.join(sorted(wide)) or 'nothing'} was expected"
+    if not any(operation.startswith("UTMALDG") for operation in operations):
+        yield "has no tensor copy (UTMALDG)"
+    if any(operation.startswith("BRA") and "ANY" in operation for operation in operations):
+        yield "goes over the lanes of a warp one by one to make an operand uniform (BRA.ANY)"
+    if "PREEXIT" not in operations:
+        yield "never lets the next grid start (no PREEXIT)"
+    moves = lambda body: sum(operation.startswith("R2UR") for operation, _ in body)
+    for name, bodies in (("main", [loop]), ("copy", kernel.copy_loops())):
+        most = max(map(moves, bodies), default=0)
+        if most > UNIFORM_MOVES[name]:
+            yield f"moves {most} registers to uniform ones in its {name} loop, where {UNIFORM_MOVES[name]} were expected at most"
+    yield from check_exponentials(kernel, loop)
+
+
+def check_exponentials(kernel, loop):
+    """Attention takes one exponential per score, by the special unit or by a polynomial (which begins by adding 1.5 * 2^23), and one for each of a
+    thread's two rows, whose largest score may have grown."""
+    found = re.fullmatch(r"attention_f16_\d+_\d+x(\d+)_sm90", kernel.entry)
+    if not found:
+        return
+    # 64 rows of scores over 128 threads.
+    scores, rows = int(found[1]) // 2, 2
+    special = sum(operation == "MUFU.EX2" for operation, _ in loop)
+    polynomials = sum(operation == "FADD" and re.search(r" 12582912\b", operands) is not None for operation, operands in loop)
+    # Where all keys are one tile, nothing was there before that could have to be scaled.
+    if special + polynomials not in (scores, scores + rows):
+        yield f"takes {special} exponentials and {polynomials} polynomials for {scores} scores and {rows} rows of a thread"
