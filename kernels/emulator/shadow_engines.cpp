@@ -17,6 +17,22 @@ bool Observer::knows_fence(Stamp stamp, bool of_barriers) const {
 typedef int32_t Stamps __attribute__((vector_size(16)));
 typedef int64_t Words __attribute__((vector_size(16)));
 
+// Whether all stamps of a line are `one`.
+static inline bool all_same(Stamp one, const Stamp* stamps) {
+    Stamps low, high;
+    memcpy(&low, stamps, sizeof low);
+    memcpy(&high, stamps + 4, sizeof high);
+    const Words differ = (Words)((low ^ one) | (high ^ one));
+    return (differ[0] | differ[1]) == 0;
+}
+
+// Whether all granules of a line are in one state, since the same write.
+static inline bool all_are(uint8_t state, const uint8_t* states, Stamp write, const Stamp* writes) {
+    uint64_t all;
+    memcpy(&all, states, sizeof all);
+    return all == 0x0101010101010101u * state && all_same(write, writes);
+}
+
 // A thread's ordinary write, as the other proxy sees it: known and fenced, or what it lacks.
 static Finding judge_write(const Observer& who, Stamp write) {
     if (!who.knows(write)) return Finding::after_write;
@@ -54,9 +70,15 @@ Verdict Shadow::start_load(const Observer& who, Stamp mark, uint32_t offset, uin
         return {who.knows(read) ? Finding::none : Finding::after_read, read};
     };
     for (uint32_t granule = first; granule < end; granule++) {
-        const uint8_t state = states_[granule];
         const Line& line = lines_[granule / LINE];
         const uint32_t i = granule % LINE;
+        // A line that was last loaded as a whole, and read by engines alone.
+        if (i == 0 && all_are(ALLOCATED | WRITTEN, states_ + granule, known_write, line.write) && all_same(known_read, line.read) &&
+            all_same(known_read, line.other_read)) {
+            granule += LINE - 1;
+            continue;
+        }
+        const uint8_t state = states_[granule];
         if (!(state & ALLOCATED)) return {state & BARRIER ? Finding::barrier : Finding::unallocated, 0};
         if (state & IN_FLIGHT) return {Finding::in_flight, line.write[i]};
         for (const Verdict verdict : {check_write(line.write[i]), check_read(line.read[i]), check_read(line.other_read[i])}) {
@@ -70,23 +92,12 @@ Verdict Shadow::start_load(const Observer& who, Stamp mark, uint32_t offset, uin
 
 void Shadow::land(uint32_t offset, uint32_t bytes) { memset(states_ + offset / GRANULE, ALLOCATED | WRITTEN, bytes / GRANULE); }
 
-// Whether 16 bytes were written, all as `known` says.
-static inline bool all_written(const uint8_t* states, const Stamp* write, Stamp known) {
-    uint64_t all;
-    Stamps low, high;
-    memcpy(&all, states, sizeof all);
-    memcpy(&low, write, sizeof low);
-    memcpy(&high, write + 4, sizeof high);
-    const Words differ = (Words)((low ^ known) | (high ^ known));
-    return all == 0x0101010101010101u * (ALLOCATED | WRITTEN) && (differ[0] | differ[1]) == 0;
-}
-
 Verdict Shadow::read_for(const Observer& who, Stamp mark, uint32_t offset, uint32_t bytes, bool proxy, Stamp& known) {
     uint32_t granule = offset / GRANULE;
     const uint32_t first = granule / LINE, end = granule + (bytes + GRANULE - 1) / GRANULE;
     while (granule < end) {
         const Line& line = lines_[granule / LINE];
-        if (granule % LINE == 0 && end - granule >= LINE && all_written(states_ + granule, line.write, known)) {
+        if (granule % LINE == 0 && end - granule >= LINE && all_are(ALLOCATED | WRITTEN, states_ + granule, known, line.write)) {
             granule += LINE;
             continue;
         }

@@ -1,61 +1,16 @@
 //! Runs a case of `tests/cases` with the kernels of a loaded library.
 
 use crate::cases::Case;
-use half::f16;
+use crate::door::{Memory, Passed, Way};
 use latent_diffusion::cuda::table::{self, Element, Kind};
 use latent_diffusion::cuda::{self, Argument, Kernel, Layout, Operand, Precision, Target};
 use latent_diffusion::rng::Noise;
 use latent_diffusion::{Shape, Tensor};
-use libloading::{Library, Symbol};
-use std::ffi::{CStr, CString, c_char, c_void};
-
-/// `ldm_region` of `kernels/emulator/emulator.h`.
-#[repr(C)]
-struct Region {
-    address: *mut c_void,
-    bytes: u64,
-    writable: i32,
-    early: i32,
-}
-
-/// `ldm_launch`, likewise.
-#[repr(C)]
-struct Launch {
-    entry: *const c_char,
-    grid: [u32; 3],
-    threads: u32,
-    cluster: u32,
-    shared_bytes: u32,
-    arguments: *const *const c_void,
-    regions: *const Region,
-    region_count: u32,
-    workers: u32,
-    check: i32,
-    seed: u64,
-}
-
-/// What is passed for a parameter: a word, or the map of that number.
-enum Word {
-    Itself(u64),
-    Map(usize),
-}
+use libloading::Library;
+use std::ffi::c_void;
 
 /// More than any case's launches ask for.
 const COUNTERS: usize = 1 << 10;
-
-type Run = unsafe extern "C" fn(*const Launch, *mut c_char, usize) -> i32;
-type Alloc = unsafe extern "C" fn(usize) -> *mut c_void;
-type Free = unsafe extern "C" fn(*mut c_void);
-
-/// How a library is asked to run.
-#[derive(Clone, Copy, Debug)]
-pub struct Way {
-    pub seed: u64,
-    /// Threads of the host.
-    pub workers: u32,
-    /// Bytes of shared memory that the launches get less than they ask for.
-    pub withheld: u32,
-}
 
 /// A GPU of one multiprocessor: small cases then take the tiles that large ones take elsewhere.
 pub fn target(precision: Precision) -> Target {
@@ -79,66 +34,6 @@ pub fn kernel(case: &Case, precision: Precision) -> Kernel {
 pub fn entries(case: &Case, precision: Precision) -> Vec<String> {
     let launches = kernel(case, precision).launches;
     launches.into_iter().map(|launch| launch.entry).collect()
-}
-
-/// Memory of the emulator, freed when it is dropped.
-struct Memory<'a> {
-    address: *mut c_void,
-    bytes: usize,
-    free: Symbol<'a, Free>,
-}
-
-impl Drop for Memory<'_> {
-    fn drop(&mut self) {
-        // SAFETY: `address` comes from the library's allocator, and nobody else frees it.
-        unsafe { (self.free)(self.address) }
-    }
-}
-
-impl<'a> Memory<'a> {
-    fn new(library: &'a Library, bytes: usize) -> Self {
-        // SAFETY: the types are those of kernels/emulator/emulator.h.
-        let (address, free) = unsafe {
-            let alloc: Symbol<'a, Alloc> = library.get(b"ldm_emulator_alloc").unwrap();
-            (alloc(bytes), library.get(b"ldm_emulator_free").unwrap())
-        };
-        assert!(!address.is_null());
-        Self {
-            address,
-            bytes,
-            free,
-        }
-    }
-
-    fn zeros(library: &'a Library, bytes: usize) -> Self {
-        let memory = Self::new(library, bytes);
-        // SAFETY: the memory is as long, and new.
-        unsafe { memory.address.write_bytes(0, bytes) };
-        memory
-    }
-
-    fn of(library: &'a Library, values: &[f32], element: Element) -> Self {
-        let halves: Vec<f16>;
-        let bytes: &[u8] = match element {
-            Element::Half => {
-                halves = values.iter().map(|&value| f16::from_f32(value)).collect();
-                bytemuck::cast_slice(&halves)
-            }
-            Element::Float => bytemuck::cast_slice(values),
-            Element::Int => panic!("no operation has tensors of integers"),
-        };
-        let memory = Self::new(library, bytes.len());
-        // SAFETY: the memory is as long as `bytes`, and new.
-        unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.address.cast(), bytes.len())
-        };
-        memory
-    }
-
-    fn read(&self) -> Vec<u8> {
-        // SAFETY: the allocator has filled the memory, and no launch is under way.
-        unsafe { std::slice::from_raw_parts(self.address.cast(), self.bytes) }.to_vec()
-    }
 }
 
 fn element_bytes(element: Element) -> usize {
@@ -215,19 +110,20 @@ impl<'a> Memories<'a> {
                 Memory::of(library, &values, element)
             }),
             Argument::Workspace { offset, bytes } => {
-                assert!(offset + bytes <= self.workspace.bytes);
-                return (self.workspace.address.wrapping_byte_add(offset), bytes);
+                let (address, all) = self.workspace.place();
+                assert!(offset + bytes <= all);
+                return (address.wrapping_byte_add(offset), bytes);
             }
             Argument::Counters(count) => {
                 assert!(count <= COUNTERS);
-                return (self.counters.address, count * size_of::<i32>());
+                return (self.counters.place().0, count * size_of::<i32>());
             }
             Argument::Null => return (std::ptr::null_mut(), 0),
             Argument::Map { .. } | Argument::Int(_) | Argument::Float(_) => {
                 panic!("{argument:?} where memory is expected")
             }
         };
-        (memory.address, memory.bytes)
+        memory.place()
     }
 
     fn launch(&mut self, launch: &cuda::Launch, way: Way) -> Result<(), String> {
@@ -238,72 +134,24 @@ impl<'a> Memories<'a> {
             "{}",
             launch.entry
         );
-        let mut words = Vec::new();
-        let mut regions = Vec::new();
-        let mut maps = Vec::new();
-        let early = |argument| i32::from(matches!(argument, Argument::Weight(_)));
+        let mut passed = Passed::default();
+        let early = |argument| matches!(argument, Argument::Weight(_));
         for (parameter, &argument) in entry.parameters.iter().zip(&launch.arguments) {
-            words.push(match (parameter.kind, argument) {
+            match (parameter.kind, argument) {
                 (Kind::Pointer { element, written }, argument) => {
-                    let (address, bytes) = self.place(argument, element);
-                    regions.push(Region {
-                        address,
-                        bytes: bytes as u64,
-                        writable: i32::from(written),
-                        early: early(argument),
-                    });
-                    Word::Itself(address as u64)
+                    let place = self.place(argument, element);
+                    passed.pointer(place, written, early(argument));
                 }
                 (Kind::Map, Argument::Map { of, map }) => {
                     let argument = Argument::from(of);
-                    let (address, bytes) = self.place(argument, Element::Half);
+                    let place = self.place(argument, Element::Half);
                     let written = matches!(of, Operand::Output | Operand::Workspace { .. });
-                    regions.push(Region {
-                        address,
-                        bytes: bytes as u64,
-                        writable: i32::from(written),
-                        early: early(argument),
-                    });
-                    maps.push(map.described(address as u64));
-                    Word::Map(maps.len() - 1)
+                    passed.map(place, written, early(argument), &map);
                 }
-                (Kind::Int, Argument::Int(value)) => Word::Itself(u64::from(value.cast_unsigned())),
-                (Kind::Float, Argument::Float(value)) => Word::Itself(u64::from(value.to_bits())),
-                (kind, argument) => panic!("{}: {argument:?} for {kind:?}", launch.entry),
-            });
+                (_, argument) => passed.number(argument),
+            }
         }
-        let name = CString::new(entry.name).unwrap();
-        let arguments: Vec<*const c_void> = words
-            .iter()
-            .map(|word| match word {
-                Word::Itself(word) => std::ptr::from_ref(word).cast(),
-                Word::Map(index) => std::ptr::from_ref(&maps[*index]).cast(),
-            })
-            .collect();
-        let request = Launch {
-            entry: name.as_ptr(),
-            grid: launch.grid,
-            threads: entry.threads,
-            cluster: entry.cluster,
-            shared_bytes: launch.shared_bytes - way.withheld.min(launch.shared_bytes),
-            arguments: arguments.as_ptr(),
-            regions: regions.as_ptr(),
-            region_count: regions.len() as u32,
-            workers: way.workers,
-            check: 1,
-            seed: way.seed,
-        };
-        let mut report: [c_char; 1024] = [0; 1024];
-        // SAFETY: the types are those of kernels/emulator/emulator.h, and all that `request` points to outlives the call.
-        let (failed, report) = unsafe {
-            let run: Symbol<Run> = self.library.get(b"ldm_emulator_launch").unwrap();
-            let failed = run(&request, report.as_mut_ptr(), report.len());
-            (failed, CStr::from_ptr(report.as_ptr()))
-        };
-        match failed {
-            0 => Ok(()),
-            _ => Err(report.to_string_lossy().into_owned()),
-        }
+        passed.launch(self.library, entry, launch.grid, launch.shared_bytes, way)
     }
 }
 

@@ -11,14 +11,24 @@
 #[path = "../cases/mod.rs"]
 mod cases;
 mod compile;
+mod door;
 mod faults;
+#[allow(dead_code, reason = "the tests of primitives use the rest")]
+#[path = "../primitives/hopper.rs"]
+mod hopper;
 mod launch;
+#[allow(dead_code, reason = "the tests of primitives use the rest")]
+#[path = "../primitives/layout.rs"]
+mod layout;
+mod primitives;
+#[path = "../primitives/tensor.rs"]
+mod tensor;
 
 use cases::Case;
+use door::Way;
 use faults::{Expected, FAULTS, Fault, case};
 use latent_diffusion::cuda::Precision;
 use latent_diffusion::ops::Epilogue;
-use launch::Way;
 use libloading::Library;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! Every primitive of `kernels/gpu.cuh`: the emulator held to the instruction set's manual, and GPUs to the emulator.
+//! Every primitive of `kernels/gpu.cuh` and `kernels/hopper.cuh`: the emulator held to the instruction set's manual, and GPUs to the emulator.
 //!
 //! The emulator is what all other tests of kernels rest on. Here its answers are compared with layouts and numbers written independently of
 //! it, and on a machine with a GPU the instructions themselves are asked: `cargo test --release --test primitives -- --ignored`. Values are
@@ -6,7 +6,9 @@
 
 mod blocks;
 mod cases;
+mod hopper;
 mod layout;
+mod tensor;
 
 use cases::{Case, Expected};
 use half::f16;
@@ -17,6 +19,7 @@ use latent_diffusion::ops::{Cost, Reshape};
 use latent_diffusion::plan::Place;
 use std::collections::HashSet;
 use std::sync::Arc;
+use tensor::Numbers;
 
 /// Offsets of values in an arena are multiples of it.
 const ALIGNMENT: usize = 256;
@@ -89,6 +92,77 @@ fn answer(device: &Cuda, case: &Case) -> Vec<u32> {
     let mut found = vec![0.0; case.expected.len()];
     device.read(&arena, y, &mut found).unwrap();
     found.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Runs a case of Hopper's primitives: the numbers of its answer.
+fn answer_hopper(device: &Cuda, case: &hopper::Case) -> Vec<f32> {
+    let mut offset = 0;
+    let mut place = |numbers: &Numbers| {
+        let place = Place {
+            offset,
+            shape: [numbers.values.len()].into(),
+            exact: numbers.exact,
+        };
+        offset = (offset + 4 * numbers.values.len()).next_multiple_of(ALIGNMENT);
+        place
+    };
+    let inputs: Vec<Place> = case.inputs.iter().map(&mut place).collect();
+    let output = place(&case.expected);
+    let mut arena = device.alloc(offset).unwrap();
+    for (input, numbers) in inputs.iter().zip(&case.inputs) {
+        device.write(&mut arena, *input, &numbers.values).unwrap();
+    }
+    let untouched = vec![hopper::UNTOUCHED; case.expected.values.len()];
+    device.write(&mut arena, output, &untouched).unwrap();
+    let launch = Launch {
+        entry: case.entry.to_owned(),
+        grid: [case.grid, 1, 1],
+        shared_bytes: case.shared_bytes,
+        arguments: case.arguments.clone(),
+    };
+    let step = Step {
+        name: case.entry.to_owned(),
+        op: Reshape {
+            shape: output.shape,
+        }
+        .into(),
+        kernel: Kernel::single(launch, vec![]),
+        inputs,
+        output,
+        workspace: None,
+        weights: vec![],
+        cost: Cost::default(),
+    };
+    device
+        .run(&mut arena, &[step], &mut Default::default())
+        .unwrap_or_else(|error| panic!("{}: {error}", case.entry));
+    let mut found = vec![0.0; case.expected.values.len()];
+    device.read(&arena, output, &mut found).unwrap();
+    found
+}
+
+/// What of an answer is not as it must be: every number is exact.
+fn wrong_hopper(case: &hopper::Case, found: &[f32]) -> Option<String> {
+    let expected = &case.expected.values;
+    let differs = |i: &usize| found[*i].to_bits() != expected[*i].to_bits();
+    let count = (0..found.len()).filter(differs).count();
+    let first = (0..found.len()).find(differs)?;
+    Some(format!(
+        "{} {:?}: {count} of {} numbers are wrong, the first is number {first}: {}, not {}",
+        case.entry,
+        case.arguments,
+        found.len(),
+        found[first],
+        expected[first]
+    ))
+}
+
+fn check_hopper(device: &Cuda) {
+    let wrong: Vec<String> = hopper::all()
+        .iter()
+        .filter_map(|case| wrong_hopper(case, &answer_hopper(device, case)))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// The word with every NaN in it made one and the same: which one an instruction gives is not defined.
@@ -175,14 +249,17 @@ fn gpu() -> Cuda {
     Cuda::gpu(0, Precision::F16, 0, Arc::default()).unwrap()
 }
 
+fn entries(file: &str) -> HashSet<&'static str> {
+    let there = table::ENTRIES.iter().filter(|entry| entry.file == file);
+    there.map(|entry| entry.name).collect()
+}
+
 #[test]
 fn every_entry_is_asked() {
     let asked: HashSet<&str> = cases::all().iter().map(|case| case.entry).collect();
-    let there = table::ENTRIES
-        .iter()
-        .filter(|entry| entry.file == "primitives.cu");
-    let there: HashSet<&str> = there.map(|entry| entry.name).collect();
-    assert_eq!(asked, there);
+    assert_eq!(asked, entries("primitives.cu"));
+    let asked: HashSet<&str> = hopper::all().iter().map(|case| case.entry).collect();
+    assert_eq!(asked, entries("primitives_sm90.cu"));
 }
 
 #[cfg(emulator)]
@@ -190,6 +267,7 @@ fn every_entry_is_asked() {
 fn the_emulator_does_what_the_manual_says() {
     for seed in [0, 1, 2] {
         check(&emulator(seed));
+        check_hopper(&emulator(seed));
     }
 }
 
@@ -217,12 +295,24 @@ fn one_wrong_bit_is_found() {
             );
         }
     }
+    for case in hopper::all() {
+        let mut answer = answer_hopper(&device, &case);
+        let middle = answer.len() / 2;
+        answer[middle] += 1.0;
+        assert!(wrong_hopper(&case, &answer).is_some(), "{}", case.entry);
+    }
 }
 
 #[test]
 #[ignore = "needs a GPU"]
 fn a_gpu_does_what_the_manual_says() {
-    check(&gpu());
+    let gpu = gpu();
+    check(&gpu);
+    if gpu.target().compute_capability == 90 {
+        check_hopper(&gpu);
+    } else {
+        println!("left out: this GPU has none of the primitives of sm_90a");
+    }
 }
 
 #[cfg(emulator)]
@@ -256,5 +346,9 @@ fn emulator(seed: u64) -> Cuda {
         check: true,
         seed,
     };
-    Cuda::emulator(emulation, Target::a100(Precision::F16), Arc::default()).unwrap()
+    let hopper = Target {
+        compute_capability: 90,
+        ..Target::a100(Precision::F16)
+    };
+    Cuda::emulator(emulation, hopper, Arc::default()).unwrap()
 }
