@@ -14,7 +14,7 @@ bool ldm_arrive(int* counter, int count, ldm_site site) {
     const void* const pc = __builtin_return_address(0);
     if (count < 1) raise(Fault::counter_misused, text("%d blocks are to arrive", count), site, pc);
     if (block.watch) block.watch->counter(self, Access{reinterpret_cast<const unsigned char*>(counter), sizeof(int), true, pc});
-    const Released mine = block.watch ? block.watch->released() : Released{};
+    const Released mine = block.watch ? block.watch->released(self) : Released{};
     std::string wrong;
     const std::vector<Released> others = block.launch->arrive(counter, count, mine, site, wrong);
     if (!wrong.empty()) raise(Fault::counter_misused, std::move(wrong), site, pc);

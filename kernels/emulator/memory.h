@@ -18,10 +18,16 @@ struct Touched {
     Readers readers;      // its threads
 };
 
-// A block that has arrived at a counter: what it did before `floor` is known to whoever comes last.
+// A block that has arrived at a counter: what it did before `floor`, and what its thread that arrived knew of, is known to whoever comes last.
 struct Released {
     uint32_t block;
     Stamp floor;
+    Known known;
+
+    bool holds(Stamp stamp) const {
+        const size_t agent = static_cast<size_t>(stamp & AGENT_MASK);
+        return stamp < floor || (agent < known.size() && time_of(stamp) <= known[agent]);
+    }
 };
 
 // The record of the two bytes at `address`, or null if they are not from ldm_emulator_alloc. Those of following bytes follow it.

@@ -37,16 +37,22 @@ void Watch::start_block(Block& block) {
     acquired_.clear();
 }
 
+Released Watch::released(const Thread& self) {
+    Released released{number_, clock_.block_floor(), {}};
+    if (block_->cluster->knowledge.used()) tell(self, released.known);
+    return released;
+}
+
 // A block that is met twice has done more by the second time, and who knows of that knows of the first.
 void Watch::acquire(Thread& self, const std::vector<Released>& blocks) {
-    for (const Released& other : blocks) acquired_[other.block] = Acquired{other.floor, clock_.stamp(self.index)};
+    for (const Released& other : blocks) acquired_[other.block] = Acquired{other, clock_.stamp(self.index)};
 }
 
 // Whether what a block of this launch did happened before what `self` does now.
 bool Watch::known(Thread& self, uint32_t block, Stamp stamp) const {
     if (block == number_) return clock_.ordered(stamp, self.index);
     const auto found = acquired_.find(block);
-    return found != acquired_.end() && stamp < found->second.floor && clock_.ordered(found->second.since, self.index);
+    return found != acquired_.end() && found->second.other.holds(stamp) && clock_.ordered(found->second.since, self.index);
 }
 
 void Watch::access(Thread& self, const Access& access) {

@@ -84,7 +84,7 @@ public:
     void peer_read(const Thread& peer, uint32_t offset, uint32_t bytes, ldm_site site, const void* pc);
 
     // What this block releases to others now, and what `self` has come to know of them.
-    Released released() const { return {number_, clock_.block_floor()}; }
+    Released released(const Thread& self);
     void acquire(Thread& self, const std::vector<Released>& blocks);
 
 private:
@@ -105,8 +105,8 @@ private:
     Shadow shadow_;
     uint32_t number_ = 0;             // of this block, see Touched
     struct Acquired {
-        Stamp floor;                  // what the other block did before is known
-        Stamp since;                  // to whoever comes after this
+        Released other;
+        Stamp since;                  // what it did is known to whoever comes after this
     };
     std::unordered_map<uint32_t, Acquired> acquired_;   // by the other block's number
     const Region* latest_ = nullptr;  // where the last access was: the next one often is there too
