@@ -88,6 +88,23 @@ DEVICE void add_columns(float (&v)[COLUMNS_TOGETHER], const T* from, bool whole,
     for (int i = 0; i < COLUMNS_TOGETHER; i++) v[i] += added[i];
 }
 
+// The mean of a row, and the inverse of its deviation.
+struct RowScale {
+    float mean;
+    float scale;
+};
+
+// Sums of products with weights that hold the factors of a normalisation (Layout::Scaled) become those with the normalised row: `sums` are
+// those of the weights' rows, and the bias holds the rest. Columns beyond the last of `n` are left as they are.
+DEVICE void normalise_columns(const RowScale& row, const float* sums, int n, int column, float (&v)[COLUMNS_TOGETHER]) {
+    const int count = n - column < COLUMNS_TOGETHER ? n - column : COLUMNS_TOGETHER;
+    if (count <= 0) return;
+    float sum[COLUMNS_TOGETHER];
+    load_columns(sum, sums + column, n % COLUMNS_TOGETHER == 0, count);
+#pragma unroll
+    for (int i = 0; i < COLUMNS_TOGETHER; i++) v[i] = row.scale * (v[i] - row.mean * sum[i]);
+}
+
 // Finishes the sums `v` of columns `column` to `column + 7` of row `row`; columns beyond the last are left out.
 template <typename T>
 DEVICE void finish(const Epilogue<T>& e, int row, int column, float (&v)[COLUMNS_TOGETHER]) {

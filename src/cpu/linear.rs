@@ -36,7 +36,7 @@ pub(super) fn run(
     weights: &[TensorView],
     output: &mut [f32],
 ) -> bool {
-    if !op.stacked.is_empty() {
+    if !op.stacked.is_empty() || op.norm.is_some() {
         return false;
     }
     let (sources, operands) = inputs.split_at(op.sources);

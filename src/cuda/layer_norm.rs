@@ -12,27 +12,41 @@ const ROWS: usize = 8;
 const LENGTHS: [usize; 2] = [512, 1536];
 
 pub(super) fn select(op: &LayerNorm, output: Shape, target: &Target) -> Result<Kernel, String> {
-    kernel::elements(output)?;
-    let [rows, channels] = [output.rows(), output.channels()];
+    let factors = [0, 1].map(Argument::Weight);
+    let launch = launch(op, output, (Argument::Output, factors), target)?;
+    Ok(Kernel::single(launch, vec![Layout::Vector; 2]))
+}
+
+/// Normalises the node's first operand, of shape `x`, to the given place by the given factors and addends.
+///
+/// # Errors
+/// A sentence, if there are more elements than the entries count.
+pub(super) fn launch(
+    op: &LayerNorm,
+    x: Shape,
+    (to, factors): (Argument, [Argument; 2]),
+    target: &Target,
+) -> Result<Launch, String> {
+    kernel::elements(x)?;
+    let [rows, channels] = [x.rows(), x.channels()];
     let length = LENGTHS
         .into_iter()
         .find(|&length| channels <= length && channels.is_multiple_of(pack(target)));
     let length = length.map_or("any".to_owned(), |length| length.to_string());
-    let launch = Launch {
+    Ok(Launch {
         entry: format!("layer_norm_{}_{length}", target.precision.suffix()),
         grid: [rows.div_ceil(ROWS).max(1) as u32, 1, 1],
         shared_bytes: 0,
         arguments: vec![
-            Argument::Output,
+            to,
             Argument::Input(0),
-            Argument::Weight(0),
-            Argument::Weight(1),
+            factors[0],
+            factors[1],
             kernel::int(rows)?,
             kernel::int(channels)?,
             Argument::Float(op.eps),
         ],
-    };
-    Ok(Kernel::single(launch, vec![Layout::Vector; 2]))
+    })
 }
 
 #[cfg(test)]

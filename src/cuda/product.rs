@@ -60,6 +60,12 @@ pub(super) fn pitch(k: usize) -> usize {
     k.next_multiple_of(PART)
 }
 
+/// Whether rows of all of these are whole vectors of halves.
+pub(super) fn is_aligned(sources: &[Shape]) -> bool {
+    let mut channels = sources.iter().map(Shape::channels);
+    channels.all(|channels| channels.is_multiple_of(EIGHT))
+}
+
 /// One or two tensors from operand `first` on, as entries take them.
 pub(super) fn pair(first: usize, count: usize) -> [Argument; 2] {
     [input(count > 0, first), input(count > 1, first + 1)]
@@ -131,6 +137,43 @@ impl<'a> Product<'a> {
             },
             Precision::F32 => self.f32(sizes),
         }
+    }
+
+    /// The launch where the rows of the one source, whole vectors of halves, are normalised first: the weight holds what it can of that, and
+    /// the last weight the sums of its rows.
+    ///
+    /// # Errors
+    /// As [`kernel`](Self::kernel).
+    pub(super) fn normalised(&self, eps: f32, target: &Target) -> Result<Kernel, String> {
+        let recipes = self.recipes.clone();
+        if self.shape.is_empty() {
+            return Ok(Kernel {
+                recipes,
+                ..Kernel::nothing()
+            });
+        }
+        let tile = self.problem().undivided(target)?;
+        let [bias, others @ ..] = self.addends();
+        let arguments = [
+            &[Argument::Output, Argument::Input(0)][..],
+            &[Argument::Weight(0), bias, Argument::Weight(2)],
+            &others,
+            &self.result_sizes()?,
+            &[kernel::int(self.k)?, kernel::int(pitch(self.k))?],
+            &self.epilogue_sizes()?,
+            &[Argument::Float(eps)],
+        ];
+        let launch = Launch {
+            entry: format!("{}_f16_{}x{}", self.name, tile.rows, tile.columns),
+            grid: [self.tiles([tile.rows, tile.columns])?, 1, 1],
+            shared_bytes: count(tile.shared_bytes())?,
+            arguments: arguments.concat(),
+        };
+        Ok(Kernel {
+            launches: vec![launch],
+            workspace_bytes: 0,
+            recipes,
+        })
     }
 
     fn f32(&self, sizes: &[Argument]) -> Result<Kernel, String> {

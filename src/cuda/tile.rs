@@ -108,6 +108,11 @@ pub(super) struct Cut {
     pub(super) part: usize,
 }
 
+fn no_tile(target: &Target) -> String {
+    let bytes = target.shared_bytes_per_block;
+    format!("a block of this device has {bytes} bytes of shared memory, too few for any tile")
+}
+
 impl Problem {
     /// The cut that should take least time: as few parts as [`NOMINAL_IMAGES`] ask for, and the tile for these parts and the images there are.
     ///
@@ -120,12 +125,17 @@ impl Problem {
             let (_, tile) = self.quickest(parts, target)?;
             Some(Cut { tile, parts, part })
         });
-        cut.ok_or_else(|| {
-            format!(
-                "a block of this device has {} bytes of shared memory, too few for any tile",
-                target.shared_bytes_per_block
-            )
-        })
+        cut.ok_or_else(|| no_tile(target))
+    }
+
+    /// The quickest tile whose blocks have all of K, and two threads a row at most, which sum what they see of it as they do in every other.
+    ///
+    /// # Errors
+    /// As [`cut`](Self::cut).
+    pub(super) fn undivided(&self, target: &Target) -> Result<Tile, String> {
+        let tiles = ALIGNED.iter().filter(|tile| tile.rows >= 64);
+        let quickest = self.among(tiles, 1, target).map(|(_, tile)| tile);
+        quickest.ok_or_else(|| no_tile(target))
     }
 
     /// The clocks with [`NOMINAL_IMAGES`], by which other kernels are weighed: no end of them if no tile fits.
@@ -156,8 +166,16 @@ impl Problem {
     /// The quickest tile for so many parts, and its clocks.
     fn quickest(&self, parts: usize, target: &Target) -> Option<(f64, Tile)> {
         let tiles = if self.aligned { &ALIGNED[..] } else { &ANY };
+        self.among(tiles.iter(), parts, target)
+    }
+
+    fn among<'a>(
+        &self,
+        tiles: impl Iterator<Item = &'a Tile>,
+        parts: usize,
+        target: &Target,
+    ) -> Option<(f64, Tile)> {
         tiles
-            .iter()
             .filter(|tile| tile.shared_bytes() <= target.shared_bytes_per_block as usize)
             .map(|tile| (self.clocks(tile, parts, target), *tile))
             .min_by(|(a, _), (b, _)| a.total_cmp(b))

@@ -1,10 +1,11 @@
 //! Matrix product with a weight: linear maps and 1x1 convolutions, which are the same thing on `[N, H, W, C]`.
 
 use super::concat::{joined, joined_shape};
-use super::{Activation, Channels, Cost, Operator, Slice, require};
+use super::{Activation, Channels, Cost, LayerNorm, Operator, Slice, require};
 use crate::error::Result as CrateResult;
 use crate::graph::{Graph, Param, Value};
 use crate::tensor::Shape;
+use std::borrow::Cow;
 
 /// The learnt tensors of a linear map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub struct Affine {
 }
 
 /// `y[.., o] = sum_c x[.., c] weight[o, c] + bias[o]`, then the epilogue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Linear {
     /// How many operands are `x`, joined along the channels: the fusion pass folds `concat` in.
     pub sources: usize,
@@ -26,6 +27,8 @@ pub struct Linear {
     pub bias: Option<Param>,
     /// More maps of the same operand, whose channels follow: the fusion pass joins queries, keys and values. Either all have a bias or none.
     pub stacked: Vec<Affine>,
+    /// Normalises `x`, which is one tensor then: the fusion pass folds `layer_norm` in.
+    pub norm: Option<LayerNorm>,
     /// What is fused after the product.
     pub epilogue: Epilogue,
 }
@@ -129,6 +132,7 @@ impl Graph {
                 weight,
                 bias,
                 stacked: vec![],
+                norm: None,
                 epilogue: Epilogue::default(),
             },
             &[x],
@@ -165,15 +169,24 @@ impl Operator for Linear {
         let stacked = self.stacked.iter();
         let maps = stacked.flat_map(|map| std::iter::once(&map.weight).chain(&map.bias));
         let own = std::iter::once(&self.weight).chain(&self.bias);
-        own.chain(maps).collect()
+        let norm = self.norm.iter().flat_map(Operator::params);
+        own.chain(maps).chain(norm).collect()
     }
 
     fn eval(&self, inputs: &[Slice], params: &[Slice], output: &mut [f32]) {
-        let (shape, x) = joined(&inputs[..self.sources]);
+        let (shape, mut x) = joined(&inputs[..self.sources]);
+        let turn = 1 + usize::from(self.bias.is_some());
+        let (maps, factors) = params.split_at((1 + self.stacked.len()) * turn);
+        if let Some(norm) = &self.norm {
+            let mut normalised = vec![0.0; x.len()];
+            let data = &x;
+            norm.eval(&[Slice { shape, data }], factors, &mut normalised);
+            x = Cow::Owned(normalised);
+        }
         let channels = shape.channels();
         let rows_per_image = shape.rows() / shape.batch().max(1);
-        let tensors = params.chunks(1 + usize::from(self.bias.is_some()));
-        let rows: Vec<(&[f32], Option<f32>)> = tensors
+        let rows: Vec<(&[f32], Option<f32>)> = maps
+            .chunks(turn)
             .flat_map(|map| {
                 let bias = |o: usize| map.get(1).map(|bias| bias.data[o]);
                 let rows = map[0].data.chunks(channels).enumerate();
@@ -218,6 +231,7 @@ mod tests {
             weight: param([2, 1]),
             bias: Some(param([2])),
             stacked: vec![],
+            norm: None,
             epilogue,
         };
         let x = Slice {
@@ -254,6 +268,7 @@ mod tests {
             weight: param([2, 3]),
             bias: None,
             stacked: vec![],
+            norm: None,
             epilogue: Epilogue::default(),
         };
         assert!(op.infer(&[[1, 4].into()]).unwrap_err().contains("[2, 3]"));
@@ -267,6 +282,7 @@ mod tests {
             weight: param([1, 3]),
             bias: None,
             stacked: vec![],
+            norm: None,
             epilogue: Epilogue::default(),
         };
         let [a, b] =
@@ -299,6 +315,7 @@ mod tests {
             weight,
             bias,
             stacked: vec![map(2)],
+            norm: None,
             epilogue: Epilogue::default(),
         };
         let slice = |shape: Shape, data| Slice { shape, data };
@@ -316,5 +333,36 @@ mod tests {
         assert_eq!(y, [21.5, 43.25, 65.125]);
         op.stacked[0].bias = None;
         assert!(op.infer(&[x.shape]).unwrap_err().contains("not alike"));
+    }
+
+    #[test]
+    fn a_row_is_normalised_before_it_is_multiplied() {
+        let norm = LayerNorm {
+            eps: 0.0,
+            weight: param([2]),
+            bias: param([2]),
+        };
+        let op = Linear {
+            sources: 1,
+            weight: param([1, 2]),
+            bias: None,
+            stacked: vec![],
+            norm: Some(norm),
+            epilogue: Epilogue::default(),
+        };
+        let slice = |shape: Shape, data| Slice { shape, data };
+        let x = slice([1, 2].into(), &[5.0, 7.0]);
+        let params = [
+            slice([1, 2].into(), &[1.0, 100.0]),
+            slice([2].into(), &[2.0, 3.0]),
+            slice([2].into(), &[0.0, 0.5]),
+        ];
+        assert_eq!(op.infer(&[x.shape]), Ok([1, 1].into()));
+        let mut y = [0.0];
+        op.eval(&[x], &params, &mut y);
+        assert_eq!(y, [-2.0 + 350.0]);
+        let two = Linear { sources: 2, ..op };
+        let halves = [[1, 1].into(); 2];
+        assert!(two.infer(&halves).unwrap_err().contains("one source"));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Models are written in textbook operations; what is worth computing in one pass is decided here, once, for every device.
 //! Each rule looks at a node and one of its operands and, where the pair means the same as one operation, returns that
-//! operation. The pair's operand must have no other use, unless it only moves elements and the rule fits all who use it. The fused node
+//! operation. The pair's operand must have no other use, unless it is cheap and the rule fits all who use it. The fused node
 //! stands where the later of the two stood, so all operands exist; no pair is folded over an assignment, which would change what it reads,
 //! and nothing that is [computed once](super::hoist) into what is computed at every run.
 //!
@@ -21,7 +21,7 @@ use crate::ops::Op;
 use rules::{Folded, RULES, Rule};
 
 /// Rules after which one weight is made of several learnt tensors: for devices that copy weights anyway.
-pub const STACKING: [&str; 2] = [one_source::NAME, beside::NAME];
+pub const STACKING: [&str; 3] = [one_source::NAME, beside::NAME, rules::LAYER_NORM_LINEAR];
 
 /// The names of the rules.
 pub fn rules() -> impl Iterator<Item = &'static str> {
@@ -161,7 +161,8 @@ mod tests {
         let h = g.attention(qkv, 2, false).unwrap();
         let h = g.scope("out", |g| g.linear(h, 8, true)).unwrap();
         let y = g.add(y, h).unwrap();
-        let qkv = ["q1", "k1", "v1"].map(|name| g.scope(name, |g| g.linear(y, 8, true)).unwrap());
+        let h = g.scope("norm1", |g| g.layer_norm(y, 1e-5)).unwrap();
+        let qkv = ["q1", "k1", "v1"].map(|name| g.scope(name, |g| g.linear(h, 8, true)).unwrap());
         let h = g.attention(qkv, 2, false).unwrap();
         let y = g.add(y, h).unwrap();
         g.output("y", y);

@@ -2,7 +2,7 @@
 
 use super::{Case, IMAGES, Operand, case, epilogue_name, epilogues, extras, join, param};
 use latent_diffusion::Shape;
-use latent_diffusion::ops::{Affine, Epilogue, Linear, Op};
+use latent_diffusion::ops::{Affine, Epilogue, LayerNorm, Linear, Op};
 
 pub(super) fn cases() -> Vec<Case> {
     // Rows per image, channels in, channels out.
@@ -51,7 +51,10 @@ pub(super) fn cases() -> Vec<Case> {
         linear([1, 1, 64].into(), 64, true, Epilogue::default()),
     ];
     let all = plain.into_iter().chain(fused).chain(other);
-    all.chain(joined()).chain(stacked()).collect()
+    all.chain(joined())
+        .chain(stacked())
+        .chain(normalised())
+        .collect()
 }
 
 /// The skip connections of a UNet: two sources, joined at a multiple of a vector and not.
@@ -101,6 +104,48 @@ fn stacked() -> Vec<Case> {
     all.collect()
 }
 
+/// Rows normalised first: few and many, whole stages and not, gated and stacked, and rows whose mean is many deviations.
+fn normalised() -> Vec<Case> {
+    let gate = Epilogue {
+        gate: true,
+        ..Epilogue::default()
+    };
+    let sizes = [
+        (1, 8, 16, Epilogue::default()),
+        (5, 7, 33, Epilogue::default()),
+        (17, 48, 1100, gate),
+        (33, 264, 48, Epilogue::default()),
+        (64, 96, 31, Epilogue::default()),
+        (77, 24, 24, gate),
+        (150, 72, 128, Epilogue::default()),
+        (150, 40, 152, Epilogue::default()),
+        (713, 40, 45, Epilogue::default()),
+        (2, 1032, 24, Epilogue::default()),
+    ];
+    let plain = sizes.map(|(rows, channels, out, epilogue)| {
+        linear([IMAGES, rows, channels].into(), out, true, epilogue)
+    });
+    let fused = epilogues(&[false, true]).into_iter();
+    let fused = fused.map(|epilogue| linear([IMAGES, 11, 40].into(), 48, true, epilogue));
+    let mut all: Vec<Case> = plain.into_iter().chain(fused).chain(stacked()).collect();
+    let mut shifted = linear([IMAGES, 70, 320].into(), 40, false, Epilogue::default());
+    shifted.operands[0] = Operand::spread(shifted.operands[0].shape, 30.0, 1.0);
+    shifted.name += ", about 30";
+    all.push(shifted);
+    for case in &mut all {
+        let channels = case.operands[0].shape.channels();
+        if let Op::Linear(op) = &mut case.op {
+            op.norm = Some(LayerNorm {
+                eps: 1e-5,
+                weight: param("norm.weight", [channels]),
+                bias: param("norm.bias", [channels]),
+            });
+        }
+        case.name += ", normalised";
+    }
+    all
+}
+
 /// A product of `x` to `out` channels.
 pub fn linear(x: Shape, out: usize, bias: bool, epilogue: Epilogue) -> Case {
     let op = Linear {
@@ -108,6 +153,7 @@ pub fn linear(x: Shape, out: usize, bias: bool, epilogue: Epilogue) -> Case {
         weight: param("weight", [out, x.channels()]),
         bias: bias.then(|| param("bias", [out])),
         stacked: vec![],
+        norm: None,
         epilogue,
     };
     let product = x.with_channels(out);

@@ -78,6 +78,10 @@ pub fn rename(op: &mut Op, prefix: &str) {
                 let bias = map.bias.iter_mut();
                 bias.for_each(|bias| rename(bias, &format!("{index}.bias")));
             }
+            if let Some(norm) = &mut op.norm {
+                rename(&mut norm.weight, "norm.weight");
+                rename(&mut norm.bias, "norm.bias");
+            }
         }
         Op::Conv2d(op) => {
             rename(&mut op.weight, "weight");

@@ -8,12 +8,13 @@
 //! # Source
 //! Higham and Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41 (2019), theorem 2.4.
 
+mod parts;
 mod statistics;
 
 use latent_diffusion::Shape;
 use latent_diffusion::backend::Backend;
 use latent_diffusion::ops::{
-    Attention, Axis, Channels, Concat, Conv2d, Epilogue, Linear, Op, Operator, Qkv, Slice,
+    Attention, Axis, Channels, Concat, Conv2d, Epilogue, Linear, Op, Operator, Slice,
 };
 
 /// Unit roundoff of f32, in which every device accumulates.
@@ -79,8 +80,12 @@ impl Bound {
         expected: &[f32],
         roundoff: f64,
     ) -> Self {
-        if let Some((op, inputs)) = unstacked(op, inputs) {
+        if let Some((op, inputs)) = parts::unstacked(op, inputs) {
             return Self::new(&op, &inputs, params, expected, roundoff);
+        }
+        if let Some((op, inputs, params)) = parts::unfolded(op, inputs, params) {
+            let bound = Self::new(&op, &inputs, &params, expected, roundoff);
+            return bound.of_folded(&op, roundoff);
         }
         let absolute = || evaluate(op, &abs(inputs), &abs(params), expected.len());
         let (condition, terms, growth) = match op {
@@ -201,6 +206,24 @@ impl Bound {
         }
     }
 
+    /// The same where rows are normalised first. Either the rows are rounded once more, or the weights times their factors are, and what is then
+    /// compared with may have been rounded before: twice the roundoff before the epilogue.
+    fn of_folded(mut self, op: &Op, roundoff: f64) -> Self {
+        let growth = match op {
+            Op::Linear(op) => growth(op.epilogue),
+            _ => 1.0,
+        };
+        let rounded = if roundoff > U {
+            2.0 * growth * roundoff
+        } else {
+            0.0
+        };
+        self.factors
+            .iter_mut()
+            .for_each(|factor| *factor += rounded);
+        self
+    }
+
     /// Fails with both errors and both bounds if one of them is exceeded, or not a number.
     pub fn check(&self, found: &[f32], expected: &[f32]) -> Result<(), String> {
         let error = |i: usize| (f64::from(found[i]) - f64::from(expected[i])).abs();
@@ -284,32 +307,6 @@ fn mixture(attention: &Attention, inputs: &[Elements]) -> f64 {
     };
     let logit = f64::from(attention.scale) * longest(&inputs[0]) * longest(&inputs[1]);
     1.0 + 2.0 * logit * (size as f64).sqrt() / (inputs[1].shape.dims()[1] as f64).sqrt()
-}
-
-/// The same attention on an operand each for queries, keys and values, where one holds them all.
-fn unstacked(op: &Op, inputs: &[Elements]) -> Option<(Op, Vec<Elements>)> {
-    let Op::Attention(attention) = op else {
-        return None;
-    };
-    let channels = inputs[0].shape.channels() / 3;
-    let size = channels / attention.heads;
-    let place = |part: usize, channel: usize| match attention.operands {
-        Qkv::Separate => None,
-        Qkv::HeadByHead => Some(channel / size * 3 * size + part * size + channel % size),
-        Qkv::Thirds => Some(part * channels + channel),
-    };
-    place(0, 0)?;
-    let separate = |part: usize| Elements {
-        shape: inputs[0].shape.with_channels(channels),
-        data: (inputs[0].data.chunks(3 * channels))
-            .flat_map(|token| (0..channels).filter_map(move |c| Some(token[place(part, c)?])))
-            .collect(),
-    };
-    let attention = Attention {
-        operands: Qkv::Separate,
-        ..*attention
-    };
-    Some((attention.into(), (0..3).map(separate).collect()))
 }
 
 /// The condition of a normalisation over `group`s of elements: `(|x| + mean |x|) |w| / deviation + |b|`.

@@ -59,6 +59,7 @@ fn every_entry_of_a_product_is_met_by_a_case() {
     }
     let of_products = [
         "kernels/linear.cu",
+        "kernels/linear_norm.cu",
         "kernels/conv2d.cu",
         "kernels/product.cu",
     ];

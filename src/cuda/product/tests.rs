@@ -31,6 +31,7 @@ fn linear(rows: usize, [first, second]: [usize; 2], n: usize, precision: Precisi
         weight: param(&[n, first + second]),
         bias: Some(param(&[n])),
         stacked: vec![],
+        norm: None,
         epilogue: Epilogue {
             channels: Some(Channels::Row),
             activation: Some(Activation::Silu),
@@ -131,6 +132,7 @@ fn what_cannot_be_counted_is_refused() {
         weight: param(&[1 << 17, 1 << 17]),
         bias: None,
         stacked: vec![],
+        norm: None,
         epilogue: Epilogue::default(),
     };
     let [x, output] = [[1, 1, 1 << 17].into(); 2];

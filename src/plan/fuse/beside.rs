@@ -82,7 +82,8 @@ fn plain<'a>(first: &'a Node, second: &'a Node) -> Option<(&'a Conv2d, &'a Linea
         return None;
     };
     let nothing = Epilogue::default();
-    let plain = conv.epilogue == nothing && linear.epilogue == nothing && linear.stacked.is_empty();
+    let single = linear.stacked.is_empty() && linear.norm.is_none();
+    let plain = conv.epilogue == nothing && linear.epilogue == nothing && single;
     (plain && conv.stride == 1).then_some((conv, linear))
 }
 

@@ -85,7 +85,7 @@ fn found(graph: &Graph, attention: usize) -> Option<([usize; 3], Node)> {
 /// A linear map of one source with nothing after it.
 fn plain(node: &Node) -> Option<(&Node, &Linear)> {
     match &node.op {
-        Op::Linear(op) if op.sources == 1 && op.stacked.is_empty() => {
+        Op::Linear(op) if op.sources == 1 && op.stacked.is_empty() && op.norm.is_none() => {
             (op.epilogue == Epilogue::default()).then_some((node, op))
         }
         _ => None,

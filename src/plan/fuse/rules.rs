@@ -7,7 +7,7 @@ use crate::ops::{Activate, Activation, Axis, Conv2d, Epilogue, GroupNorm, Linear
 pub(super) struct Rule {
     /// What it folds, for messages and tests.
     pub(super) name: &'static str,
-    /// The producer computes nothing, so several nodes may swallow it; they must all.
+    /// The producer computes nothing, or little, so several nodes may swallow it; they must all.
     pub(super) shared: bool,
     pub(super) fold: fn(node: &Node, operand: usize, producer: &Node) -> Option<Folded>,
 }
@@ -20,12 +20,20 @@ pub(super) struct Folded {
     pub(super) name: String,
 }
 
+/// The name of the rule that scales weights by the factors of a normalisation.
+pub(super) const LAYER_NORM_LINEAR: &str = "layer_norm + linear";
+
 /// Every rule, in the order they are tried.
-pub(super) const RULES: [Rule; 8] = [
+pub(super) const RULES: [Rule; 9] = [
     Rule {
         name: "concat + consumers",
         shared: true,
         fold: concat_consumers,
+    },
+    Rule {
+        name: LAYER_NORM_LINEAR,
+        shared: true,
+        fold: layer_norm_linear,
     },
     Rule {
         name: "group_norm + scale_shift",
@@ -75,7 +83,11 @@ fn concat_consumers(node: &Node, operand: usize, producer: &Node) -> Option<Fold
             beside: Some(beside),
             ..
         }) if operand == *sources => &mut beside.sources,
-        Op::Linear(Linear { sources, .. })
+        Op::Linear(Linear {
+            sources,
+            norm: None,
+            ..
+        })
         | Op::Conv2d(Conv2d { sources, .. })
         | Op::GroupNorm(GroupNorm { sources, .. })
             if operand == 0 =>
@@ -91,6 +103,23 @@ fn concat_consumers(node: &Node, operand: usize, producer: &Node) -> Option<Fold
     let mut inputs = node.inputs.clone();
     inputs.splice(operand..=operand, producer.inputs.iter().copied());
     Some(folded(op, inputs, node))
+}
+
+/// A row's mean and deviation are a small part of what it is multiplied for.
+fn layer_norm_linear(node: &Node, operand: usize, producer: &Node) -> Option<Folded> {
+    match (&node.op, &producer.op, operand) {
+        (Op::Linear(linear), Op::LayerNorm(norm), 0)
+            if linear.norm.is_none() && linear.sources == 1 =>
+        {
+            let linear = Linear {
+                norm: Some(norm.clone()),
+                ..linear.clone()
+            };
+            let inputs = [&producer.inputs, &node.inputs[1..]].concat();
+            Some(folded(linear.into(), inputs, node))
+        }
+        _ => None,
+    }
 }
 
 fn group_norm_scale_shift(node: &Node, operand: usize, producer: &Node) -> Option<Folded> {
