@@ -65,7 +65,7 @@ DEVICE void multiply_floats(float* y, float factor, int steps) {
     y[blockIdx.x * blockDim.x + threadIdx.x] = sum;
 }
 
-ENTRY(256, 8, probe_copy, float* y, const float* x, int count) {
+ENTRY(256, 6, probe_copy, float* y, const float* x, int count) {
     wait_for_previous_grid();
     const int all = static_cast<int>(gridDim.x * blockDim.x);
     for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < count; i += all) store_16(y + 4 * i, load_16(x + 4 * i));

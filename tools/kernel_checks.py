@@ -31,10 +31,10 @@ SHARES = [
     (r"linear_f16_128x128", 36),
     (r"linear_f16_(128x64|64x160)", 24),
     (r"linear_f16_64x64", 16),
-    (r"conv2d_f16_128x160", 28),
-    (r"conv2d_f16_128x128", 24),
-    (r"conv2d_f16_(128x64|64x160)", 14),
-    (r"conv2d_f16_64x64", 10),
+    (r"conv2d_f16_128x160", 24),
+    (r"conv2d_f16_128x128", 20),
+    (r"conv2d_f16_(128x64|64x160)", 12),
+    (r"conv2d_f16_64x64", 8),
 ]
 # Of sm_90a's, one of which keeps the tensor cores busy for as long as a warp issues many others: instructions for each, at most.
 PER_PRODUCT = [
@@ -44,7 +44,7 @@ PER_PRODUCT = [
 ]
 
 # Vector registers moved to uniform ones, each of which waits for the vector pipeline: in a main loop, and in one that starts tensor copies.
-UNIFORM_MOVES = {"main": 2, "copy": 24}
+UNIFORM_MOVES = {"main": 2, "copy": 16}
 
 
 def listed(table, entry):

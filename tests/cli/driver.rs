@@ -283,5 +283,7 @@ fn kernels_start_early_on_gpus_that_wait_in_kernels_and_on_no_others() {
             0
         };
         assert_eq!(count("a launch that may start early"), early, "{answers}");
+        // Kernels for such GPUs alone are told of tensors by maps.
+        assert_eq!(count("cuTensorMapEncodeTiled") > 0, expected, "{answers}");
     }
 }

@@ -11,7 +11,7 @@
 #include <string.h>
 
 enum { OUT_OF_MEMORY = 2, INVALID_VALUE = 1, INVALID_DEVICE = 101, NOT_FOUND = 500, CAPTURE_UNSUPPORTED = 900 };
-enum { SHARED_USUALLY = 48 << 10, SHARED_AT_MOST = 163 << 10 };
+enum { SHARED_USUALLY = 48 << 10 };
 
 typedef unsigned long long address;
 
@@ -39,6 +39,9 @@ static long long setting(const char* name, long long otherwise) {
     }
     return otherwise;
 }
+
+// Bytes of shared memory that a block may ask for.
+static int most_shared(void) { return setting("major", 8) == 9 ? 227 << 10 : 163 << 10; }
 
 static int answer(const char* name) {
     const char* const log = getenv("FAKE_CUDA_LOG");
@@ -130,7 +133,7 @@ int cuDeviceGetAttribute(int* value, int attribute, int device) {
         case 37: *value = 5120; break;              // bits of the memory's bus
         case 75: *value = (int)setting("major", 8); break;
         case 76: *value = (int)setting("minor", 0); break;
-        case 97: *value = SHARED_AT_MOST; break;    // shared memory that a block may ask for
+        case 97: *value = most_shared(); break;     // shared memory that a block may ask for
         default: *value = 0;
     }
     return 0;
@@ -239,7 +242,7 @@ int cuModuleGetFunction(struct function** function, void* module, const char* na
 
 int cuFuncSetAttribute(struct function* function, int attribute, int value) {
     ANSWER;
-    if (attribute == 8 && value > SHARED_AT_MOST) return INVALID_VALUE;
+    if (attribute == 8 && value > most_shared()) return INVALID_VALUE;
     if (attribute == 8) function->shared = value;
     return 0;
 }
