@@ -11,13 +11,10 @@ from kernel_code import is_for_hopper, is_tensor
 
 # Tensor core instructions of the code that every architecture has.
 TENSOR = "HMMA.16816.F32"
-# The same with sums in halves, where an entry is declared to promote them.
-TENSOR_HALF = "HMMA.16816.F16"
 
 # What the main loop of an entry must hold. Loops of kernels that are not listed have no tensor core instructions.
 MAIN_LOOPS = [
-    (r"(linear|conv2d)_f16_\w*half\w*", {TENSOR_HALF, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"}),
-    (r"(linear|conv2d)_f16_\d+x\d+", {TENSOR, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"}),
+    (r"(linear|linear_norm|conv2d)_f16_\d+x\d+", {TENSOR, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"}),
     (r"(linear|conv2d)_any_f16_.*", {TENSOR, "LDSM.16.M88.4"}),
     (r"attention_scores_f16", {TENSOR, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"}),
     (r"attention_(f16_\d+_\d+x\d+|mix_f16)", {TENSOR, "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS.128"}),
