@@ -167,6 +167,13 @@ DEVICE float reciprocal_approximate(float x) {
     return y;
 }
 
+// The larger, or NaN if either is, where fmaxf drops it.
+DEVICE float maximum(float a, float b) {
+    float y;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+
 // Two floats rounded to halves, the first in the low bits.
 DEVICE uint32_t pack_halves(float low, float high) {
     const __half2 pair = __floats2half2_rn(low, high);

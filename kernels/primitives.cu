@@ -8,7 +8,7 @@
 //   load_matrix        four 8 x 8 matrices, each lane's row of them `setting` rows away from the one before; and transposed
 //   multiply           one product of fragments: accumulated in f32, in halves, and for a tile of 2 x 3 fragments at once
 //   last_to_arrive     several blocks, of which the last to come adds up what all have written
-//   exp2, reciprocal   one number a thread
+//   exp2, reciprocal   one number a thread; maximum   of two
 //   pack, unpack, narrow, widen   floats to halves and back, `setting` numbers
 //   rate               `setting` products of a tile of fragments, one after the other on registers alone: the most that any kernel can reach
 //
@@ -159,6 +159,10 @@ DEVICE void reciprocal(BITS) {
 }
 
 // x [setting][2]; y [setting].
+DEVICE void larger(BITS) {
+    const int i = number_of_thread();
+    if (i < setting) y[i] = maximum(x[2 * i], x[2 * i + 1]);
+}
 DEVICE void pack(BITS) {
     wait_for_previous_grid();
     const int i = number_of_thread();
@@ -236,6 +240,7 @@ ENTRY(32, 1, primitive_multiply_half, float* y, const float* x) { multiply_half(
 ENTRY(32, 1, primitive_multiply_tile, float* y, const float* x) { multiply_fragments(y, x); }
 ENTRY(256, 1, primitive_exp2, BITS) { exp2(y, x, setting); }
 ENTRY(256, 1, primitive_reciprocal, BITS) { reciprocal(y, x, setting); }
+ENTRY(256, 1, primitive_maximum, BITS) { larger(y, x, setting); }
 ENTRY(256, 1, primitive_pack, BITS) { pack(y, x, setting); }
 ENTRY(256, 1, primitive_unpack, BITS) { unpack(y, x, setting); }
 ENTRY(256, 1, primitive_narrow, BITS) { narrow(y, x, setting); }

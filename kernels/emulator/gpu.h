@@ -114,6 +114,12 @@ DEVICE float reciprocal_approximate(float x) {
     return fabsf(y) < 0x1p-126f ? copysignf(0.0f, y) : y;
 }
 
+// Of two zeros the positive one is larger.
+DEVICE float maximum(float a, float b) {
+    if (a != a || b != b) return NAN;
+    return a > b || (a == b && !signbit(a)) ? a : b;
+}
+
 DEVICE uint32_t pack_halves(float low, float high) {
     return half_bits::narrow(low) | static_cast<uint32_t>(half_bits::narrow(high)) << 16;
 }

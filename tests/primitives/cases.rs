@@ -4,6 +4,7 @@ use crate::blocks;
 use crate::layout::{
     Matrix, WARP, fragment_a, fragment_b, fragment_d, fragment_d_halves, loaded, pair,
 };
+use crate::numbers;
 use half::f16;
 use std::iter;
 
@@ -61,8 +62,9 @@ pub fn all() -> Vec<Case> {
     cases.extend([1, 2, 3].map(multiply_half));
     cases.extend([1, 2, 37].map(blocks::last_to_arrive));
     cases.extend([
-        exp2(),
-        reciprocal(),
+        numbers::exp2(),
+        numbers::reciprocal(),
+        numbers::maximum(),
         pack(),
         narrow(),
         unpack(),
@@ -237,7 +239,7 @@ fn tile() -> Case {
 }
 
 /// One number a thread.
-fn each(entry: &'static str, x: Vec<u32>, count: usize, expected: Expected) -> Case {
+pub fn each(entry: &'static str, x: Vec<u32>, count: usize, expected: Expected) -> Case {
     Case {
         entry,
         x,
@@ -248,57 +250,7 @@ fn each(entry: &'static str, x: Vec<u32>, count: usize, expected: Expected) -> C
 }
 
 /// A denormal.
-const DENORMAL: f32 = 1e-40;
-
-/// `2^x` is denormal below -126, and then zero.
-fn exp2() -> Case {
-    let special = [
-        (0.0, 1.0),
-        (-0.0, 1.0),
-        (DENORMAL, 1.0),
-        (-DENORMAL, 1.0),
-        (f32::NEG_INFINITY, 0.0),
-        (f32::INFINITY, f64::INFINITY),
-        (f32::NAN, f64::NAN),
-        (128.0, f64::INFINITY),
-        (-126.5, 0.0),
-        (-140.0, 0.0),
-        (-1e30, 0.0),
-        (-126.0, 2f64.powi(-126)),
-    ];
-    let usual = (0..2000).map(|i| {
-        let x = (i as f32 - 1000.0) * 0.125_37;
-        (x, f64::from(x).exp2())
-    });
-    let (x, y): (Vec<f32>, Vec<f64>) = special.into_iter().chain(usual).unzip();
-    each("primitive_exp2", bits(&x), x.len(), Expected::Near(y, 2.0))
-}
-
-/// Denormals are zeros, as operands and as results.
-fn reciprocal() -> Case {
-    let special = [
-        (0.0, f64::INFINITY),
-        (-0.0, f64::NEG_INFINITY),
-        (DENORMAL, f64::INFINITY),
-        (-DENORMAL, f64::NEG_INFINITY),
-        (f32::INFINITY, 0.0),
-        (f32::NEG_INFINITY, -0.0),
-        (f32::MAX, 0.0),
-        (-1.5e38, -0.0),
-        (f32::NAN, f64::NAN),
-    ];
-    let usual = (0..2000).map(|i| {
-        let x = 1.017_3f32.powi(i - 1000) * if i % 2 == 0 { 1.0 } else { -1.0 };
-        (x, 1.0 / f64::from(x))
-    });
-    let (x, y): (Vec<f32>, Vec<f64>) = special.into_iter().chain(usual).unzip();
-    each(
-        "primitive_reciprocal",
-        bits(&x),
-        x.len(),
-        Expected::Near(y, 1.0),
-    )
-}
+pub const DENORMAL: f32 = 1e-40;
 
 /// Numbers where rounding to halves can go wrong: ties, the largest, denormals, what is lost altogether; and usual ones.
 fn roundings() -> Vec<f32> {

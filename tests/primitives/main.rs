@@ -8,6 +8,7 @@ mod blocks;
 mod cases;
 mod hopper;
 mod layout;
+mod numbers;
 mod tensor;
 
 use cases::{Case, Expected};
