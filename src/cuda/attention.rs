@@ -1,10 +1,10 @@
-//! Attention: flash for heads whose result a warp can hold; [`attention_large`] for others.
+//! Attention: flash for heads whose result a warp can hold, [`attention_sm90`] for some of them on Hopper GPUs; [`attention_large`] for others.
 //!
 //! The order of a sum follows from the tile along the keys, which head size and keys alone decide. The tile along the queries is derived from
 //! one image's shape as well, so that a batch runs the very kernel that each of its images runs alone.
 
-use super::attention_large;
-use super::kernel::{self, Argument, Kernel, Launch, Precision, Target};
+use super::kernel::{self, Argument, Kernel, Launch, Operand, Precision, Target};
+use super::{attention_large, attention_sm90};
 use crate::ops::{Attention, Strides};
 use crate::tensor::Shape;
 
@@ -39,7 +39,7 @@ pub(super) struct Sizes {
     pub heads: usize,
     pub head_size: usize,
     /// Queries, keys and values.
-    pub operands: [Argument; 3],
+    pub operands: [Operand; 3],
     pub strides: Strides,
     pub causal: Argument,
     /// Factor of the logits, as exponents of two.
@@ -56,7 +56,7 @@ pub(super) fn select(
     let (Some([images, queries, channels]), Some([_, keys, _])) = (output.tokens(), roles) else {
         return Err(format!("attention takes tokens [N, T, C], not {output}"));
     };
-    let all: Vec<Argument> = (0..inputs.len()).map(Argument::Input).collect();
+    let all: Vec<Operand> = (0..inputs.len()).map(Operand::Input).collect();
     let operands = op
         .roles(&all)
         .ok_or("attention takes three operands or one")?;
@@ -86,10 +86,11 @@ pub(super) fn select(
     // Elements are counted in 32 bits: those of queries within an image, those of keys and values in all.
     kernel::int(queries * sizes.strides.token)?;
     kernel::int(images * keys * sizes.strides.token)?;
-    let kernel = match FLASH.iter().find(|(head, _)| *head >= sizes.head_size) {
-        Some(&tile) if sizes.on_tensor_cores(target) => sizes.flash(tile, target)?,
-        _ => attention_large::select(&sizes, target)?,
+    let portable = || match FLASH.iter().find(|(head, _)| *head >= sizes.head_size) {
+        Some(&tile) if sizes.on_tensor_cores(target) => sizes.flash(tile, target),
+        _ => attention_large::select(&sizes, target),
     };
+    let kernel = attention_sm90::select(&sizes, target)?.map_or_else(portable, Ok)?;
     let most = target.shared_bytes_per_block;
     match kernel.launches.iter().find(|l| l.shared_bytes > most) {
         Some(launch) => Err(format!(
@@ -132,7 +133,7 @@ impl Sizes {
             shared_bytes: (halves * Precision::F16.bytes()) as u32,
             arguments: [
                 &[Argument::Output][..],
-                &self.operands,
+                &self.operands.map(Argument::from),
                 &[
                     kernel::int(self.queries)?,
                     kernel::int(self.keys)?,
@@ -153,7 +154,9 @@ mod tests {
     use crate::cuda::table::{self, Kind};
     use crate::ops::Qkv;
 
-    /// A GeForce RTX 3090 and an H200.
+    const A100: Target = Target::a100(Precision::F16);
+
+    /// A GeForce RTX 3090 and an A100.
     const TARGETS: [Target; 2] = [
         Target {
             precision: Precision::F16,
@@ -161,12 +164,7 @@ mod tests {
             multiprocessors: 82,
             shared_bytes_per_block: 99 << 10,
         },
-        Target {
-            precision: Precision::F16,
-            compute_capability: 90,
-            multiprocessors: 132,
-            shared_bytes_per_block: 227 << 10,
-        },
+        A100,
     ];
 
     fn choose(
@@ -186,7 +184,7 @@ mod tests {
     }
 
     fn entry(shape: [usize; 5]) -> String {
-        let kernel = choose(shape, false, &TARGETS[1]);
+        let kernel = choose(shape, false, &A100);
         kernel.launches[0].entry.clone()
     }
 
@@ -205,7 +203,7 @@ mod tests {
             ([1, 77, 77, 12, 64], "attention_f16_64_64x80"),
             ([2, 9216, 9216, 5, 64], "attention_f16_64_128x64"),
             // Unconditional and class-conditional models.
-            ([1, 1024, 1024, 14, 32], "attention_f16_32_64x64"),
+            ([1, 1024, 1024, 14, 32], "attention_f16_32_128x64"),
             ([1, 1024, 1024, 1, 384], "attention_scores_f16"),
             ([1, 256, 256, 1, 576], "attention_scores_f16"),
             ([1, 64, 64, 1, 960], "attention_scores_f16"),

@@ -137,6 +137,7 @@ impl<'a> Parts<'a> {
         let pitch = kernel::int(self.pitch)?;
         let all_rows = kernel::int(pairs * rows)?;
         let [at_row, row_count] = [kernel::int(first_row)?, kernel::int(rows)?];
+        let [q, k, v] = sizes.operands.map(Argument::from);
         let [token, head, part] = sizes.strides()?;
         let shape = [
             kernel::int(sizes.queries)?,
@@ -158,12 +159,7 @@ impl<'a> Parts<'a> {
             entry: self.entries.names[0].to_owned(),
             grid: grid(self.entries.tiles[0], sizes.keys),
             shared_bytes: self.entries.shared_bytes[0] as u32,
-            arguments: [
-                &[scores, sizes.operands[0], sizes.operands[1]][..],
-                &shape,
-                &[sizes.causal],
-            ]
-            .concat(),
+            arguments: [&[scores, q, k][..], &shape, &[sizes.causal]].concat(),
         };
         let softmax = Launch {
             entry: self.entries.names[1].to_owned(),
@@ -186,11 +182,7 @@ impl<'a> Parts<'a> {
             entry: self.entries.names[2].to_owned(),
             grid: grid(self.entries.tiles[1], sizes.head_size),
             shared_bytes: self.entries.shared_bytes[1] as u32,
-            arguments: [
-                &[Argument::Output, probabilities, factors, sizes.operands[2]][..],
-                &shape,
-            ]
-            .concat(),
+            arguments: [&[Argument::Output, probabilities, factors, v][..], &shape].concat(),
         };
         Ok([scoring, softmax, mixture])
     }
@@ -198,6 +190,7 @@ impl<'a> Parts<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::kernel::Operand;
     use super::*;
     use crate::ops::Strides;
 
@@ -217,7 +210,7 @@ mod tests {
             keys,
             heads,
             head_size,
-            operands: [0, 1, 2].map(Argument::Input),
+            operands: [0, 1, 2].map(Operand::Input),
             strides: Strides {
                 token: heads * head_size,
                 head: head_size,

@@ -5,6 +5,7 @@
 
 mod attention;
 mod attention_large;
+mod attention_sm90;
 mod codebook;
 mod conv2d;
 mod cost;

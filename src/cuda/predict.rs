@@ -15,6 +15,10 @@ use crate::tensor::Shape;
 /// What products reach of the tensor cores' rate where no tile says it.
 const EFFICIENCY: f64 = 0.6;
 
+/// What attention by products of warpgroups reaches of the tensor cores' rate, and how many of its exponentials are polynomials.
+const WARPGROUPS: f64 = 0.95;
+const POLYNOMIALS: f64 = 3.0 / 16.0;
+
 /// What streaming from memory reaches of the data sheet's rate.
 const STREAM: f64 = 0.85;
 
@@ -244,13 +248,19 @@ impl<'a> Node<'a> {
         let size = self.output.channels() / op.heads.max(1);
         let scores = (queries * keys.next_multiple_of(step)) as f64;
         let padded = size.next_multiple_of(16) + size.next_multiple_of(8);
+        let wgmma = launch.entry.ends_with("_sm90");
+        // Eight columns more sum the weights.
+        let (products, exponentials) = match wgmma {
+            true => ((padded + 8) as f64 / WARPGROUPS, 1.0 - POLYNOMIALS),
+            false => (padded as f64 / EFFICIENCY, 1.0),
+        };
         Some(Blocks {
             count: grid(launch),
             at_once: 1,
-            products: scores * padded as f64 / EFFICIENCY,
-            exponentials: scores,
+            products: scores * products,
+            exponentials: scores * exponentials,
             fetched: (2 * (queries + keys) * size * self.target.precision.bytes()) as f64,
-            wgmma: false,
+            wgmma,
         })
     }
 }

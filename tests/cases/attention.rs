@@ -29,6 +29,11 @@ pub(super) fn cases() -> Vec<Case> {
         [130, 65, 2, 56],
         [33, 80, 1, 160],
         [70, 92, 1, 104],
+        // So many keys that stages are used again, with a part of a tile behind; so many queries that groups of a block have some, and have none.
+        [190, 600, 1, 40],
+        [180, 450, 1, 64],
+        [70, 400, 2, 80],
+        [70, 300, 1, 160],
         // So many heads that each multiprocessor of a large GPU has one.
         [2, 3, 108, 24],
         [2, 3, 108, 40],
