@@ -69,7 +69,8 @@ private:
 
 // The latest readers of one place, and the rule by which two of them suffice: a later writer races with some reader if and only if it races
 // with one of these. Kept are the latest reader and, of the others, one of another warp if the block has not met since it read, else the next
-// latest. `mine` reads now.
+// latest. `mine` reads now. (That is so where blocks and warps meet. Where mbarriers order a writer with some readers only, a third reader may be
+// forgotten, and be found under another schedule; engines are remembered apart, see shadow.h.)
 struct Readers {
     Stamp latest, other;
 };

@@ -71,8 +71,7 @@ struct Memories<'a> {
 }
 
 impl<'a> Memories<'a> {
-    fn new(library: &'a Library, case: &'a Case, precision: Precision) -> Self {
-        let kernel = kernel(case, precision);
+    fn new(library: &'a Library, case: &'a Case, kernel: Kernel) -> Self {
         Self {
             library,
             case,
@@ -162,7 +161,17 @@ pub fn run(
     precision: Precision,
     way: Way,
 ) -> Result<Vec<u8>, String> {
-    let mut memories = Memories::new(library, case, precision);
+    run_kernel(library, case, kernel(case, precision), way)
+}
+
+/// The same by this kernel.
+pub fn run_kernel(
+    library: &Library,
+    case: &Case,
+    kernel: Kernel,
+    way: Way,
+) -> Result<Vec<u8>, String> {
+    let mut memories = Memories::new(library, case, kernel);
     for launch in memories.kernel.launches.clone() {
         memories.launch(&launch, way)?;
     }

@@ -21,6 +21,7 @@ mod launch;
 #[path = "../primitives/layout.rs"]
 mod layout;
 mod primitives;
+mod products;
 #[path = "../primitives/tensor.rs"]
 mod tensor;
 
