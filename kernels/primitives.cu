@@ -160,6 +160,7 @@ DEVICE void reciprocal(BITS) {
 
 // x [setting][2]; y [setting].
 DEVICE void larger(BITS) {
+    wait_for_previous_grid();
     const int i = number_of_thread();
     if (i < setting) y[i] = maximum(x[2 * i], x[2 * i + 1]);
 }
