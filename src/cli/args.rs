@@ -9,6 +9,7 @@ use super::parity::ParityArgs;
 use super::plan::PlanArgs;
 use super::settings::Settings;
 use super::shard::Shard;
+use super::tune::TuneArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -91,6 +92,8 @@ pub enum Command {
     Plan(Box<PlanArgs>),
     /// Time a model's networks, operation by operation
     Bench(BenchArgs),
+    /// Find the quickest tile of every product on this GPU, for all later runs
+    Tune(Box<TuneArgs>),
     /// List what can compute, or check the one device that is asked for
     #[command(aliases = ["list-devices", "doctor"])]
     Devices(EngineArgs),

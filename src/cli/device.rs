@@ -5,10 +5,12 @@ use super::engine::EngineArgs;
 use super::stop::Stop;
 use latent_diffusion::backend::Backend;
 use latent_diffusion::cpu::{Cpu, Peak};
-use latent_diffusion::cuda::{self, Cuda, Emulation, Precision, Target, table};
+use latent_diffusion::cuda::{self, Cuda, Emulation, Precision, Target, Tuned, table};
 use latent_diffusion::{Error, Result};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::{env, fs};
 
 /// More threads than any machine has cores.
 const MAX_THREADS: usize = 1024;
@@ -150,7 +152,7 @@ pub fn open(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device>
     }
     let device = match args.device {
         Choice::Cpu => cpu(args, console, stop)?,
-        Choice::Cuda(ordinal) => gpu(ordinal, args, stop)?,
+        Choice::Cuda(ordinal) => gpu(ordinal, args, console, stop)?,
         Choice::Emulator => {
             let precision = precision(args.dtype)?;
             // Its purpose is to find faults, so it looks for them.
@@ -161,9 +163,11 @@ pub fn open(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device>
             };
             let target = Target::a100(precision);
             let device = Cuda::emulator(emulation, target, stop.flag())?;
-            Device::Cuda(Arc::new(device.with_limit(limit(args))))
+            Device::Cuda(Arc::new(
+                tuned(device, args, console)?.with_limit(limit(args)),
+            ))
         }
-        Choice::Auto => match gpu(0, args, stop) {
+        Choice::Auto => match gpu(0, args, console, stop) {
             Ok(gpu) => gpu,
             Err(reason) => {
                 console.detail(&format!("computing on the CPU: {reason}"));
@@ -185,10 +189,48 @@ fn cpu(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device> {
     Ok(Device::Cpu(Arc::new(device.with_limit(limit(args)))))
 }
 
-fn gpu(ordinal: u32, args: &EngineArgs, stop: &Stop) -> Result<Device> {
+fn gpu(ordinal: u32, args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device> {
     let precision = precision(args.dtype)?;
     let gpu = Cuda::gpu(ordinal, precision, args.threads, stop.flag())?;
+    let gpu = tuned(gpu, args, console)?;
     Ok(Device::Cuda(Arc::new(gpu.with_limit(limit(args)))))
+}
+
+/// Where `ldm tune` writes its table, and every command looks for it.
+pub fn tuned_path() -> Option<PathBuf> {
+    let folder = |name| {
+        env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let settings = folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config")));
+    Some(settings?.join("ldm").join("tuned.txt"))
+}
+
+/// The device with the table of tiles that was asked for, or with the usual one if that is of this device.
+fn tuned(device: Cuda, args: &EngineArgs, console: &Console) -> Result<Cuda> {
+    let read = |path: &Path| -> Result<Tuned> {
+        let text =
+            fs::read_to_string(path).map_err(|error| Error::file(path, error.to_string()))?;
+        Tuned::parse(&text).map_err(|problem| Error::file(path, problem))
+    };
+    if let Some(path) = &args.tuned {
+        return device.with_tuned(read(path)?);
+    }
+    let Some(path) = tuned_path().filter(|path| path.is_file()) else {
+        return Ok(device);
+    };
+    let table = read(&path)?;
+    if table.device() != device.described() {
+        console.detail(&format!(
+            "{} is of {}, and not used",
+            path.display(),
+            table.device()
+        ));
+        return Ok(device);
+    }
+    console.detail(&format!("tiles: {}", path.display()));
+    device.with_tuned(table)
 }
 
 /// The most bytes of memory to use.

@@ -8,6 +8,7 @@ use latent_diffusion::pipeline::{
     Database, Event, Model, Neighbour, Pipeline, Request, Stage, Tiling,
 };
 use latent_diffusion::{Result, Tensor};
+use std::path::PathBuf;
 
 #[derive(Args)]
 #[command(next_help_heading = "Device")]
@@ -22,6 +23,9 @@ pub struct EngineArgs {
     /// Threads [default: one per core]
     #[arg(short, long, default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
+    /// Take the tiles of this table of `ldm tune`, which changes no result [default: the one it wrote for this GPU]
+    #[arg(long, value_name = "FILE")]
+    pub tuned: Option<PathBuf>,
     /// Use no more memory than this, such as 2GiB [default: what the device has]
     #[arg(long, aliases = ["max-memory", "vram"], value_name = "LIMIT")]
     pub memory: Option<Memory>,

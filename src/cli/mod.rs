@@ -18,6 +18,7 @@ mod jobs;
 mod list;
 mod metadata;
 mod model;
+mod networks;
 mod output;
 mod parity;
 mod plan;
@@ -28,6 +29,7 @@ mod sample;
 mod settings;
 mod shard;
 mod stop;
+mod tune;
 
 use anyhow::Result;
 use args::{Cli, Command};
@@ -89,6 +91,7 @@ fn run(command: Command, commands: &[String], console: &Console, stop: &Stop) ->
         Command::List(args) => list::run(&args, console)?,
         Command::Plan(args) => plan::run(&args, console, stop)?,
         Command::Bench(args) => bench::run(&args, console, stop)?,
+        Command::Tune(args) => tune::run(&args, console, stop)?,
         Command::Devices(args) => device::list(&args, console, stop)?,
         Command::Parity(args) => return Ok(parity::run(&args, console, stop)?),
         Command::Unknown(words) => return Err(unknown(&words, commands).into()),

@@ -117,7 +117,10 @@ impl Sizes {
         let text = TEXT.contains(&head) && self.keys > keys.max(64) && self.keys <= TEXT_KEYS;
         let keys = if text { TEXT_KEYS } else { keys };
         // Few tall tiles would leave multiprocessors idle.
-        let tall = self.queries.div_ceil(128) * self.heads >= target.multiprocessors as usize;
+        let tall = match target.prefer {
+            Some([queries, _]) => queries >= 128,
+            None => self.queries.div_ceil(128) * self.heads >= target.multiprocessors as usize,
+        };
         let queries = if TALL.contains(&head) && tall && !text {
             128
         } else {
@@ -163,6 +166,7 @@ mod tests {
             compute_capability: 86,
             multiprocessors: 82,
             shared_bytes_per_block: 99 << 10,
+            prefer: None,
         },
         A100,
     ];

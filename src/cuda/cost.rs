@@ -6,9 +6,6 @@
 
 use super::kernel::{Precision, Target};
 
-/// Clocks from one launch of a recording to the next, where nothing overlaps: 1.2 microseconds.
-pub(super) const LAUNCH: f64 = 2000.0;
-
 /// Clocks of a block's way of a first stage through memory, and of its results back.
 pub(super) const START: f64 = 2000.0;
 
@@ -58,6 +55,15 @@ impl Blocks {
         };
         let rounds = busiest.div_ceil(self.at_once.max(1)) as f64;
         busiest as f64 * each * alone + rounds * START
+    }
+}
+
+/// Clocks from the end of a launch of a recording to the start of the next: 1.2 microseconds, or a third where a kernel starts while the one
+/// before it ends.
+pub(super) fn launched(target: &Target) -> f64 {
+    match target.compute_capability {
+        90.. => 700.0,
+        _ => 2000.0,
     }
 }
 

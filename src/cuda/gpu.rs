@@ -67,6 +67,7 @@ impl Gpu {
             compute_capability: self.compute_capability,
             multiprocessors: self.multiprocessors,
             shared_bytes_per_block: self.shared_bytes_per_block,
+            prefer: None,
         }
     }
 

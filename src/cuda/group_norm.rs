@@ -203,6 +203,7 @@ mod tests {
         compute_capability: 90,
         multiprocessors: 132,
         shared_bytes_per_block: 227 << 10,
+        prefer: None,
     };
 
     fn kernel(shape: impl Into<Shape>, groups: usize) -> Kernel {

@@ -19,6 +19,8 @@ pub struct Target {
     pub multiprocessors: u32,
     /// Bytes of shared memory that one block may ask for.
     pub shared_bytes_per_block: u32,
+    /// The tile of products to take where there is one of these rows and columns, instead of the one that should be quickest.
+    pub prefer: Option<[usize; 2]>,
 }
 
 impl Target {
@@ -29,6 +31,7 @@ impl Target {
             compute_capability: 80,
             multiprocessors: 108,
             shared_bytes_per_block: 163 << 10,
+            prefer: None,
         }
     }
 }

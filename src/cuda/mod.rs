@@ -34,6 +34,7 @@ pub mod table;
 pub mod tensor_map;
 mod tile;
 mod tile_sm90;
+mod tuned;
 mod weights;
 
 pub use driver::gpus;
@@ -43,6 +44,7 @@ pub use kernel::{Argument, Kernel, Launch, Operand, Precision, Target};
 pub use predict::{Predicted, floor, predict};
 pub use recipe::{Layout, Recipe};
 pub use replay::Replay;
+pub use tuned::{TileSize, Tuned, shape_name, tile_sizes};
 
 use crate::backend::{Backend, Lap, Load, Meter, Selection, Step, Taken, Transfer};
 use crate::error::{Error, Result};
@@ -72,6 +74,7 @@ pub struct Cuda {
     /// The most memory to use, in bytes.
     limit: Option<usize>,
     meter: Arc<Meter>,
+    tuned: Arc<Tuned>,
 }
 
 /// The values of one session.
@@ -128,7 +131,28 @@ impl Cuda {
             stop,
             limit: None,
             meter: Arc::default(),
+            tuned: Arc::default(),
         })
+    }
+
+    /// The GPU; `None` for the emulator.
+    pub fn hardware(&self) -> Option<&Gpu> {
+        self.door.gpu()
+    }
+
+    /// The same device, its memory and weights too, choosing kernels for another target.
+    fn at(&self, target: Target) -> Self {
+        Self {
+            door: self.door.clone(),
+            target,
+            store: self.store.clone(),
+            counters: self.counters.clone(),
+            pool: self.pool.clone(),
+            stop: self.stop.clone(),
+            limit: self.limit,
+            meter: self.meter.clone(),
+            tuned: self.tuned.clone(),
+        }
     }
 
     /// What kernels are chosen for.
@@ -169,18 +193,11 @@ impl Backend for Cuda {
     }
 
     fn wider(&self) -> Option<Self> {
-        (self.target.precision == Precision::F16).then(|| Self {
-            door: self.door.clone(),
-            target: Target {
+        (self.target.precision == Precision::F16).then(|| {
+            self.at(Target {
                 precision: Precision::F32,
                 ..self.target
-            },
-            store: self.store.clone(),
-            counters: self.counters.clone(),
-            pool: self.pool.clone(),
-            stop: self.stop.clone(),
-            limit: self.limit,
-            meter: self.meter.clone(),
+            })
         })
     }
 
@@ -242,7 +259,10 @@ impl Backend for Cuda {
     }
 
     fn select(&self, node: &Node, inputs: &[Shape]) -> Result<Selection<Self>> {
-        let kernel = select(&node.op, inputs, node.shape, &self.target);
+        let target = self
+            .tuned
+            .target(&self.target, &node.op, inputs, node.shape);
+        let kernel = select(&node.op, inputs, node.shape, &target);
         let kernel = kernel.map_err(|problem| {
             Error::Device(format!(
                 "node `{}` ({}): {problem}",

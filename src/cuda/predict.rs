@@ -4,7 +4,7 @@
 //! from memory, as those of one network are more than any cache holds; the other operands of a launch do where they do not fit in the cache
 //! together. All of it is read off the launch itself, so a kernel that was never thought of here is predicted by what it touches.
 
-use super::cost::{Blocks, LAUNCH, START, joined, streamed};
+use super::cost::{Blocks, START, joined, launched, streamed};
 use super::gpu::Gpu;
 use super::kernel::{Argument, Kernel, Launch, Precision, Target};
 use super::{table, tile, tile_sm90};
@@ -66,7 +66,7 @@ pub fn predict<'a>(
                 blocks: blocks.map_or_else(|| grid(launch), |blocks| blocks.count),
                 flops: node.flops(launch),
                 bytes: weights + others,
-                seconds: memory.max(clocks / gpu.clock_rate) + LAUNCH / gpu.clock_rate,
+                seconds: memory.max(clocks / gpu.clock_rate) + launched(&target) / gpu.clock_rate,
             }
         }));
     }

@@ -116,6 +116,7 @@ mod tests {
         compute_capability: 86,
         multiprocessors: 82,
         shared_bytes_per_block: 99 << 10,
+        prefer: None,
     };
 
     #[test]

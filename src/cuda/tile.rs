@@ -77,6 +77,11 @@ impl Tile {
         self.rows * self.columns * Precision::F32.bytes()
     }
 
+    /// Rows and columns.
+    pub(super) fn size(&self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
     /// Bytes of the ring in shared memory.
     pub(super) fn shared_bytes(&self) -> usize {
         (self.rows + self.columns) * self.depth * self.stages * Precision::F16.bytes()
@@ -122,7 +127,8 @@ impl Problem {
         let cut = self.weighed(target).and_then(|(_, parts)| {
             let part = self.k.div_ceil(parts).next_multiple_of(PART);
             let parts = self.k.div_ceil(part);
-            let (_, tile) = self.quickest(parts, target)?;
+            let quickest = || Some(self.quickest(parts, target)?.1);
+            let tile = self.preferred(target).or_else(quickest)?;
             Some(Cut { tile, parts, part })
         });
         cut.ok_or_else(|| no_tile(target))
@@ -133,9 +139,11 @@ impl Problem {
     /// # Errors
     /// As [`cut`](Self::cut).
     pub(super) fn undivided(&self, target: &Target) -> Result<Tile, String> {
-        let tiles = ALIGNED.iter().filter(|tile| tile.rows >= 64);
-        let quickest = self.among(tiles, 1, target).map(|(_, tile)| tile);
-        quickest.ok_or_else(|| no_tile(target))
+        let sums_alike = |tile: &Tile| tile.rows >= 64;
+        let tiles = self.tiles(target).filter(|tile| sums_alike(tile));
+        let quickest = || Some(self.among(tiles, 1, target)?.1);
+        let preferred = self.preferred(target).filter(sums_alike);
+        preferred.or_else(quickest).ok_or_else(|| no_tile(target))
     }
 
     /// The clocks with [`NOMINAL_IMAGES`], by which other kernels are weighed: no end of them if no tile fits.
@@ -163,10 +171,24 @@ impl Problem {
         worth.next()
     }
 
+    /// The tiles that a block of the device has memory for.
+    fn tiles(&self, target: &Target) -> impl Iterator<Item = &'static Tile> {
+        let tiles = if self.aligned { &ALIGNED[..] } else { &ANY };
+        let most = target.shared_bytes_per_block as usize;
+        tiles.iter().filter(move |tile| tile.shared_bytes() <= most)
+    }
+
+    /// The tile that the target prefers, if there is such a one.
+    fn preferred(&self, target: &Target) -> Option<Tile> {
+        let mut tiles = self.tiles(target);
+        tiles
+            .find(|tile| target.prefer == Some(tile.size()))
+            .copied()
+    }
+
     /// The quickest tile for so many parts, and its clocks.
     fn quickest(&self, parts: usize, target: &Target) -> Option<(f64, Tile)> {
-        let tiles = if self.aligned { &ALIGNED[..] } else { &ANY };
-        self.among(tiles.iter(), parts, target)
+        self.among(self.tiles(target), parts, target)
     }
 
     fn among<'a>(
@@ -176,7 +198,6 @@ impl Problem {
         target: &Target,
     ) -> Option<(f64, Tile)> {
         tiles
-            .filter(|tile| tile.shared_bytes() <= target.shared_bytes_per_block as usize)
             .map(|tile| (self.clocks(tile, parts, target), *tile))
             .min_by(|(a, _), (b, _)| a.total_cmp(b))
     }
@@ -198,11 +219,14 @@ impl Problem {
     }
 }
 
+/// Rows and columns of every tile.
+pub(super) fn sizes() -> impl Iterator<Item = [usize; 2]> {
+    ALIGNED.iter().map(Tile::size)
+}
+
 /// What a tile of so many rows and columns reaches of the tensor cores' rate; `None` where there is none.
-pub(super) fn efficiency([rows, columns]: [usize; 2]) -> Option<f64> {
-    let found = ALIGNED
-        .iter()
-        .find(|tile| [tile.rows, tile.columns] == [rows, columns]);
+pub(super) fn efficiency(size: [usize; 2]) -> Option<f64> {
+    let found = ALIGNED.iter().find(|tile| tile.size() == size);
     found.map(|tile| tile.efficiency)
 }
 
@@ -224,6 +248,7 @@ mod tests {
                 compute_capability,
                 multiprocessors,
                 shared_bytes_per_block,
+                prefer: None,
             },
         )
     }

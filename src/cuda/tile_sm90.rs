@@ -66,6 +66,11 @@ const fn tile([rows, columns]: [usize; 2], stages: usize, at_once: usize, effici
 }
 
 impl Tile {
+    /// Rows and columns.
+    fn size(&self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
     /// Bytes of the tile of the result, as sums.
     pub(super) fn result_bytes(&self) -> usize {
         self.rows * self.columns * Precision::F32.bytes()
@@ -143,7 +148,8 @@ impl Problem<'_> {
             .find(|(clocks, _)| *clocks <= WORTH * least)?;
         let part = self.steps.div_ceil(parts);
         let parts = self.steps.div_ceil(part);
-        let (_, tile) = self.quickest(parts, target)?;
+        let quickest = || Some(self.quickest(parts, target)?.1);
+        let tile = preferred(target).or_else(quickest)?;
         let cut = Cut {
             tile,
             parts,
@@ -156,10 +162,8 @@ impl Problem<'_> {
 
     /// The quickest tile for so many parts, and its clocks.
     fn quickest(&self, parts: usize, target: &Target) -> Option<(f64, Tile)> {
-        TILES
-            .iter()
-            .filter(|tile| tile.shared_bytes() <= target.shared_bytes_per_block as usize)
-            .map(|tile| (self.clocks(tile, parts, target), *tile))
+        tiles(target)
+            .map(|tile| (self.clocks(&tile, parts, target), tile))
             .min_by(|(a, _), (b, _)| a.total_cmp(b))
     }
 
@@ -184,10 +188,27 @@ impl Problem<'_> {
     }
 }
 
+/// The tiles that a block of the device has memory for.
+fn tiles(target: &Target) -> impl Iterator<Item = Tile> {
+    let most = target.shared_bytes_per_block as usize;
+    TILES
+        .into_iter()
+        .filter(move |tile| tile.shared_bytes() <= most)
+}
+
+/// The tile that the target prefers, if there is such a one.
+fn preferred(target: &Target) -> Option<Tile> {
+    tiles(target).find(|tile| target.prefer == Some(tile.size()))
+}
+
+/// Rows and columns of every tile.
+pub(super) fn sizes() -> impl Iterator<Item = [usize; 2]> {
+    TILES.into_iter().map(|tile| tile.size())
+}
+
 /// The tile of so many rows and columns; `None` where there is none.
-pub(super) fn named([rows, columns]: [usize; 2]) -> Option<Tile> {
-    let mut tiles = TILES.into_iter();
-    tiles.find(|tile| [tile.rows, tile.columns] == [rows, columns])
+pub(super) fn named(size: [usize; 2]) -> Option<Tile> {
+    TILES.into_iter().find(|tile| tile.size() == size)
 }
 
 #[cfg(test)]
@@ -201,6 +222,7 @@ mod tests {
             compute_capability: 90,
             multiprocessors,
             shared_bytes_per_block: 227 << 10,
+            prefer: None,
         })
     }
 

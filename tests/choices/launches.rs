@@ -15,12 +15,14 @@ const TARGETS: [Target; 3] = [
         compute_capability: 89,
         multiprocessors: 128,
         shared_bytes_per_block: 99 << 10,
+        prefer: None,
     },
     Target {
         precision: Precision::F16,
         compute_capability: 90,
         multiprocessors: 132,
         shared_bytes_per_block: 227 << 10,
+        prefer: None,
     },
 ];
 

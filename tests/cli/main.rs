@@ -14,6 +14,7 @@ mod shown;
 mod stop;
 mod support;
 mod tasks;
+mod tune;
 mod users;
 #[path = "../ckpt/writer.rs"]
 mod writer;

@@ -19,6 +19,7 @@ pub fn target(precision: Precision) -> Target {
         compute_capability: 90,
         multiprocessors: 1,
         shared_bytes_per_block: 227 << 10,
+        prefer: None,
     }
 }
 

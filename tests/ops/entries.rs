@@ -9,7 +9,9 @@ use crate::emulator_of;
 use latent_diffusion::Shape;
 use latent_diffusion::cuda::{self, Precision, Target, table};
 use latent_diffusion::ops::Op;
+use std::cell::Cell;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// GPUs that between them take every tile of a product.
 fn few_multiprocessors() -> [Target; 2] {
@@ -36,6 +38,44 @@ fn products_are_right_and_reproducible_in_every_tile() {
             checks::reproducible(&backend, case)
         });
     }
+}
+
+/// A table of `ldm tune` may name any tile for any shape.
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn no_preferred_tile_changes_a_bit() {
+    let usual = emulator_of(Target::a100(Precision::F16));
+    let others: Vec<_> = (cuda::tile_sizes().into_iter())
+        .map(|tile| Arc::new(usual.preferring(Some(tile))))
+        .collect();
+    let changed = Cell::new(0);
+    every("a preferred tile", |case| {
+        if !is_product(case) && !matches!(case.op, Op::Attention(_)) {
+            return Ok(());
+        }
+        let expected = checks::result(&usual, case)?;
+        let chosen = entry(case, usual.target());
+        for other in &others {
+            if entry(case, other.target()) != chosen {
+                changed.set(changed.get() + 1);
+                checks::same_bits("another tile", &expected, &checks::result(other, case)?)?;
+            }
+        }
+        Ok(())
+    });
+    assert!(
+        changed.get() > 100,
+        "{} tiles that were not the usual",
+        changed.get()
+    );
+}
+
+/// What a case launches first.
+fn entry(case: &Case, target: &Target) -> Option<String> {
+    let inputs: Vec<Shape> = case.operands.iter().map(|operand| operand.shape).collect();
+    let output = case.op.operator().infer(&inputs).unwrap();
+    let kernel = cuda::select(&case.op, &inputs, output, target).unwrap();
+    kernel.launches.first().map(|launch| launch.entry.clone())
 }
 
 #[test]

@@ -17,6 +17,7 @@ fn target(multiprocessors: u32) -> Target {
         compute_capability: 90,
         multiprocessors,
         shared_bytes_per_block: 227 << 10,
+        prefer: None,
     }
 }
 

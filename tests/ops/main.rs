@@ -138,6 +138,7 @@ fn the_emulator_computes_as_other_gpus_would() {
             compute_capability: sm,
             multiprocessors,
             shared_bytes_per_block: shared << 10,
+            prefer: None,
         };
         emulator_of(target)
     });

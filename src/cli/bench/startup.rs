@@ -6,8 +6,9 @@
 use super::super::console::Console;
 use super::super::device::{self, Device};
 use super::super::model;
+use super::super::networks::{Network, Part, inputs};
 use super::super::stop::Stop;
-use super::{BenchArgs, Network, Part, fill, networks};
+use super::BenchArgs;
 use latent_diffusion::backend::Backend;
 use latent_diffusion::session::Program;
 use latent_diffusion::{Result, Session};
@@ -47,7 +48,7 @@ pub(super) fn run(args: &BenchArgs, console: &Console, stop: &Stop) -> Result<()
         if part == Part::Text && model.text().is_err() {
             continue;
         }
-        for network in networks(&model, args, part)? {
+        for network in args.chosen.part(&model, part)? {
             match &device {
                 Device::Cpu(device) => first_run(device, network, &mut stages)?,
                 Device::Cuda(device) => first_run(device, network, &mut stages)?,
@@ -78,12 +79,14 @@ pub(super) fn run(args: &BenchArgs, console: &Console, stop: &Stop) -> Result<()
 /// Plans, loads and runs a network for the first time.
 fn first_run<B: Backend>(device: &Arc<B>, network: Network, stages: &mut Stages) -> Result<()> {
     let (name, graph, weights) = network;
-    let inputs = super::inputs(&graph);
+    let inputs = inputs(&graph)?;
     let program = Program::new(&**device, graph)?;
     stages.end(format!("plan {name}"));
     let mut session = Session::load(device, program, weights)?;
     stages.end("  load its weights");
-    fill(&mut session, inputs)?;
+    for (name, tensor) in inputs {
+        session.set(&name, &tensor)?;
+    }
     session.run()?;
     stages.end("  run it for the first time");
     Ok(())
