@@ -151,6 +151,11 @@ def figures(rows: list[dict], limits: dict) -> list[dict]:
     if norms:
         ours, copies = (sum(row["count"] * row["seconds"][side]["median"] for row in norms) for side in ("ldm", "copy"))
         found.append({"figure": "GroupNorm and SiLU, of the rate of a copy", "asked": 0.8, "reached": copies / ours})
+    for op, asked, wanted in [("linear", 0.95, ""), ("conv2d", 0.95, ""), ("attention", 1.2, "[2, 4096, 320]")]:
+        members = [row for row in rows if row["op"] == op and "best" in row and wanted in row["name"]]
+        if members:
+            ours, theirs = (sum(row["count"] * row["seconds"][side(row)]["median"] for row in members) for side in (lambda _: "ldm", lambda row: row["best"]))
+            found.append({"figure": f"{op}{' ' + wanted if wanted else ''}: the library's time over ours", "asked": asked, "reached": theirs / ours})
     # Pixels of the 64 x 64 level for two samples.
     products = [row for row in rows if row["op"] == "linear" and row["rows"] == 2 * 64 * 64]
     if products and "tflops" in limits.get(RATE, {}):

@@ -84,6 +84,19 @@ def kernels(found: dict) -> list[str]:
     return parts
 
 
+def bench(found: dict) -> list[str]:
+    if "rows" not in found:
+        return []
+    share = lambda row: "; ".join(f"{name} {1e3 * row['seconds'][name]:.2f} ms, {100 * part:.0f} %" for name, part in
+                                  sorted(row["roofline"].items(), key=lambda pair: -row["seconds"][pair[0]])[:5])
+    rows = [[row["network"], row["tiles"], f"{1e3 * row['median']:.3f}", f"{1e3 * row['least']:.3f} - {1e3 * row['most']:.3f}", share(row), clock(row)]
+            for row in found["rows"]]
+    peak = found["rows"][0]
+    parts = [f"Measured ceilings: {peak['peak_gflops']:.0f} GFLOP/s, {peak['peak_gbs']:.0f} GB/s.\n"] if peak["peak_gflops"] else []
+    return parts + [f"`ldm tune` gave {found['tiles']} shapes another tile.\n",
+                    table(["network", "tiles", "ms", "spread", "slowest operations, of their ceiling", "clock"], rows)]
+
+
 def networks(found: dict) -> list[str]:
     parts = []
     if "errors" in found:
@@ -109,4 +122,4 @@ def number(value) -> str:
     return "-" if value is None else f"{value:.2e}"
 
 
-SECTIONS = {"correct": correct, "kernels": kernels, "networks": networks}
+SECTIONS = {"correct": correct, "kernels": kernels, "bench": bench, "networks": networks}
