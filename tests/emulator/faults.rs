@@ -135,7 +135,7 @@ pub const FAULTS: &[Fault] = &[
     fault("rows.cuh", "(wanted < a.x.m ? wanted : a.x.m - 1) * columns", "wanted * columns",
         "linear: [3, 13, 40] to 130", &["GLOBAL_OUT_OF_BOUNDS"]),
     fault("linear_norm.cu", "scales[row_of_share<T>()] = own;\n    sync_block();\n", "scales[row_of_share<T>()] = own;\n",
-        "linear: [3, 33, 264] to 48, normalised", &["RACE_READ_AFTER_WRITE"]),
+        "linear: [3, 33, 264] to 48, normalised", &["RACE_READ_AFTER_WRITE", "RACE_WRITE_AFTER_READ"]),
     fault("epilogue.cuh", "if (row >= e.m || count <= 0) return;", "if (count <= 0) return;",
         "linear: [3, 13, 40] to 130", &["GLOBAL_OUT_OF_BOUNDS"]),
     Fault {
