@@ -5,13 +5,17 @@
 // where the second sum is a 1x1 convolution of another image, if there is one, and x is zero outside the image and, if `upsample`, twice as
 // large by repetition: pixel (i, j) is the stored (i / 2, j / 2).
 //
+// In phases (grid z of 4), a 3x3 filter over an image upsampled by two is four filters of 2x2 over the image: phase 2 a + b makes the results
+// of rows 2 i + a and columns 2 j + b, with weights of its own. out_h and out_w are then those of one phase, and m is of all four; nothing is beside.
+//
 // Tensors      x [images, h, width, channels_first], and x_second of the same pixels whose channels follow (null and 0: there is none);
 //              beside [m, channels_beside], and beside_second whose channels follow (null and 0: there is none);
-//              w [n, pitch], along a row taps and within a tap channels, then v, then zeros (Layout::Matrix, Layout::Beside);
+//              w [phases n, pitch], along a row taps and within a tap channels, then v, then zeros (Layout::Matrix, Layout::Beside,
+//              Layout::Phases);
 //              bias [n] f32; channels, row, residual, y [m = images out_h out_w, n] as in epilogue.cuh; partial and counters as in
 //              product.cuh.
 // Arithmetic   as linear.cu: K runs over taps, and within a tap over channels, then over the channels beside.
-// Launch       as linear.cu.
+// Launch       as linear.cu; grid x covers one phase, and grid z the phases.
 // Requirements as linear.cu, of both numbers of channels. Any filter, stride and padding; what lies below and to the right of the image follows
 //              from out_h and out_w.
 // Cost         2 m n k FLOPs with k = filter_h filter_w channels; x is read once per tap and column of tiles, from the second-level cache.
@@ -49,11 +53,34 @@ struct Image {
     int upsample;    // 1: the filter slides over the image upsampled by two
     int out_h;
     int out_w;
-    int pixels;    // of all results
+    int pixels;    // of all results, in all phases
     const T* beside_first;    // [pixels, channels_beside_first]
     const T* beside_second;    // [pixels, channels_beside_second]
     int channels_beside_first;
     int channels_beside_second;
+};
+
+// As this block's phase sees it; the image itself where there is only one.
+template <typename T>
+DEVICE Image<T> own_phase(Image<T> in) {
+    const int phase = static_cast<int>(blockIdx.z);
+    in.top -= phase / 2;
+    in.left -= phase % 2;
+    return in;
+}
+template <typename T>
+DEVICE const T* own_weights(const T* w, int n, int pitch) { return w + static_cast<size_t>(blockIdx.z) * n * pitch; }
+
+// The row of the result that a row of this block's phase is.
+struct PhaseRow {
+    int out_w;
+    bool whole;    // there is one phase
+
+    __device__ __forceinline__ int operator()(int row) const {
+        if (whole) return row;
+        const unsigned phase = blockIdx.z, column = static_cast<unsigned>(row) % static_cast<unsigned>(out_w);
+        return 4 * row - 2 * static_cast<int>(column) + static_cast<int>(phase / 2 * 2 * out_w + phase % 2);
+    }
 };
 
 // Where the filter's first tap falls for one result: a line and a column of the (upsampled) source, and the index of its image's first line
@@ -67,7 +94,7 @@ struct Pixel {
 template <typename T>
 DEVICE Pixel pixel(const Image<T>& in, int row) {
     // No filter is large enough to reach an image from there.
-    if (row >= in.pixels) return Pixel{0, -(1 << 24), 0};
+    if (row >= in.pixels / static_cast<int>(gridDim.z)) return Pixel{0, -(1 << 24), 0};
     const int line = row / in.out_w;
     return Pixel{line / in.out_h * in.h, line % in.out_h * in.stride - in.top, row % in.out_w * in.stride - in.left};
 }
@@ -199,26 +226,29 @@ DEVICE int columns(const Image<T>& in) {
 }
 
 template <class T>
-DEVICE void conv2d(const Split& split, const Image<half>& in, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
+DEVICE void conv2d(const Split& split, const Image<half>& image, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
+    const Image<half> in = own_phase(image);
     AlignedPixels<T> a = aligned_pixels<T>(in, first_row<T>(e.n), static_cast<int>(blockIdx.y) * k_part);
-    product<T>(a, w, pitch, columns(in), k_part, split, e);
+    product<T>(a, own_weights(w, e.n, pitch), pitch, columns(in), k_part, split, e, PhaseRow{in.out_w, in.out_h * in.out_w == e.rows_per_image});
 }
 
 template <class T>
-DEVICE void conv2d_any(const Split& split, const Image<half>& in, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
+DEVICE void conv2d_any(const Split& split, const Image<half>& image, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
+    const Image<half> in = own_phase(image);
     Elements<T, PixelElements<half, T::A_PASSES>> a = elements<T, PixelElements<half, T::A_PASSES>>(k_part);
     a.source.in = in;
 #pragma unroll
     for (int i = 0; i < T::A_PASSES; i++) a.source.set(i, first_row<T>(e.n) + copied_row<T>(i));
-    product<T>(a, w, pitch, columns(in), k_part, split, e);
+    product<T>(a, own_weights(w, e.n, pitch), pitch, columns(in), k_part, split, e, PhaseRow{in.out_w, in.out_h * in.out_w == e.rows_per_image});
 }
 
-DEVICE void conv2d_f32(const Image<float>& in, const float* w, const Epilogue<float>& e, int pitch) {
+DEVICE void conv2d_f32(const Image<float>& image, const float* w, const Epilogue<float>& e, int pitch) {
+    const Image<float> in = own_phase(image);
     PixelElements<float, F32_PASSES> a;
     a.in = in;
 #pragma unroll
     for (int i = 0; i < F32_PASSES; i++) a.set(i, static_cast<int>(blockIdx.x) / f32_tiles(e.n) * SIDE + f32_row(i));
-    product_f32(a, w, pitch, columns(in), e);
+    product_f32(a, own_weights(w, e.n, pitch), pitch, columns(in), e, PhaseRow{in.out_w, in.out_h * in.out_w == e.rows_per_image});
 }
 
 // ---- entries ----------------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,11 @@ struct Epilogue {
     int gate;
 };
 
+// The row of the result that a row of a product is: the same.
+struct SameRow {
+    __device__ __forceinline__ int operator()(int row) const { return row; }
+};
+
 // Eight elements, or the first `count` and zeros; `whole` says that all are there and the address is a multiple of 16.
 template <typename T>
 DEVICE void load_columns(float (&v)[COLUMNS_TOGETHER], const T* from, bool whole, int count) {

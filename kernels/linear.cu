@@ -48,7 +48,7 @@ struct RowElements {
 template <class T>
 DEVICE void linear(const Split& split, const Rows<half>& x, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
     AlignedRows<T> a = aligned_rows<T>(x, first_row<T>(e.n), static_cast<int>(blockIdx.y) * k_part);
-    product<T>(a, w, pitch, x.columns_first + x.columns_second, k_part, split, e);
+    product<T>(a, w, pitch, x.columns_first + x.columns_second, k_part, split, e, SameRow());
 }
 
 template <class T>
@@ -60,7 +60,7 @@ DEVICE void linear_any(const Split& split, const Rows<half>& x, const half* w, c
         const int wanted = first_row<T>(e.n) + copied_row<T>(i);
         a.source.row[i] = wanted < x.m ? wanted : x.m - 1;
     }
-    product<T>(a, w, pitch, x.columns_first + x.columns_second, k_part, split, e);
+    product<T>(a, w, pitch, x.columns_first + x.columns_second, k_part, split, e, SameRow());
 }
 
 DEVICE void linear_f32(const Rows<float>& x, const float* w, const Epilogue<float>& e, int pitch) {
@@ -71,7 +71,7 @@ DEVICE void linear_f32(const Rows<float>& x, const float* w, const Epilogue<floa
         const int wanted = static_cast<int>(blockIdx.x) / f32_tiles(e.n) * SIDE + f32_row(i);
         a.row[i] = wanted < x.m ? wanted : x.m - 1;
     }
-    product_f32(a, w, pitch, x.columns_first + x.columns_second, e);
+    product_f32(a, w, pitch, x.columns_first + x.columns_second, e, SameRow());
 }
 
 // ---- entries ----------------------------------------------------------------------------------------------------------------------

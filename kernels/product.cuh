@@ -229,17 +229,19 @@ DEVICE bool add_up(float (&sum)[T::ROWS][T::COLUMNS][4], const Split& split) {
     constexpr int COUNT = T::ROWS * T::COLUMNS * 4;
     float(&sums)[COUNT] = reinterpret_cast<float(&)[COUNT]>(sum);
     const int thread = static_cast<int>(threadIdx.x), parts = static_cast<int>(gridDim.y);
-    const size_t step = static_cast<size_t>(gridDim.x) * COUNT * T::THREADS;
-    float* const first = split.partial + static_cast<size_t>(blockIdx.x) * COUNT * T::THREADS;
+    const size_t tile = blockIdx.z * gridDim.x + blockIdx.x;
+    const size_t step = static_cast<size_t>(gridDim.x) * gridDim.z * COUNT * T::THREADS;
+    float* const first = split.partial + tile * COUNT * T::THREADS;
     store_part(first + blockIdx.y * step, sums, thread, T::THREADS);
-    if (!last_to_arrive(split.counters + blockIdx.x, parts)) return false;
+    if (!last_to_arrive(split.counters + tile, parts)) return false;
     add_parts(sums, first, step, parts, thread, T::THREADS);
     return true;
 }
 
 // The block's part: its tile of D over its part of K, `k_part` columns of all `k`. The block that completes the tile stores the result.
-template <class T, class A>
-DEVICE void product(A& a, const half* w, int pitch, int k, int k_part, const Split& split, const Epilogue<half>& e) {
+// `result_row(row)` is the row of the result that row `row` of D is; a grid along z is of several such products.
+template <class T, class A, class ResultRow>
+DEVICE void product(A& a, const half* w, int pitch, int k, int k_part, const Split& split, const Epilogue<half>& e, const ResultRow& result_row) {
     wait_for_previous_grid();
     let_next_grid_start();
     SHARED_DYNAMIC(shared);
@@ -250,5 +252,5 @@ DEVICE void product(A& a, const half* w, int pitch, int k, int k_part, const Spl
     multiply<T>(sum, a, loader, (columns + T::BK - 1) / T::BK, ring);
     if (split.partial != nullptr && !add_up<T>(sum, split)) return;
     each_eight_columns<T>(sum, first_row<T>(e.n), first_column<T>(e.n), ring,
-                          [&](int row, int column, float(&v)[COLUMNS_TOGETHER]) { finish(e, row, column, v); });
+                          [&](int row, int column, float(&v)[COLUMNS_TOGETHER]) { finish(e, result_row(row), column, v); });
 }

@@ -14,9 +14,9 @@
 DEVICE int f32_row(int pass) { return static_cast<int>(threadIdx.x) / STEP + pass * (F32_THREADS / STEP); }
 DEVICE int f32_tiles(int n) { return (n + SIDE - 1) / SIDE; }
 
-// `source` as in product.cuh, for F32_PASSES rows.
-template <class Source>
-DEVICE void product_f32(const Source& source, const float* w, int w_stride, int k, const Epilogue<float>& e) {
+// `source` and `result_row` as in product.cuh, for F32_PASSES rows.
+template <class Source, class ResultRow>
+DEVICE void product_f32(const Source& source, const float* w, int w_stride, int k, const Epilogue<float>& e, const ResultRow& result_row) {
     wait_for_previous_grid();
     let_next_grid_start();
     // Four floats beyond the side: a column's writes are spread over the banks.
@@ -50,5 +50,5 @@ DEVICE void product_f32(const Source& source, const float* w, int w_stride, int 
         sync_block();
     }
 #pragma unroll
-    for (int i = 0; i < 2; i++) finish(e, first_row + row + i, first_column + column, sum[i]);
+    for (int i = 0; i < 2; i++) finish(e, result_row(first_row + row + i), first_column + column, sum[i]);
 }

@@ -1,6 +1,6 @@
 //! The work of the networks as they are run, in products (two operations per multiply-add), to the 10 million: what PyTorch counted for
 //! CompVis's and diffusers' modules of the published sizes (`torch.utils.flop_counter`, meta device). Fusing, or a change to a model,
-//! neither adds a product nor loses one.
+//! neither adds a product nor loses one, but for the cuts, which are counted by themselves.
 
 #[allow(dead_code, reason = "the benchmarks use the rest")]
 #[path = "cases/networks.rs"]
@@ -9,11 +9,11 @@ mod networks;
 use latent_diffusion::Graph;
 use latent_diffusion::models::config::ModelConfig;
 use latent_diffusion::ops::Op;
-use latent_diffusion::plan::fuse::fuse;
+use latent_diffusion::plan::fuse::{CUTS, fuse};
 
-/// GFLOP of the products of a network after fusion.
-fn gflop(graph: Graph) -> f64 {
-    let graph = fuse(graph, |_| true);
+/// GFLOP of the products of a network after fusion, with the rules that leave out work or without.
+fn gflop(graph: Graph, cuts: bool) -> f64 {
+    let graph = fuse(graph, |rule| cuts || !CUTS.contains(&rule));
     let products = graph
         .nodes()
         .iter()
@@ -25,24 +25,30 @@ fn gflop(graph: Graph) -> f64 {
     flops.sum::<u64>() as f64 / 1e9
 }
 
-/// The networks of Stable Diffusion 1, with a context of so many features.
-fn counts(context: usize, batch: usize, latent: [usize; 2]) -> Vec<(&'static str, f64)> {
+/// The networks of Stable Diffusion 1, with a context of so many features, and a step of its sampler.
+fn counts(
+    context: usize,
+    batch: usize,
+    latent: [usize; 2],
+    cuts: bool,
+) -> Vec<(&'static str, f64)> {
     let mut model = ModelConfig::stable_diffusion_1();
     if let Some(unet) = &mut model.unet {
         unet.context_dim = Some(context);
     }
-    let networks = networks::networks(&model, batch, latent).into_iter();
-    networks
-        .map(|network| (network.name, gflop(network.graph)))
+    let mut networks = networks::networks(&model, batch, latent);
+    networks.push(networks::step(&model, batch, latent));
+    (networks.into_iter())
+        .map(|network| (network.name, gflop(network.graph, cuts)))
         .collect()
 }
 
 #[test]
 fn networks_do_the_work_of_their_originals() {
-    let sd = counts(768, 1, [64, 64]);
-    let guided = counts(768, 2, [64, 64]);
+    let sd = counts(768, 1, [64, 64], false);
+    let guided = counts(768, 2, [64, 64], false);
     // CompVis's text-to-image model of 1.45 billion parameters has the same UNet over another context.
-    let text2img = counts(1280, 2, [32, 32]);
+    let text2img = counts(1280, 2, [32, 32], false);
     for (found, name, expected) in [
         (&sd, "unet", 803.27),
         (&guided, "unet", 1606.55),
@@ -53,5 +59,39 @@ fn networks_do_the_work_of_their_originals() {
     ] {
         let (_, gflop) = found.iter().find(|(network, _)| *network == name).unwrap();
         assert_eq!(format!("{gflop:.2}"), format!("{expected:.2}"), "{name}");
+    }
+}
+
+/// What the cuts leave out. A convolution over an upsampled image: five ninths. Before the first attention on the context, one half of a guided
+/// pair.
+#[test]
+fn cuts_leave_out_what_follows_from_other_work() {
+    let [all, less] = [false, true].map(|cuts| counts(768, 1, [64, 64], cuts));
+    let saved = |name: &str| {
+        let find = |list: &[(&str, f64)]| list.iter().find(|(n, _)| *n == name).unwrap().1;
+        find(&all) - find(&less)
+    };
+    // Of one image: from 8x8, 16x16 and 32x32 pixels with 1280, 1280 and 640 channels.
+    let upsampling = |pixels: usize, channels: usize| pixels * channels * channels * 2 * 5;
+    let unet = upsampling(256, 1280) + upsampling(1024, 1280) + upsampling(4096, 640);
+    let pixels = 64 * 64;
+    let convolutions = 9 * (4 * 320 + 2 * 320 * 320);
+    let pair = 2 * pixels * (convolutions + 6 * 320 * 320 + 2 * pixels * 320);
+    let decoder =
+        upsampling(128 * 128, 512) + upsampling(256 * 256, 512) + upsampling(512 * 512, 256);
+    for (name, expected) in [
+        ("unet", unet),
+        ("step", 2 * unet + pair),
+        ("decoder", decoder),
+        ("encoder", 0),
+        ("text", 0),
+    ] {
+        let expected = expected as f64 / 1e9;
+        println!("{name}: {:.1} GFLOP saved", saved(name));
+        assert!(
+            (saved(name) - expected).abs() < 1e-6,
+            "{name}: {}",
+            saved(name)
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! A case as JSON: what another program needs to compute the same with another library.
 
 use crate::cases::Case;
-use latent_diffusion::ops::{Epilogue, Op};
+use latent_diffusion::ops::{Epilogue, Op, Upsampling};
 use serde_json::{Value, json};
 
 /// The case number `index` of its list, which occurs `count` times in a network.
@@ -37,7 +37,7 @@ fn attributes(op: &Op) -> Value {
             "sources": op.sources,
             "stride": op.stride,
             "padding": [op.padding.top, op.padding.bottom, op.padding.left, op.padding.right],
-            "upsample": op.upsample,
+            "upsample": op.upsampling != Upsampling::None,
             "epilogue": epilogue(op.epilogue),
         }),
         Op::Attention(op) => json!({"heads": op.heads, "causal": op.causal}),

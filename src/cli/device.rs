@@ -164,7 +164,9 @@ pub fn open(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device>
             let target = Target::a100(precision);
             let device = Cuda::emulator(emulation, target, stop.flag())?;
             Device::Cuda(Arc::new(
-                tuned(device, args, console)?.with_limit(limit(args)),
+                tuned(device, args, console)?
+                    .with_limit(limit(args))
+                    .with_cuts(args.cuts),
             ))
         }
         Choice::Auto => match gpu(0, args, console, stop) {
@@ -186,14 +188,16 @@ fn cpu(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device> {
         );
     }
     let device = Cpu::new(args.threads, stop.flag())?;
-    Ok(Device::Cpu(Arc::new(device.with_limit(limit(args)))))
+    let device = device.with_limit(limit(args)).with_cuts(args.cuts);
+    Ok(Device::Cpu(Arc::new(device)))
 }
 
 fn gpu(ordinal: u32, args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device> {
     let precision = precision(args.dtype)?;
     let gpu = Cuda::gpu(ordinal, precision, args.threads, stop.flag())?;
     let gpu = tuned(gpu, args, console)?;
-    Ok(Device::Cuda(Arc::new(gpu.with_limit(limit(args)))))
+    let gpu = gpu.with_limit(limit(args)).with_cuts(args.cuts);
+    Ok(Device::Cuda(Arc::new(gpu)))
 }
 
 /// Where `ldm tune` writes its table, and every command looks for it.

@@ -1,7 +1,8 @@
 //! A model on whichever device was asked for. A pipeline is generic over its device; here is the one place where the choice is made.
 
 use super::device::{Choice, Device, Dtype, Memory};
-use clap::Args;
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args};
 use latent_diffusion::cpu::Cpu;
 use latent_diffusion::cuda::Cuda;
 use latent_diffusion::pipeline::{
@@ -32,6 +33,10 @@ pub struct EngineArgs {
     /// Run the autoencoder in bands of rows, which gives the same image: auto (where the whole does not fit), on or off
     #[arg(long, default_value = "auto", default_missing_value = "on", num_args = 0..=1, require_equals = false, aliases = ["tiled-vae", "tiling"], value_name = "WHEN")]
     pub vae_tiling: Tiling,
+    /// Leave out what follows from other work (on), or compute all of it (off), to compare with programs that do: what both calls of guidance
+    /// share, upsampling as part of filters, what a run's constants give, attention over one token
+    #[arg(long, default_value = "on", value_parser = BoolishValueParser::new(), action = ArgAction::Set, value_name = "WHEN")]
+    pub cuts: bool,
 }
 
 /// A pipeline on one of the devices.

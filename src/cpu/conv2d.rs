@@ -3,17 +3,13 @@
 use super::epilogue::Finish;
 use super::matmul::{self, Factor, Rows};
 use super::simd::{self, BLOCK, Loop, Row, Stored};
-use crate::ops::{Conv2d, Padding, Slice};
-use crate::plan::pack::Depth;
+use crate::ops::{Conv2d, Slice, Upsampling};
+use crate::plan::pack::{Depth, PHASES};
 use crate::weights::TensorView;
 use std::ops::Range;
 
 /// Runs of this many channels are copied without a call; blocks of a 3x3 filter have as many.
 const RUN: usize = 32;
-
-/// Columns of the smallest image for which folding an upsampling pays: each of the four filters reads and converts all weights. It is not
-/// for the rows to say, since a band of an image is summed as the whole is.
-const FEWEST_FOLDED: usize = 8;
 
 /// The windows of a filter over a batch of images.
 struct Windows<'a> {
@@ -57,7 +53,7 @@ impl Windows<'_> {
             count: self.result,
             stride: self.op.stride,
             before: [self.op.padding.top, self.op.padding.left],
-            upsample: self.op.upsample,
+            upsample: self.op.upsampling == Upsampling::Repeated,
         }
     }
 }
@@ -160,16 +156,10 @@ impl Loop for Gather<'_> {
     }
 }
 
-/// The sums of a 3x3 filter over an image upsampled by two. The pixel above and to the left of a result of even row and column is under
-/// the filter's first row and column alone, and its other pixels are each under two rows or columns; mirrored for odd ones. So
-/// each of the four kinds of results has a 2x2 filter of its own over the small image, with 4/9 of the products.
+/// The sums of each phase of a 3x3 filter over an image upsampled by two.
 fn folded_depths(channels: usize) -> Option<Vec<Depth>> {
-    let place = |odd: usize, tap: usize| usize::from(tap > odd);
-    (0..4)
-        .map(|part| {
-            let taps = (0..9).map(|tap| 2 * place(part / 2, tap / 3) + place(part % 2, tap % 3));
-            Depth::folded(channels, taps.collect(), BLOCK)
-        })
+    let taps = PHASES.into_iter();
+    taps.map(|taps| Depth::folded(channels, taps.to_vec(), BLOCK))
         .collect()
 }
 
@@ -191,10 +181,7 @@ pub(super) fn run(
         return false;
     };
     let image = [n, h, w, channels];
-    let folded = op.upsample
-        && w >= FEWEST_FOLDED
-        && [filter_h, filter_w, op.stride] == [3, 3, 1]
-        && op.padding == Padding::all(1);
+    let folded = op.upsampling == Upsampling::Phases;
     let depths = if folded {
         folded_depths(channels)
     } else {

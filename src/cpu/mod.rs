@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Node, Param};
 use crate::ops::{Op, Slice};
 use crate::plan::Place;
-use crate::plan::fuse::STACKING;
+use crate::plan::fuse::{CUTS, STACKING};
 use crate::tensor::Shape;
 use crate::weights::{Dtype, TensorView, Weights};
 use arena::{Arena, Views};
@@ -41,6 +41,7 @@ pub struct Cpu {
     stop: Arc<AtomicBool>,
     /// The most memory to use, in bytes.
     limit: Option<usize>,
+    cuts: bool,
     meter: Arc<Meter>,
 }
 
@@ -58,6 +59,7 @@ impl Cpu {
             pool,
             stop,
             limit: None,
+            cuts: true,
             meter: Arc::default(),
         })
     }
@@ -65,6 +67,11 @@ impl Cpu {
     /// The same, as if there were no more than `limit` bytes of memory.
     pub fn with_limit(self, limit: Option<usize>) -> Self {
         Self { limit, ..self }
+    }
+
+    /// The same, whose plans leave out what follows from other work, or do not.
+    pub fn with_cuts(self, cuts: bool) -> Self {
+        Self { cuts, ..self }
     }
 
     /// Bytes of values.
@@ -108,7 +115,7 @@ impl Backend for Cpu {
 
     /// Weights are read where they lie in the map, and the rules of [`stacking`](crate::plan::fuse::STACKING) would have them copied together.
     fn gains_by(&self, rule: &str) -> bool {
-        !STACKING.contains(&rule)
+        !STACKING.contains(&rule) && (self.cuts || !CUTS.contains(&rule))
     }
 
     fn rows_of_block(&self, _: usize, x: Shape) -> Option<usize> {

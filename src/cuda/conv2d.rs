@@ -3,7 +3,7 @@
 use super::kernel::{self, Argument};
 use super::product::{self, Factor, Pixels, Product, Rows, Sources};
 use super::{Kernel, Layout, Recipe, Target};
-use crate::ops::Conv2d;
+use crate::ops::{Conv2d, Upsampling};
 use crate::tensor::Shape;
 
 pub(super) fn select(
@@ -14,8 +14,12 @@ pub(super) fn select(
 ) -> Result<Kernel, String> {
     let image = |shape: Option<&Shape>| shape.and_then(Shape::image).ok_or("takes images");
     let [_, h, w, _] = image(inputs.first())?;
-    let [_, out_h, out_w, _] = image(Some(&output))?;
-    let [_, _, filter_h, filter_w] = image(Some(&op.weight.shape))?;
+    let [_, mut out_h, mut out_w, _] = image(Some(&output))?;
+    let [_, _, mut filter_h, mut filter_w] = image(Some(&op.weight.shape))?;
+    if op.upsampling == Upsampling::Phases {
+        // The entries are told of one phase over the image itself, and which it is by the grid.
+        [out_h, out_w, filter_h, filter_w] = [h, w, 2, 2];
+    }
     let beside = op.beside.as_ref().map_or(0, |beside| beside.sources);
     let (shapes, others) = inputs
         .split_at_checked(op.sources + beside)
@@ -44,12 +48,12 @@ pub(super) fn select(
         op.stride,
         padding.top,
         padding.left,
-        usize::from(op.upsample),
+        usize::from(op.upsampling == Upsampling::Repeated),
     ];
     let sizes: Vec<Argument> = (sizes.into_iter().map(kernel::int)).collect::<Result<_, _>>()?;
     let image = [kernel::int(h)?, kernel::int(w)?];
     let [own, beside] = [product::widths(own)?, product::widths(beside)?];
-    let rows = (!op.upsample).then_some(Rows::Pixels(Pixels {
+    let rows = (op.upsampling == Upsampling::None).then_some(Rows::Pixels(Pixels {
         own: op.sources,
         image: [h, w],
         output: [out_h, out_w],
@@ -66,7 +70,12 @@ fn factor(op: &Conv2d) -> Factor {
     let n = op.weight.shape.batch();
     let depth = |shape: Shape| shape.len().checked_div(n).unwrap_or(0);
     let matrix = op.beside.as_ref().map(|beside| beside.map.weight.shape);
-    let k = depth(op.weight.shape) + matrix.map_or(0, depth);
+    let phases = op.upsampling == Upsampling::Phases;
+    let own = match phases {
+        true => depth(op.weight.shape) / 9 * 4,
+        false => depth(op.weight.shape),
+    };
+    let k = own + matrix.map_or(0, depth);
     let [rows, columns] = [n, product::pitch(k)];
     let own = usize::from(op.bias.is_some());
     let second = op.beside.as_ref().is_some_and(|b| b.map.bias.is_some());
@@ -81,10 +90,13 @@ fn factor(op: &Conv2d) -> Factor {
         }
         None => {
             let gated = false;
-            let layout = Layout::Matrix {
-                rows,
-                columns,
-                gated,
+            let layout = match phases {
+                true => Layout::Phases { columns },
+                false => Layout::Matrix {
+                    rows,
+                    columns,
+                    gated,
+                },
             };
             let params = vec![0];
             (Recipe { layout, params }, vec![1; own])
@@ -100,5 +112,10 @@ fn factor(op: &Conv2d) -> Factor {
     };
     let bias = Some(bias).filter(|bias| !bias.params.is_empty());
     let recipes = std::iter::once(weight).chain(bias).collect();
-    Factor { n, k, recipes }
+    Factor {
+        n,
+        k,
+        phases: if phases { 4 } else { 1 },
+        recipes,
+    }
 }

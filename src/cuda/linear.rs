@@ -27,6 +27,7 @@ pub(super) fn select(
         let factor = Factor {
             n: op.features(),
             k: op.weight.shape.channels(),
+            phases: 1,
             recipes,
         };
         Product::new(name, sources, factor, &op.epilogue, output)

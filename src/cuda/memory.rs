@@ -11,6 +11,11 @@ impl Cuda {
         Self { limit, ..self }
     }
 
+    /// The same, whose plans leave out what follows from other work, or do not.
+    pub fn with_cuts(self, cuts: bool) -> Self {
+        Self { cuts, ..self }
+    }
+
     /// Bytes of values.
     pub fn meter(&self) -> &Meter {
         &self.meter

@@ -51,6 +51,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Node, Param};
 use crate::ops::Op;
 use crate::plan::Place;
+use crate::plan::fuse::CUTS;
 use crate::tensor::Shape;
 use crate::weights::Weights;
 use counters::Counters;
@@ -73,6 +74,7 @@ pub struct Cuda {
     stop: Arc<AtomicBool>,
     /// The most memory to use, in bytes.
     limit: Option<usize>,
+    cuts: bool,
     meter: Arc<Meter>,
     tuned: Arc<Tuned>,
 }
@@ -130,6 +132,7 @@ impl Cuda {
             pool: Arc::new(pool),
             stop,
             limit: None,
+            cuts: true,
             meter: Arc::default(),
             tuned: Arc::default(),
         })
@@ -150,6 +153,7 @@ impl Cuda {
             pool: self.pool.clone(),
             stop: self.stop.clone(),
             limit: self.limit,
+            cuts: self.cuts,
             meter: self.meter.clone(),
             tuned: self.tuned.clone(),
         }
@@ -186,6 +190,10 @@ impl Backend for Cuda {
 
     fn name(&self) -> String {
         format!("{}, {}", self.door.name(), self.target.precision.suffix())
+    }
+
+    fn gains_by(&self, rule: &str) -> bool {
+        self.cuts || !CUTS.contains(&rule)
     }
 
     fn element_bytes(&self) -> usize {

@@ -63,6 +63,7 @@ impl Packing {
             Layout::Total => Rows::of_vectors(own).beside(),
             Layout::Table => Rows::of_table(own),
             Layout::Beside { .. } => Rows::of_matrices(own).beside(),
+            Layout::Phases { .. } => Rows::of_phases(own).ok_or_else(refused)?,
             Layout::Matrix { .. }
             | Layout::Scaled { .. }
             | Layout::ScaledSums { .. }
@@ -75,6 +76,7 @@ impl Packing {
             Layout::Table => (Finish::Store, [count, width], false),
             Layout::Total => (Finish::Sum, [count, 1], false),
             Layout::Beside { rows, columns } => (Finish::Store, [rows, columns], false),
+            Layout::Phases { columns } => (Finish::Store, [count, columns], false),
             Layout::Matrix {
                 rows,
                 columns,
@@ -204,7 +206,8 @@ pub(super) fn pack(
     };
     let width = packing.source.width();
     // Buffers for a row as it is stored and as it will be, one pair per thread and not per row.
-    let buffers = || [width, width.max(packing.columns)].map(|len| vec![0f32; len]);
+    let stored = packing.source.stored_width();
+    let buffers = || [stored, width.max(packing.columns)].map(|len| vec![0f32; len]);
     packed
         .par_chunks_mut(packing.row_bytes())
         .enumerate()

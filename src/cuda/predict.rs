@@ -6,7 +6,7 @@
 
 use super::cost::{Blocks, START, joined, launched, streamed};
 use super::gpu::Gpu;
-use super::kernel::{Argument, Kernel, Launch, Precision, Target};
+use super::kernel::{Argument, Kernel, Launch, Layout, Precision, Target};
 use super::{table, tile, tile_sm90};
 use crate::ops::{Attention, Op};
 use crate::plan::Plan;
@@ -127,6 +127,11 @@ impl<'a> Node<'a> {
         let node = &plan.graph.nodes()[index];
         let inputs: Vec<Shape> = node.inputs.iter().map(|&v| plan.graph.shape(v)).collect();
         let cost = node.op.operator().cost(&inputs, node.shape);
+        // Nine taps are packed as four for each of four phases.
+        let packed = match kernel.recipes.first().map(|recipe| recipe.layout) {
+            Some(Layout::Phases { .. }) => 16.0 / 9.0,
+            _ => 1.0,
+        };
         Self {
             op: &node.op,
             kernel,
@@ -134,7 +139,7 @@ impl<'a> Node<'a> {
             inputs,
             output: node.shape,
             flops: cost.flops as f64,
-            parameters: cost.parameters as f64,
+            parameters: cost.parameters as f64 * packed,
         }
     }
 
@@ -215,12 +220,12 @@ impl<'a> Node<'a> {
         Some(Blocks { at_once, ..blocks })
     }
 
-    /// The blocks of a product of `n` columns: a tile each, or a part of one along y.
+    /// The blocks of a product of `n` columns: a tile each, or a part of one along y, of a phase along z.
     fn product(&self, launch: &Launch, n: usize, [rows, columns]: [usize; 2]) -> Blocks {
         let m = self.output.rows();
-        let parts = launch.grid[1] as usize;
+        let [_, parts, phases] = launch.grid.map(|blocks| blocks as usize);
         let depth = self.flops(launch) / (2 * m * n * parts) as f64;
-        let count = m.div_ceil(rows) * n.div_ceil(columns) * parts;
+        let count = (m / phases).div_ceil(rows) * n.div_ceil(columns) * parts * phases;
         if launch.entry.ends_with("_sm90")
             && let Some(tile) = tile_sm90::named([rows, columns])
         {

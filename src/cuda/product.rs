@@ -25,6 +25,8 @@ pub(super) struct Product<'a> {
     shape: Shape,
     /// Columns of the operands.
     k: usize,
+    /// As the factor's.
+    phases: usize,
     /// Channels of the tensors that make up the first operand.
     sources: Vec<usize>,
     /// Those tensors, as the entry takes them.
@@ -51,6 +53,8 @@ pub(super) struct Sources<'a> {
 pub(super) struct Factor {
     pub(super) n: usize,
     pub(super) k: usize,
+    /// How many products the result is made of, each some of an image's rows with a weight of its own: the z of the grid.
+    pub(super) phases: usize,
     /// The weight in rows of [`pitch`] columns and, where there is one, the bias.
     pub(super) recipes: Vec<Recipe>,
 }
@@ -92,11 +96,17 @@ impl<'a> Product<'a> {
         epilogue: &'a Epilogue,
         output: Shape,
     ) -> Result<Self, String> {
-        let Factor { n, k, recipes } = factor;
+        let Factor {
+            n,
+            k,
+            phases,
+            recipes,
+        } = factor;
         let product = Self {
             name,
             shape: output.with_channels(n),
             k,
+            phases,
             sources: sources.shapes.iter().map(Shape::channels).collect(),
             pointers: sources.pointers,
             recipes,
@@ -109,7 +119,7 @@ impl<'a> Product<'a> {
         for shape in sources.shapes.iter().chain([&product.shape]) {
             kernel::elements(*shape)?;
         }
-        kernel::elements([n, pitch(k)].into())?;
+        kernel::elements([n * phases, pitch(k)].into())?;
         Ok(product)
     }
 
@@ -189,7 +199,7 @@ impl<'a> Product<'a> {
         ];
         let launch = Launch {
             entry: format!("{}_f32_{F32_SIDE}x{F32_SIDE}", self.name),
-            grid: [self.tiles([F32_SIDE; 2])?, 1, 1],
+            grid: [self.tiles([F32_SIDE; 2])?, 1, count(self.phases)?],
             shared_bytes: 0,
             arguments: arguments.concat(),
         };
@@ -204,7 +214,8 @@ impl<'a> Product<'a> {
         let problem = self.problem();
         let Cut { tile, parts, part } = problem.cut(target)?;
         let tiles = self.tiles([tile.rows, tile.columns])?;
-        let (workspace_bytes, split) = split(parts, tiles as usize, tile.result_bytes());
+        let (workspace_bytes, split) =
+            split(parts, tiles as usize * self.phases, tile.result_bytes());
         let arguments = [
             &[Argument::Output][..],
             &split,
@@ -219,7 +230,7 @@ impl<'a> Product<'a> {
         let what = if problem.aligned { "" } else { "_any" };
         let launch = Launch {
             entry: format!("{}{what}_f16_{}x{}", self.name, tile.rows, tile.columns),
-            grid: [tiles, count(parts)?, 1],
+            grid: [tiles, count(parts)?, count(self.phases)?],
             shared_bytes: count(tile.shared_bytes())?,
             arguments: arguments.concat(),
         };
@@ -234,16 +245,18 @@ impl<'a> Product<'a> {
         let [images, rows] = self.images_and_rows();
         Problem {
             images,
-            rows,
+            rows: rows / self.phases,
+            phases: self.phases,
             n: self.shape.channels(),
             k: self.k,
             aligned: self.sources.iter().all(|c| c.is_multiple_of(EIGHT)),
         }
     }
 
-    /// Blocks that compute the result in tiles of so many rows and columns.
+    /// Blocks that compute a phase of the result in tiles of so many rows and columns.
     fn tiles(&self, [rows, columns]: [usize; 2]) -> Result<u32, String> {
-        count(self.shape.rows().div_ceil(rows) * self.shape.channels().div_ceil(columns))
+        let own = self.shape.rows() / self.phases;
+        count(own.div_ceil(rows) * self.shape.channels().div_ceil(columns))
     }
 
     fn images_and_rows(&self) -> [usize; 2] {

@@ -42,6 +42,12 @@ pub enum Layout {
         /// The two halves of the output channels alternate, so that a value and its gate lie side by side.
         gated: bool,
     },
+    /// Of a 3x3 filter over an image upsampled by two, as [`Matrix`](Self::Matrix): the rows of the first [phase](crate::ops::Upsampling::Phases), of four taps
+    /// each, then those of the next. Weights of one pixel are added up in f32 and rounded once.
+    Phases {
+        /// At least four times the input channels.
+        columns: usize,
+    },
     /// As [`Vector`](Self::Vector), the two halves alternating.
     GatedVector,
     /// As [`Matrix`](Self::Matrix), but rows go on with the same rows of the tensors that follow.
@@ -85,9 +91,11 @@ impl Layout {
             | Self::Total
             | Self::ScaledSums { .. }
             | Self::Addends { .. } => Precision::F32,
-            Self::Table | Self::Matrix { .. } | Self::Beside { .. } | Self::Scaled { .. } => {
-                precision
-            }
+            Self::Table
+            | Self::Matrix { .. }
+            | Self::Phases { .. }
+            | Self::Beside { .. }
+            | Self::Scaled { .. } => precision,
         }
     }
 }

@@ -93,8 +93,10 @@ impl Tile {
 pub(super) struct Problem {
     /// In the batch.
     pub(super) images: usize,
-    /// Rows of one image.
+    /// Rows of one image, in one phase.
     pub(super) rows: usize,
+    /// Products of this size, each with a weight of its own.
+    pub(super) phases: usize,
     /// Columns of the result.
     pub(super) n: usize,
     /// Columns of the operands.
@@ -205,10 +207,11 @@ impl Problem {
     /// The clocks this may take: those of its blocks, and what it costs to add up the parts. What comes from memory is the same for all tiles.
     fn clocks(&self, tile: &Tile, parts: usize, target: &Target) -> f64 {
         let rows = self.images * self.rows;
+        let tiles = rows.div_ceil(tile.rows) * self.n.div_ceil(tile.columns);
         let depth = self.k.div_ceil(parts) as f64;
         let bytes = (tile.rows + tile.columns) * Precision::F16.bytes();
         let blocks = Blocks {
-            count: rows.div_ceil(tile.rows) * self.n.div_ceil(tile.columns) * parts,
+            count: self.phases * tiles * parts,
             at_once: tile.blocks,
             products: (tile.rows * tile.columns) as f64 * depth / tile.efficiency,
             exponentials: 0.0,
@@ -300,6 +303,7 @@ mod tests {
         Problem {
             images,
             rows,
+            phases: 1,
             n,
             k,
             aligned: k.is_multiple_of(8),

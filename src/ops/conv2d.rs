@@ -40,6 +40,20 @@ impl Padding {
     }
 }
 
+/// Whether the filter slides over the image or over one twice as large, by repetition of pixels: the fusion pass folds `upsample` in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Upsampling {
+    /// Over the image.
+    #[default]
+    None,
+    /// Over the large one.
+    Repeated,
+    /// Over the large one, computed as four convolutions of the image, one for each combination of even and odd rows and columns of the result,
+    /// by 2x2 filters in which the weights of one pixel are added up. Of 3x3 filters, with a pixel of padding and no stride, and
+    /// nothing beside.
+    Phases,
+}
+
 /// `y[n, i, j, o] = sum_{r, s, c} x[n, i * stride + r - top, j * stride + s - left, c] weight[o, c, r, s] + bias[o]`, then the
 /// epilogue. With something [beside](Beside), that is added to the sum.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,8 +68,8 @@ pub struct Conv2d {
     pub stride: usize,
     /// Zeros around the image.
     pub padding: Padding,
-    /// The image is first upsampled by two (nearest neighbour): the fusion pass folds `upsample` in.
-    pub upsample: bool,
+    /// What is fused before the convolution.
+    pub upsampling: Upsampling,
     /// A linear map added to the result: the fusion pass folds the skip connection of a residual block in.
     pub beside: Option<Beside>,
     /// What is fused after the convolution.
@@ -80,11 +94,18 @@ impl Conv2d {
 
     /// `[height, width]` of the image the filter slides over, before padding.
     pub fn source_size(&self, [_, h, w, _]: [usize; 4]) -> [usize; 2] {
-        if self.upsample {
+        if self.upsampling != Upsampling::None {
             [2 * h, 2 * w]
         } else {
             [h, w]
         }
+    }
+
+    /// Whether it can be computed in [phases](Upsampling::Phases) over an upsampled image.
+    pub fn has_phases(&self) -> bool {
+        let filter = self.weight.shape.image().map(|[_, _, r, s]| [r, s]);
+        let plain = self.stride == 1 && self.padding == Padding::all(1);
+        filter == Some([3, 3]) && plain && self.beside.is_none()
     }
 
     /// The shape of the convolution itself, without the epilogue.
@@ -146,7 +167,7 @@ impl Graph {
                 bias,
                 stride,
                 padding,
-                upsample: false,
+                upsampling: Upsampling::None,
                 beside: None,
                 epilogue,
             },
@@ -159,6 +180,10 @@ impl Operator for Conv2d {
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
         let (x, operands) = joined_shape(inputs, self.sources)?;
         require(self.stride > 0, || "the stride is zero".to_owned())?;
+        let divided = self.upsampling == Upsampling::Phases;
+        require(!divided || self.has_phases(), || {
+            format!("the filter {} has no phases", self.weight.shape)
+        })?;
         let product = self.product(x)?;
         if let Some(Beside { sources, map }) = &self.beside {
             let (image, _) = joined_shape(operands, *sources)?;
@@ -177,9 +202,13 @@ impl Operator for Conv2d {
     fn cost(&self, inputs: &[Shape], output: Shape) -> Cost {
         let product = joined_shape(inputs, self.sources).and_then(|(x, _)| self.product(x));
         let pixels = product.map_or(0, |product| product.rows());
+        let own = match self.upsampling {
+            Upsampling::None | Upsampling::Repeated => self.weight.shape.len(),
+            // Four taps of nine.
+            Upsampling::Phases => self.weight.shape.len() / 9 * 4,
+        };
         let beside = self.beside.iter().map(|beside| &beside.map.weight);
-        let weights = std::iter::once(&self.weight).chain(beside);
-        let products: usize = weights.map(|weight| weight.shape.len()).sum();
+        let products = own + beside.map(|weight| weight.shape.len()).sum::<usize>();
         Cost::of(2 * pixels * products, inputs, output, &self.params())
     }
 
@@ -206,7 +235,10 @@ impl Operator for Conv2d {
             let at = (out * self.stride + tap)
                 .checked_sub(before)
                 .filter(|&at| at < size)?;
-            Some(if self.upsample { at / 2 } else { at })
+            Some(match self.upsampling {
+                Upsampling::None => at,
+                Upsampling::Repeated | Upsampling::Phases => at / 2,
+            })
         };
         let (own, other) = params.split_at(1 + usize::from(self.bias.is_some()));
         let beside = self
@@ -251,123 +283,4 @@ impl Operator for Conv2d {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn conv(filter: usize, stride: usize, padding: Padding, upsample: bool) -> Conv2d {
-        let weight = Param {
-            name: "weight".into(),
-            shape: [1, 1, filter, filter].into(),
-        };
-        Conv2d {
-            sources: 1,
-            weight,
-            bias: None,
-            stride,
-            padding,
-            upsample,
-            beside: None,
-            epilogue: Epilogue::default(),
-        }
-    }
-
-    fn run(op: &Conv2d, x: Slice, weight: &[f32]) -> (Shape, Vec<f32>) {
-        let shape = op.infer(&[x.shape]).unwrap();
-        let mut y = vec![0.0; shape.len()];
-        op.eval(
-            &[x],
-            &[Slice {
-                shape: op.weight.shape,
-                data: weight,
-            }],
-            &mut y,
-        );
-        (shape, y)
-    }
-
-    #[test]
-    fn a_shift_filter_moves_the_image() {
-        let x = Slice {
-            shape: [1, 2, 2, 1].into(),
-            data: &[1.0, 2.0, 3.0, 4.0],
-        };
-        let mut right_neighbour = [0.0; 9];
-        right_neighbour[5] = 1.0;
-        let (shape, y) = run(&conv(3, 1, Padding::all(1), false), x, &right_neighbour);
-        assert_eq!(shape, x.shape);
-        assert_eq!(y, [2.0, 0.0, 4.0, 0.0]);
-    }
-
-    #[test]
-    fn one_sided_padding_with_stride_two() {
-        let data: Vec<f32> = (0..16).map(|i| i as f32).collect();
-        let x = Slice {
-            shape: [1, 4, 4, 1].into(),
-            data: &data,
-        };
-        let mut corner = [0.0; 9];
-        corner[8] = 1.0;
-        let (shape, y) = run(&conv(3, 2, Padding::bottom_right(), false), x, &corner);
-        assert_eq!(shape, [1, 2, 2, 1].into());
-        assert_eq!(
-            y,
-            [10.0, 0.0, 0.0, 0.0],
-            "the last row and column fall on the padding"
-        );
-    }
-
-    #[test]
-    fn upsampling_repeats_each_pixel() {
-        let x = Slice {
-            shape: [1, 1, 2, 1].into(),
-            data: &[5.0, 7.0],
-        };
-        let (shape, y) = run(&conv(1, 1, Padding::default(), true), x, &[1.0]);
-        assert_eq!(shape, [1, 2, 4, 1].into());
-        assert_eq!(y, [5.0, 5.0, 7.0, 7.0, 5.0, 5.0, 7.0, 7.0]);
-    }
-
-    #[test]
-    fn a_filter_larger_than_the_image_is_refused() {
-        let op = conv(3, 1, Padding::default(), false);
-        assert!(op.infer(&[[1, 2, 2, 1].into()]).is_err());
-        assert!(op.infer(&[[1, 3, 3, 2].into()]).is_err());
-    }
-
-    #[test]
-    fn what_stands_beside_is_added_pixel_by_pixel() {
-        let map = Affine {
-            weight: Param {
-                name: "skip".into(),
-                shape: [1, 2].into(),
-            },
-            bias: Some(Param {
-                name: "bias".into(),
-                shape: [1].into(),
-            }),
-        };
-        let op = Conv2d {
-            beside: Some(Beside { sources: 2, map }),
-            ..conv(1, 1, Padding::default(), false)
-        };
-        let image = |data| Slice {
-            shape: [1, 1, 2, 1].into(),
-            data,
-        };
-        let inputs = [image(&[1.0, 2.0]), image(&[3.0, 4.0]), image(&[5.0, 6.0])];
-        let slice = |shape: Shape, data| Slice { shape, data };
-        let params = [
-            slice([1, 1, 1, 1].into(), &[100.0]),
-            slice([1, 2].into(), &[10.0, 1.0]),
-            slice([1].into(), &[0.5]),
-        ];
-        let shapes = inputs.map(|x| x.shape);
-        assert_eq!(op.infer(&shapes), Ok([1, 1, 2, 1].into()));
-        assert_eq!(op.cost(&shapes, shapes[0]).flops, 2 * 2 * 3);
-        let mut y = [0.0; 2];
-        op.eval(&inputs, &params, &mut y);
-        assert_eq!(y, [135.5, 246.5]);
-        let small = [shapes[0], [1, 1, 1, 1].into(), [1, 1, 1, 1].into()];
-        assert!(op.infer(&small).unwrap_err().contains("beside"));
-    }
-}
+mod tests;

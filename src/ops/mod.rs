@@ -43,7 +43,7 @@ pub use channels::{AddChannels, Channels};
 pub use codebook::Codebook;
 pub use combine::Combine;
 pub use concat::{Axis, Concat};
-pub use conv2d::{Beside, Conv2d, Padding};
+pub use conv2d::{Beside, Conv2d, Padding, Upsampling};
 pub use count_not_finite::CountNotFinite;
 pub use embedding::Embedding;
 pub use gather::GatherToken;

@@ -6,12 +6,15 @@
 //! stands where the later of the two stood, so all operands exist; no pair is folded over an assignment, which would change what it reads,
 //! and nothing that is [computed once](super::hoist) into what is computed at every run.
 //!
-//! Three more rules change several nodes together, and go first: [`single_key`], [`one_source`] and [`beside`].
+//! Rules that change other than two nodes have files of their own: [`single_key`], [`one_source`] and [`beside`] go first, [`phases`] and [`pair`]
+//! last.
 //!
 //! A fused operation is defined by its parts: its `eval` is their composition, and `fused == unfused` is tested for every model.
 
 mod beside;
 mod one_source;
+mod pair;
+mod phases;
 mod rules;
 mod single_key;
 
@@ -23,10 +26,15 @@ use rules::{Folded, RULES, Rule};
 /// Rules after which one weight is made of several learnt tensors: for devices that copy weights anyway.
 pub const STACKING: [&str; 3] = [one_source::NAME, beside::NAME, rules::LAYER_NORM_LINEAR];
 
+/// The rules that leave out work which follows from other work. A device can do [without](crate::backend::Backend::gains_by) them, to be compared with
+/// programs that do it all.
+pub const CUTS: [&str; 4] = [single_key::NAME, pair::NAME, phases::NAME, hoist::NAME];
+
 /// The names of the rules.
 pub fn rules() -> impl Iterator<Item = &'static str> {
-    let whole = [single_key::NAME, one_source::NAME, beside::NAME];
-    whole.into_iter().chain(RULES.iter().map(|rule| rule.name))
+    let first = [single_key::NAME, one_source::NAME, beside::NAME];
+    let whole = first.into_iter().chain([phases::NAME, pair::NAME]);
+    whole.chain(RULES.iter().map(|rule| rule.name))
 }
 
 /// Applies every rule that `enabled` lets through wherever it fits.
@@ -71,11 +79,18 @@ pub fn fuse(mut graph: Graph, enabled: impl Fn(&str) -> bool) -> Graph {
             }
         }
     }
+    if enabled(phases::NAME) {
+        nodes.iter_mut().flatten().for_each(phases::fold);
+    }
     let left = nodes.into_iter().enumerate();
-    renumbered(
+    let fused = renumbered(
         left.filter_map(|(index, node)| Some((index, node?))),
         &graph,
-    )
+    );
+    match enabled(pair::NAME) {
+        true => pair::share(&fused),
+        false => fused,
+    }
 }
 
 /// The first rule that fits node `index`, with the operand's index it would swallow.
@@ -120,11 +135,14 @@ mod tests {
     use super::*;
     use crate::ops::{Activation, Axis, Padding};
 
-    /// A residual block with an upsampling, in textbook operations.
+    /// A residual block on two equal images and two others, with an upsampling, in textbook operations.
     fn block() -> Graph {
         let mut g = Graph::new();
-        let halves = ["a", "b"].map(|name| g.input(name, [2, 4, 4, 4]));
-        let x = g.concat(&halves, Axis::Channels).unwrap();
+        let a = g.input("a", [1, 4, 8, 4]);
+        let pair = g.concat(&[a, a], Axis::Batch).unwrap();
+        let a = g.scope("first", |g| g.linear(pair, 4, true)).unwrap();
+        let b = g.input("b", [2, 4, 8, 4]);
+        let x = g.concat(&[a, b], Axis::Channels).unwrap();
         let time = g.input("time", [2, 8]);
         let time = g.scope("embed", |g| g.linear(time, 8, true)).unwrap();
         let time = g.activate(time, Activation::QuickGelu).unwrap();
@@ -150,7 +168,7 @@ mod tests {
             .unwrap();
         let y = g.scope("ff", |g| g.linear(y, 16, true)).unwrap();
         let y = g.geglu(y).unwrap();
-        let y = g.reshape(y, [2, 64, 8]).unwrap();
+        let y = g.reshape(y, [2, 128, 8]).unwrap();
         let context = g.input("context", [2, 1, 4]);
         let mut project = |name: &str, from| g.scope(name, |g| g.linear(from, 8, true)).unwrap();
         let qkv = [
@@ -177,10 +195,12 @@ mod tests {
             names,
             [
                 "input",
+                "linear",
                 "input",
                 "input",
                 "linear",
                 "input",
+                "concat",
                 "group_norm",
                 "conv2d",
                 "group_norm",
@@ -200,8 +220,8 @@ mod tests {
             ]
         );
         let output = fused.outputs()[0].1;
-        assert_eq!(fused.shape(output), [2, 64, 8].into());
-        let Op::Linear(skip) = &fused.nodes()[8].op else {
+        assert_eq!(fused.shape(output), [2, 128, 8].into());
+        let Op::Linear(skip) = &fused.nodes()[10].op else {
             panic!("the skip connection")
         };
         assert!(skip.epilogue.residual && skip.sources == 2);
@@ -218,12 +238,12 @@ mod tests {
 
     #[test]
     fn each_rule_can_be_switched_off() {
-        let all = fuse(block(), |_| true).nodes().len();
+        let work = |graph: Graph| [graph.nodes().len() as u64, graph.cost().flops];
+        let all = work(fuse(block(), |_| true));
         for rule in rules() {
-            assert!(
-                fuse(block(), |name| name != rule).nodes().len() > all,
-                "{rule} did nothing"
-            );
+            let without = work(fuse(block(), |name| name != rule));
+            let did = without[0] > all[0] || without[1] > all[1];
+            assert!(did, "{rule} did nothing");
         }
         assert_eq!(
             fuse(block(), |_| false).nodes().len(),

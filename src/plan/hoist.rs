@@ -8,6 +8,9 @@ use super::renumbered;
 use crate::graph::Graph;
 use crate::ops::Op;
 
+/// What messages and tests call it.
+pub const NAME: &str = "constants once";
+
 /// For each node, whether its value follows from constants alone.
 pub fn constants(graph: &Graph) -> Vec<bool> {
     let mut constant: Vec<bool> = Vec::with_capacity(graph.nodes().len());

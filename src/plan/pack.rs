@@ -79,6 +79,16 @@ impl Depth {
     }
 }
 
+/// Of a 3x3 filter over an image upsampled by two: for each combination of even and odd rows and columns of the result, which of the 2x2 pixels
+/// of the image is under each of the nine taps. The pixel above and to the left of a result of even row and column is under the filter's first
+/// row and column alone, and its other pixels are each under two rows or columns; mirrored for odd ones.
+pub const PHASES: [[usize; 9]; 4] = [
+    [0, 1, 1, 2, 3, 3, 2, 3, 3],
+    [0, 0, 1, 2, 2, 3, 2, 2, 3],
+    [0, 1, 1, 0, 1, 1, 2, 3, 3],
+    [0, 0, 1, 0, 0, 1, 2, 2, 3],
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;

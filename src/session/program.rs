@@ -3,7 +3,7 @@
 use crate::backend::{Backend, Load, Selection};
 use crate::error::Result;
 use crate::graph::{Graph, Node};
-use crate::plan::{Plan, fuse::fuse, hoist::hoist};
+use crate::plan::{Plan, fuse::fuse, hoist};
 
 /// A graph planned for a device. A session is made from it, so what it says of memory is what is then used.
 pub struct Program<B: Backend> {
@@ -25,7 +25,11 @@ impl<B: Backend> Program<B> {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn with_fusion(backend: &B, graph: Graph, enabled: impl Fn(&str) -> bool) -> Result<Self> {
-        let graph = hoist(&fuse(graph, enabled));
+        let graph = fuse(graph, &enabled);
+        let graph = match enabled(hoist::NAME) {
+            true => hoist::hoist(&graph),
+            false => graph,
+        };
         let selections = (graph.nodes().iter())
             .map(|node| select(backend, &graph, node))
             .collect::<Result<Vec<_>>>()?;

@@ -2,7 +2,7 @@
 
 use super::{Case, IMAGES, Operand, case, epilogue_name, epilogues, extras, join, param};
 use latent_diffusion::Shape;
-use latent_diffusion::ops::{Affine, Beside, Conv2d, Epilogue, Op, Operator, Padding};
+use latent_diffusion::ops::{Affine, Beside, Conv2d, Epilogue, Op, Operator, Padding, Upsampling};
 
 /// The attributes of a convolution.
 #[derive(Clone, Copy)]
@@ -14,7 +14,7 @@ pub struct Filter {
     /// Zeros around the image.
     pub padding: Padding,
     /// Whether the image is upsampled first.
-    pub upsample: bool,
+    pub upsampling: Upsampling,
 }
 
 /// The filter of nearly every convolution here.
@@ -27,7 +27,7 @@ const SAME: Filter = Filter {
         bottom: 1,
         right: 1,
     },
-    upsample: false,
+    upsampling: Upsampling::None,
 };
 
 pub(super) fn cases() -> Vec<Case> {
@@ -103,14 +103,14 @@ pub(super) fn cases() -> Vec<Case> {
         (
             "upsampled",
             Filter {
-                upsample: true,
+                upsampling: Upsampling::Repeated,
                 ..SAME
             },
         ),
         (
             "upsampled, stride 2",
             Filter {
-                upsample: true,
+                upsampling: Upsampling::Repeated,
                 stride: 2,
                 ..SAME
             },
@@ -155,17 +155,26 @@ pub(super) fn cases() -> Vec<Case> {
         [(10, 19), (16, 24), (64, 88)]
             .map(|(channels, out)| conv2d([IMAGES, 5, 6, channels].into(), out, SAME, epilogue))
     });
-    // From 8x8 pixels up, the CPU folds the upsampling into four smaller filters.
-    let upsampled = [(3, 4, 7, 18), (8, 9, 24, 16), (9, 11, 33, 16)].map(|(h, w, c, o)| {
-        let filter = Filter {
-            upsample: true,
-            ..SAME
-        };
-        let epilogue = Epilogue {
-            residual: true,
-            ..Epilogue::default()
-        };
-        conv2d([IMAGES, h, w, c].into(), o, filter, epilogue)
+    // Over the large image, and in phases: channels that are whole vectors and not, an epilogue that follows the pixels' order, one pixel.
+    let sizes = [
+        (1, 1, 8, 8),
+        (3, 4, 7, 18),
+        (8, 9, 24, 16),
+        (9, 11, 33, 16),
+        (6, 16, 64, 136),
+    ];
+    let ways = [Upsampling::Repeated, Upsampling::Phases];
+    let upsampled = ways.into_iter().flat_map(|upsampling| {
+        sizes.map(|(h, w, c, o)| {
+            let filter = Filter { upsampling, ..SAME };
+            let epilogue = Epilogue {
+                residual: true,
+                ..Epilogue::default()
+            };
+            let mut case = conv2d([IMAGES, h, w, c].into(), o, filter, epilogue);
+            case.name += &format!(", {upsampling:?}");
+            case
+        })
     });
     // More taps than the CPU multiplies in one block.
     let wide = Filter {
@@ -241,7 +250,7 @@ pub fn conv2d(x: Shape, out: usize, filter: Filter, epilogue: Epilogue) -> Case 
         bias: Some(param("bias", [out])),
         stride: filter.stride,
         padding: filter.padding,
-        upsample: filter.upsample,
+        upsampling: filter.upsampling,
         beside: None,
         epilogue: Epilogue::default(),
     };

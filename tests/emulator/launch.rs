@@ -51,6 +51,7 @@ fn weight_len(layout: Layout, shapes: &[Shape]) -> usize {
         Layout::Matrix { rows, columns, .. }
         | Layout::Beside { rows, columns }
         | Layout::Scaled { rows, columns, .. } => rows * columns,
+        Layout::Phases { columns } => 4 * shapes[0].batch() * columns,
         Layout::Vector | Layout::Table | Layout::GatedVector => all(),
         Layout::Total => shapes[0].len(),
         Layout::ScaledSums { .. } => shapes[1..].iter().map(Shape::batch).sum(),

@@ -14,7 +14,7 @@ mod statistics;
 use latent_diffusion::Shape;
 use latent_diffusion::backend::Backend;
 use latent_diffusion::ops::{
-    Attention, Axis, Channels, Concat, Conv2d, Epilogue, Linear, Op, Operator, Slice,
+    Attention, Axis, Channels, Concat, Conv2d, Epilogue, Linear, Op, Operator, Slice, Upsampling,
 };
 
 /// Unit roundoff of f32, in which every device accumulates.
@@ -256,7 +256,8 @@ impl Bound {
 
 /// What elements of 16 bits add: relative to the condition, and at the least. Operands are compared as they are held, sums are f32
 /// everywhere, so the result is rounded once, and what is only moved not at all. Attention also rounds the weights of its mixture, for the
-/// second product: after a factor of 2^12 on weights of which the largest is 1 (kernels/attention.cu).
+/// second product: after a factor of 2^12 on weights of which the largest is 1 (kernels/attention.cu). A convolution in phases rounds sums of
+/// weights.
 fn rounded(op: &Op, inputs: &[Elements], terms: f64, roundoff: f64) -> (f64, f64) {
     /// Half of the smallest half.
     const SMALLEST: f64 = 1.0 / (1u64 << 25) as f64;
@@ -267,6 +268,10 @@ fn rounded(op: &Op, inputs: &[Elements], terms: f64, roundoff: f64) -> (f64, f64
             let weights = SMALLEST / f64::from(1 << 12) * terms * f64::from(largest);
             (2.0 * roundoff, SMALLEST + weights)
         }
+        Op::Conv2d(Conv2d {
+            upsampling: Upsampling::Phases,
+            ..
+        }) => (2.0 * roundoff, SMALLEST),
         _ if terms == 0.0 || matches!(op, Op::GroupStatistics(_)) => (0.0, 0.0),
         _ => (roundoff, SMALLEST),
     }

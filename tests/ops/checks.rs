@@ -5,7 +5,7 @@ use crate::cases::{self, Case, IMAGES, Operand};
 use half::{bf16, f16};
 use latent_diffusion::backend::Backend;
 use latent_diffusion::graph::Param;
-use latent_diffusion::ops::{Op, Slice};
+use latent_diffusion::ops::{Op, Slice, Upsampling};
 use latent_diffusion::weights::Dtype;
 use latent_diffusion::{Session, Shape, Tensor, Weights};
 use safetensors::tensor::TensorView;
@@ -213,10 +213,12 @@ fn definition(case: &Case, weights: &Weights, inputs: &[Tensor], roundoff: f64) 
     (expected, bound)
 }
 
-/// A weight as a device of elements with that roundoff holds it: vectors stay f32 everywhere, and codes that a search compares.
+/// A weight as a device of elements with that roundoff holds it: vectors stay f32 everywhere, and codes that a search compares;
+/// weights of phases are rounded when they have been added up.
 fn held(op: &Op, weights: &Weights, param: &Param, roundoff: f64) -> Vec<f32> {
     let mut values = weights.get(&param.name, &param.shape).unwrap().to_f32();
-    let rounded = param.shape.rank() > 1 && !matches!(op, Op::Codebook(_));
+    let added_first = matches!(op, Op::Conv2d(conv) if conv.upsampling == Upsampling::Phases);
+    let rounded = param.shape.rank() > 1 && !added_first && !matches!(op, Op::Codebook(_));
     if rounded && roundoff > f64::from(f32::EPSILON) {
         for value in &mut values {
             *value = f16::from_f32(*value).to_f32();

@@ -3,7 +3,7 @@
 use crate::cases::{self, Filter};
 use crate::checks;
 use latent_diffusion::backend::Backend;
-use latent_diffusion::ops::{Activation, Channels, Epilogue, Padding};
+use latent_diffusion::ops::{Activation, Channels, Epilogue, Padding, Upsampling};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::sync::Arc;
@@ -73,13 +73,16 @@ pub fn conv2d<B: Backend>(backend: &Arc<B>) {
                 bottom,
                 right,
             };
-            let scale = if upsample { 2 } else { 1 };
+            let (scale, upsampling) = match upsample {
+                true => (2, Upsampling::Repeated),
+                false => (1, Upsampling::None),
+            };
             prop_assume!(scale * h + top + bottom >= size && scale * w + left + right >= size);
             let filter = Filter {
                 size,
                 stride,
                 padding,
-                upsample,
+                upsampling,
             };
             let case = cases::conv2d([n, h, w, channels].into(), out, filter, epilogue);
             checks::agrees(backend, &case).map_err(TestCaseError::fail)

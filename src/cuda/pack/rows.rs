@@ -1,5 +1,6 @@
 //! Tensors as the rows of one matrix, in the order in which a product reads them.
 
+use crate::plan::pack::PHASES;
 use crate::tensor::Shape;
 use crate::weights::TensorView;
 
@@ -7,6 +8,8 @@ use crate::weights::TensorView;
 pub(super) struct Rows {
     pieces: Vec<Piece>,
     beside: bool,
+    /// All rows are there once for each phase of a filter, whose nine taps fall on four pixels.
+    phases: bool,
 }
 
 /// One of them, `[rows, channels, taps]`.
@@ -37,6 +40,14 @@ impl Rows {
         Self::below(shapes.iter().map(piece).collect())
     }
 
+    /// As [`of_matrices`](Self::of_matrices), of one tensor: in [phases](PHASES), if its filter has them.
+    pub(super) fn of_phases(shapes: &[Shape]) -> Option<Self> {
+        let rows = Self::of_matrices(shapes);
+        let phases = true;
+        let fits = rows.pieces.len() == 1 && rows.pieces[0].taps == PHASES[0].len();
+        fits.then_some(Self { phases, ..rows })
+    }
+
     /// As [`of_matrices`](Self::of_matrices), the elements of a row in the order they are stored.
     pub(super) fn of_table(shapes: &[Shape]) -> Self {
         let piece = |shape: &Shape| Piece {
@@ -58,8 +69,11 @@ impl Rows {
     }
 
     fn below(pieces: Vec<Piece>) -> Self {
-        let beside = false;
-        Self { pieces, beside }
+        Self {
+            pieces,
+            beside: false,
+            phases: false,
+        }
     }
 
     /// The same tensors side by side.
@@ -80,14 +94,23 @@ impl Rows {
 
     pub(super) fn count(&self) -> usize {
         let rows = self.pieces.iter().map(|piece| piece.rows);
-        match self.beside {
-            true => rows.max().unwrap_or(0),
-            false => rows.sum(),
+        match (self.phases, self.beside) {
+            (true, _) => PHASES.len() * rows.sum::<usize>(),
+            (false, true) => rows.max().unwrap_or(0),
+            (false, false) => rows.sum(),
         }
     }
 
     /// Elements of a row.
     pub(super) fn width(&self) -> usize {
+        if self.phases {
+            return self.pieces.iter().map(|piece| 4 * piece.channels).sum();
+        }
+        self.stored_width()
+    }
+
+    /// Elements of the tensors from which a row is made.
+    pub(super) fn stored_width(&self) -> usize {
         let widths = self.pieces.iter().map(Piece::width);
         match self.beside {
             true => widths.sum(),
@@ -103,6 +126,9 @@ impl Rows {
         stored: &mut [f32],
         ordered: &mut [f32],
     ) {
+        if self.phases {
+            return self.read_phase(tensors, row, stored, ordered);
+        }
         let mut at = 0;
         for (piece, tensor) in self.pieces.iter().zip(tensors) {
             if !self.beside && row >= piece.rows {
@@ -119,6 +145,26 @@ impl Rows {
             at += piece.width();
             if !self.beside {
                 return;
+            }
+        }
+    }
+
+    /// As [`read`](Self::read), of a filter in phases: what falls on one pixel is added up.
+    fn read_phase(
+        &self,
+        tensors: &[TensorView],
+        row: usize,
+        stored: &mut [f32],
+        ordered: &mut [f32],
+    ) {
+        for (piece, tensor) in self.pieces.iter().zip(tensors) {
+            let places = PHASES[row / piece.rows];
+            tensor.read_f32(row % piece.rows * piece.width(), stored);
+            ordered.fill(0.0);
+            for (channel, taps) in stored.chunks(piece.taps).enumerate() {
+                for (place, value) in places.iter().zip(taps) {
+                    ordered[place * piece.channels + channel] += value;
+                }
             }
         }
     }

@@ -37,6 +37,32 @@ fn a_matrix_has_taps_first_then_channels_and_zeros_around() {
 }
 
 #[test]
+fn phases_add_up_what_falls_on_one_pixel() {
+    let layout = Layout::Phases { columns: 10 };
+    let (stored, packed) = packed(layout, Precision::F32, [3, 2, 3, 3]);
+    for (i, &value) in packed.iter().enumerate() {
+        let (phase, o, place, c) = (i / 30, i / 10 % 3, i % 10 / 2, i % 2);
+        // The rows or columns of the filter over the first pixel, and over the second.
+        let taps = |odd: usize, second: usize| match (odd, second) {
+            (0, 0) => 0..1,
+            (0, _) => 1..3,
+            (_, 0) => 0..2,
+            _ => 2..3,
+        };
+        let mut expected = 0.0;
+        if place < 4 {
+            for r in taps(phase / 2, place / 2) {
+                for s in taps(phase % 2, place % 2) {
+                    expected += stored[((o * 2 + c) * 3 + r) * 3 + s];
+                }
+            }
+        }
+        assert_eq!(value, expected, "element {i}");
+    }
+    assert!(bytes(layout, Precision::F16, &[[3, 2, 5, 5].into()]).is_err());
+}
+
+#[test]
 fn gated_rows_alternate_with_their_gates() {
     let layout = Layout::Matrix {
         rows: 6,

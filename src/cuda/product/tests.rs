@@ -4,7 +4,7 @@ use super::*;
 use crate::cuda::Layout;
 use crate::cuda::table::{self, Kind};
 use crate::graph::Param;
-use crate::ops::{Conv2d, Linear, Padding};
+use crate::ops::{Conv2d, Linear, Padding, Upsampling};
 
 const PRECISIONS: [Precision; 2] = [Precision::F16, Precision::F32];
 
@@ -58,7 +58,7 @@ fn conv2d(side: usize, channels: usize, n: usize, precision: Precision) -> Kerne
         bias: None,
         stride: 1,
         padding: Padding::all(1),
-        upsample: false,
+        upsampling: Upsampling::None,
         beside: None,
         epilogue: Epilogue::default(),
     };

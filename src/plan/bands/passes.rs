@@ -2,7 +2,7 @@
 
 use super::{Network, Pass, Statistics};
 use crate::graph::Value;
-use crate::ops::{Conv2d, Op};
+use crate::ops::{Conv2d, Op, Upsampling};
 use std::collections::BTreeSet;
 
 impl Network<'_> {
@@ -12,7 +12,11 @@ impl Network<'_> {
         let grows = |op: &Op| {
             matches!(
                 op,
-                Op::Upsample2x(_) | Op::Conv2d(Conv2d { upsample: true, .. })
+                Op::Upsample2x(_)
+                    | Op::Conv2d(Conv2d {
+                        upsampling: Upsampling::Repeated | Upsampling::Phases,
+                        ..
+                    })
             )
         };
         let found = nodes.filter_map(|(index, node)| match self.needs[index] {

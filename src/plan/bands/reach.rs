@@ -1,6 +1,6 @@
 //! How far the edge of a band reaches into what is computed from it.
 
-use crate::ops::{Conv2d, Op};
+use crate::ops::{Conv2d, Op, Upsampling};
 
 /// Rows of a value at the inner edges of a band that are not those of the whole image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,7 +35,10 @@ impl Edges {
 
     /// Result row `i` is made from rows `i stride - top` to `i stride - top + R - 1`, which must all be good.
     fn filtered(self, conv: &Conv2d) -> Self {
-        let Self { above, below } = if conv.upsample { self.doubled() } else { self };
+        let Self { above, below } = match conv.upsampling {
+            Upsampling::None => self,
+            Upsampling::Repeated | Upsampling::Phases => self.doubled(),
+        };
         let filter = filter_rows(conv);
         let last = (below + filter).saturating_sub(conv.padding.top);
         Self {

@@ -1,7 +1,9 @@
 //! The rules: which operation a node and its operand are together.
 
 use crate::graph::{Node, Value};
-use crate::ops::{Activate, Activation, Axis, Conv2d, Epilogue, GroupNorm, Linear, Op, ScaleShift};
+use crate::ops::{
+    Activate, Activation, Axis, Conv2d, Epilogue, GroupNorm, Linear, Op, ScaleShift, Upsampling,
+};
 
 /// One rule: `node` reads `producer`'s result as operand number `operand`; the answer is the one operation that both are.
 pub(super) struct Rule {
@@ -227,9 +229,11 @@ fn product_residual(node: &Node, operand: usize, producer: &Node) -> Option<Fold
 
 fn upsample_conv2d(node: &Node, operand: usize, producer: &Node) -> Option<Folded> {
     match (&node.op, &producer.op, operand) {
-        (Op::Conv2d(conv), Op::Upsample2x(_), 0) if !conv.upsample && conv.sources == 1 => {
+        (Op::Conv2d(conv), Op::Upsample2x(_), 0)
+            if conv.upsampling == Upsampling::None && conv.sources == 1 =>
+        {
             let conv = Conv2d {
-                upsample: true,
+                upsampling: Upsampling::Repeated,
                 ..conv.clone()
             };
             let inputs = [&producer.inputs, &node.inputs[1..]].concat();

@@ -14,15 +14,7 @@ pub(super) const NAME: &str = "attention over one key";
 /// The graph without attentions over one key whose projected result is added to something.
 pub(super) fn collapse(graph: &Graph) -> Graph {
     let mut nodes: Vec<Option<Node>> = graph.nodes().iter().cloned().map(Some).collect();
-    let mut readers: Vec<Vec<usize>> = vec![vec![]; nodes.len()];
-    for (index, node) in graph.nodes().iter().enumerate() {
-        node.inputs
-            .iter()
-            .for_each(|value| readers[value.index()].push(index));
-    }
-    // A result is read from outside.
-    let outputs = graph.outputs().iter();
-    outputs.for_each(|(_, value)| readers[value.index()].push(usize::MAX));
+    let mut readers = readers(graph);
     for index in 0..nodes.len() {
         if let Some(found) = Found::at(graph, index, &readers) {
             found.rewrite(&mut nodes);
@@ -33,6 +25,18 @@ pub(super) fn collapse(graph: &Graph) -> Graph {
     }
     let left = nodes.into_iter().enumerate();
     renumbered(left.filter_map(|(index, node)| Some((index, node?))), graph)
+}
+
+/// For each node, who reads it: once for each operand, and `usize::MAX` for whoever asks for a result.
+pub(super) fn readers(graph: &Graph) -> Vec<Vec<usize>> {
+    let mut readers: Vec<Vec<usize>> = vec![vec![]; graph.nodes().len()];
+    for (index, node) in graph.nodes().iter().enumerate() {
+        let operands = node.inputs.iter();
+        operands.for_each(|value| readers[value.index()].push(index));
+    }
+    let outputs = graph.outputs().iter();
+    outputs.for_each(|(_, value)| readers[value.index()].push(usize::MAX));
+    readers
 }
 
 /// An attention over one key, with what is made of it.
