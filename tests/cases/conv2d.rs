@@ -183,6 +183,9 @@ pub(super) fn cases() -> Vec<Case> {
         ..SAME
     };
     let wide = conv2d([IMAGES, 18, 19, 1].into(), 5, wide, Epilogue::default());
+    // The large tiles of Hopper GPUs.
+    let large = [(8, 160), (16, 128), (16, 160)]
+        .map(|(w, out)| conv2d([IMAGES, 8, w, 64].into(), out, SAME, Epilogue::default()));
     let joined = [[8, 8], [24, 40], [5, 4], [40, 30], [128, 64]].map(|channels| {
         let x = [IMAGES, 5, 6, channels[0] + channels[1]].into();
         join(conv2d(x, 12, SAME, Epilogue::default()), channels)
@@ -194,6 +197,7 @@ pub(super) fn cases() -> Vec<Case> {
         .chain(fused)
         .chain(upsampled)
         .chain([wide])
+        .chain(large)
         .chain(beside())
         .collect()
 }
