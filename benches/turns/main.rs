@@ -1,6 +1,6 @@
 //! Times work on demand, so that another program can take turns with it: one side of the comparisons of `tools/gpu_check.py`.
 //!
-//! `turns DEVICE [MODEL]` reads a line of JSON and answers with one: `{"list": SET}` with the cases of a set, `{"prepare": WORK}` with a
+//! `turns DEVICE [MODEL [uncut]]` reads a line of JSON and answers with one: `{"list": SET}` with the cases of a set, `{"prepare": WORK}` with a
 //! number, `{"run": NUMBER, "times": K}` with the seconds of each of K runs, `{"clear": true}` forgets all work; `{"error": TEXT}` is the
 //! answer where something cannot be. A run is from the call until its end was seen, on the clock of the host.
 
@@ -40,11 +40,15 @@ fn main() {
         return;
     };
     let model = words.get(1).map(String::as_str);
+    // PyTorch leaves out nothing that follows from other work.
+    let cuts = words.get(2).is_none_or(|word| word != "uncut");
     let served = match device.as_str() {
-        "cpu" => Cpu::new(0, Arc::default()).and_then(|device| serve(device, model, None)),
+        "cpu" => Cpu::new(0, Arc::default())
+            .and_then(|device| serve(device.with_cuts(cuts), model, None)),
         "cuda" => Cuda::gpu(0, Precision::F16, 0, Arc::default())
-            .and_then(|device| serve(device, model, Some(&rate::tensor_cores))),
-        "emulator" => emulator().and_then(|device| serve(device, model, Some(&rate::tensor_cores))),
+            .and_then(|device| serve(device.with_cuts(cuts), model, Some(&rate::tensor_cores))),
+        "emulator" => emulator()
+            .and_then(|device| serve(device.with_cuts(cuts), model, Some(&rate::tensor_cores))),
         other => Err(Error::Device(format!("`{other}` is no device here"))),
     };
     if let Err(error) = served {

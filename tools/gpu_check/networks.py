@@ -1,5 +1,7 @@
 """Phase `networks`: whole UNet calls, steps, decodes and images of Stable Diffusion 1.x at 512 x 512, beside PyTorch eager and compiled.
 
+Ours does all the work that PyTorch does (`uncut`); beside it, and in the same turns, is ours without what follows from other work.
+
 Both sides open one folder of random weights. Ours is held to PyTorch's f32 on it first: a fast wrong answer is no result.
 """
 
@@ -17,6 +19,8 @@ AS_GOOD = 1.5
 # Seconds that are kept for running what got ready.
 RESERVE = 90
 # The names of rows: a call does all its work every time, a step what a sampler's step does.
+# Ours as everyone runs it; "ldm" alone leaves out nothing.
+CUT = "ldm with cuts"
 CALL, STEP = "UNet, {} samples, nothing hoisted", "step with guidance, batch {}"
 
 
@@ -32,7 +36,8 @@ class Networks:
         self.theirs = {mode: Side(f"PyTorch {mode}", [sys.executable, "-W", "ignore", peer, self.torch_device, self.model],
                                   out / f"networks-{mode}.log", environment) for mode in modes}
         self.given_up = {}
-        self.ours = Side("ldm", [binaries / "turns", device, self.model], out / "networks-ldm.log")
+        self.ours = Side("ldm", [binaries / "turns", device, self.model, "uncut"], out / "networks-ldm.log")
+        self.cut = Side(CUT, [binaries / "turns", device, self.model], out / "networks-ldm-with-cuts.log")
         self.rows, self.failed = [], []
 
     def left(self) -> float:
@@ -72,9 +77,10 @@ class Networks:
         row = {"name": name, "units": units, "flops": flops}
         runners = {}
         try:
-            for side in (self.ours, *self.theirs.values()):
+            for side in (self.ours, self.cut, *self.theirs.values()):
                 side.clear()
-            runners["ldm"] = self.ours, self.ours.prepare(work, self.left())["number"]
+            for name_of, side in (("ldm", self.ours), (CUT, self.cut)):
+                runners[name_of] = side, side.prepare(work, self.left())["number"]
             for mode, side in self.theirs.items():
                 if mode in self.given_up:
                     row.setdefault("refused", {})[mode] = self.given_up[mode]
@@ -100,7 +106,7 @@ class Networks:
 
 
 def line(row: dict) -> str:
-    """Milliseconds and rate of ours, then how many times PyTorch's milliseconds are ours."""
+    """Milliseconds and rate of ours, then how many times ours the others' milliseconds are."""
     ours = row["seconds"]["ldm"]["median"]
     others = [f"{mode} {times['median'] * 1e3:.2f} ms ({times['median'] / ours:.2f} x)" for mode, times in row["seconds"].items() if mode != "ldm"]
     tflops = f"{row['flops'] / ours / 1e12:.0f} TFLOP/s, " if row["flops"] else ""
@@ -130,7 +136,7 @@ def run(binaries: Path, device: str, out: Path, cache: Path, deadline: float, sa
             for steps in [2] if brief else [20, 50]:
                 networks.compare(f"image, {steps} steps", {"work": "image", "steps": steps}, 1, max(rounds // 2, 1), 1)
     finally:
-        for side in (networks.ours, *networks.theirs.values()):
+        for side in (networks.ours, networks.cut, *networks.theirs.values()):
             side.stop()
     wrong = [error for error in answer["errors"] if not error["pass"]]
     return answer | {"rows": networks.rows, "failed": networks.failed, "figures": figures(networks.rows, compiled),
