@@ -95,7 +95,7 @@ struct Pixels {
 
 template <class T>
 DEVICE void conv2d(const Pixels<T>& x, const TensorMap& w, const Split& split, const Epilogue<half>& e, const Steps& steps) {
-    product<T>(x, w, split, e, steps);
+    product<T>(x, w, split, e, steps, Unseen());
 }
 
 // ---- entries ----------------------------------------------------------------------------------------------------------------------

@@ -13,42 +13,13 @@
 // Cost         2 m n k FLOPs; reads x once per column of tiles and w once per pair of rows of tiles, mostly from the second-level cache.
 // Measured     not yet run on hardware. A stage is four (two fragments: eight) HGMMA and some forty other instructions of a warp, most of them
 //              of the uniform path: two barriers, the stage's descriptors and its number.
-#include "product_sm90.cuh"
-
-// ---- device helpers ---------------------------------------------------------------------------------------------------------------
-
-// The operand: `[m, columns]`, whose first columns lie in one tensor and the others in another.
-template <class T>
-struct Rows {
-    const TensorMap& first;
-    const TensorMap& second;
-    int columns_first;
-
-    // The first row of a tile.
-    __device__ __forceinline__ int place(int tile) const { return tile * T::BM; }
-    __device__ __forceinline__ int row(int place, int tile_row) const { return place + tile_row; }
-
-    // What comes next.
-    struct At {
-        int row;
-        int column;
-    };
-    __device__ __forceinline__ At begin(int place, int step) const { return At{place, step * DEPTH}; }
-    __device__ __forceinline__ void load(At& at, unsigned char* stage, Barrier* full) const {
-        if (at.column < columns_first) {
-            tensor_load_2d(stage, first, full, at.column, at.row);
-        } else {
-            tensor_load_2d(stage, second, full, at.column - columns_first, at.row);
-        }
-        at.column += DEPTH;
-    }
-};
+#include "rows_sm90.cuh"
 
 // ---- kernel template --------------------------------------------------------------------------------------------------------------
 
 template <class T>
 DEVICE void linear(const Rows<T>& x, const TensorMap& w, const Split& split, const Epilogue<half>& e, const Steps& steps) {
-    product<T>(x, w, split, e, steps);
+    product<T>(x, w, split, e, steps, Unseen());
 }
 
 // ---- entries ----------------------------------------------------------------------------------------------------------------------

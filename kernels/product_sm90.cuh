@@ -154,9 +154,19 @@ DEVICE void release(Barrier* empty) {
     }
 }
 
+// What looks at the rows of A beside the products, and at their sums before they are finished. Most operands ask for nothing.
+struct Unseen {
+    // The warpgroup's rows of a tile's stage number `step`.
+    __device__ __forceinline__ void look(const unsigned char*, int) {}
+    // The tile's last stage was seen. All threads of the warpgroup call.
+    __device__ __forceinline__ void end(unsigned char*) {}
+    // Changes sums of a tile's row.
+    __device__ __forceinline__ void change(int, int, float (&)[COLUMNS_TOGETHER]) const {}
+};
+
 // The warpgroup's sums of one tile.
-template <class T>
-DEVICE void multiply(float (&sum)[T::FRAGMENTS][T::BN / 2], Ring<T>& ring, int steps) {
+template <class T, class Seen>
+DEVICE void multiply(float (&sum)[T::FRAGMENTS][T::BN / 2], Ring<T>& ring, int steps, Seen& seen) {
     const int rows = warpgroup_index() * T::GROUP_ROWS * DEPTH_BYTES;
     int before = 0;
 #pragma unroll 1
@@ -175,6 +185,7 @@ DEVICE void multiply(float (&sum)[T::FRAGMENTS][T::BN / 2], Ring<T>& ring, int s
             }
         }
         wgmma_commit();
+        seen.look(stage + rows, step);
         wgmma_wait<1>();
         if (step > 0) release<T>(ring.empty + before);
         before = ring.slot;
@@ -250,8 +261,8 @@ DEVICE void each_eight_columns(const float (&sum)[T::FRAGMENTS][T::BN / 2], unsi
 
 // The block's tiles of D over its part of K. The block that completes a tile stores its result. `source.place(tile)` is where a tile begins, and
 // `row` of it the row of D that is the tile's row of this number.
-template <class T, class Source>
-DEVICE void product(const Source& source, const TensorMap& w, const Split& split, const Epilogue<half>& e, const Steps& steps) {
+template <class T, class Source, class Seen>
+DEVICE void product(const Source& source, const TensorMap& w, const Split& split, const Epilogue<half>& e, const Steps& steps, Seen seen) {
     SHARED_DYNAMIC_SWIZZLED(shared);
     if (threadIdx.x == 0) {
         Ring<T> ring = ring_of<T>(shared, 0);
@@ -279,12 +290,14 @@ DEVICE void product(const Source& source, const TensorMap& w, const Split& split
 #pragma unroll 1
         for (int turn = first_turn<T>(); turn < work.tiles; turn += turns<T>()) {
             float sum[T::FRAGMENTS][T::BN / 2];
-            multiply<T>(sum, ring, work.steps);
+            multiply<T>(sum, ring, work.steps, seen);
+            seen.end(shared);
             const int tile = turn * T::CLUSTER + rank<T>();
             if (split.partial != nullptr && !add_up<T>(sum, split, shared, tile, work.tiles * T::CLUSTER)) continue;
             const auto place = source.place(tile_down<T>(work, turn));
             const int first_column = turn % work.columns * T::BN;
             each_eight_columns<T>(sum, shared, [&](int row, int column, float(&v)[COLUMNS_TOGETHER]) {
+                seen.change(row, first_column + column, v);
                 finish(e, source.row(place, row), first_column + column, v);
             });
         }

@@ -1,7 +1,7 @@
 //! Matrix products with a weight, and the normalisation before one.
 //!
 //! A product of halves takes the statistics of its rows while they pass, and has the rest of the normalisation in its weights. Where it cannot
-//! (in f32, where rows are not whole vectors, or where a Hopper GPU's own entries multiply), rows are normalised to scratch memory first.
+//! (in f32, or where rows are not whole vectors), rows are normalised to scratch memory first.
 
 use super::product::{self, Factor, Product, Rows, Sources};
 use super::{Argument, Kernel, Layout, Operand, Precision, Recipe, Target, layer_norm};
@@ -32,17 +32,16 @@ pub(super) fn select(
         };
         Product::new(name, sources, factor, &op.epilogue, output)
     };
-    let widths = product::widths(shapes)?;
-    let kernel = product("linear", plain(op))?.kernel(&widths, Some(Rows::Matrix), target)?;
-    let Some(norm) = &op.norm else {
-        return Ok(kernel);
-    };
-    let hopper = |kernel: &Kernel| kernel.launches.iter().any(|l| l.entry.ends_with("_sm90"));
     let aligned = target.precision == Precision::F16 && product::is_aligned(shapes);
-    if aligned && !hopper(&kernel) {
+    if let Some(norm) = op.norm.as_ref().filter(|_| aligned) {
         return product("linear_norm", folded(op))?.normalised(norm.eps, target);
     }
-    after(norm, op, shapes[0], kernel, target)
+    let widths = product::widths(shapes)?;
+    let kernel = product("linear", plain(op))?.kernel(&widths, Some(Rows::Matrix), target)?;
+    match &op.norm {
+        Some(norm) => after(norm, op, shapes[0], kernel, target),
+        None => Ok(kernel),
+    }
 }
 
 /// Which of the node's tensors are weights, and which biases: they take turns.

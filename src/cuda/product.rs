@@ -162,6 +162,9 @@ impl<'a> Product<'a> {
                 ..Kernel::nothing()
             });
         }
+        if let Some(kernel) = self.normalised_sm90(eps, target)? {
+            return Ok(kernel);
+        }
         let tile = self.problem().undivided(target)?;
         let [bias, others @ ..] = self.addends();
         let arguments = [

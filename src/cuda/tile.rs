@@ -148,6 +148,21 @@ impl Problem {
         preferred.or_else(quickest).ok_or_else(|| no_tile(target))
     }
 
+    /// As [`nominal_clocks`](Self::nominal_clocks), of [`undivided`](Self::undivided).
+    pub(super) fn nominal_undivided_clocks(&self, target: &Target) -> f64 {
+        let nominal = self.nominal();
+        let tiles = nominal.tiles(target).filter(|tile| tile.rows >= 64);
+        let quickest = nominal.among(tiles, 1, target);
+        quickest.map_or(f64::INFINITY, |(clocks, _)| clocks)
+    }
+
+    fn nominal(&self) -> Self {
+        Self {
+            images: NOMINAL_IMAGES,
+            ..*self
+        }
+    }
+
     /// The clocks with [`NOMINAL_IMAGES`], by which other kernels are weighed: no end of them if no tile fits.
     pub(super) fn nominal_clocks(&self, target: &Target) -> f64 {
         self.weighed(target)
@@ -156,10 +171,7 @@ impl Problem {
 
     /// The fewest parts that are worth it with [`NOMINAL_IMAGES`], and their clocks.
     fn weighed(&self, target: &Target) -> Option<(f64, usize)> {
-        let nominal = Self {
-            images: NOMINAL_IMAGES,
-            ..*self
-        };
+        let nominal = self.nominal();
         let weighed: Vec<(f64, usize)> = PARTS
             .into_iter()
             .filter(|&parts| parts == 1 || self.k / parts >= SHORTEST_PART)

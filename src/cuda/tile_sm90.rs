@@ -124,7 +124,8 @@ pub(super) struct Cut {
     pub(super) part: usize,
     /// Blocks for each part.
     pub(super) blocks: usize,
-    /// Tiles of the result, those of whole clusters.
+    /// Tiles of the result below each other, and all of them, those of whole clusters.
+    pub(super) tiles_down: usize,
     pub(super) tiles: usize,
 }
 
@@ -132,12 +133,20 @@ impl Problem<'_> {
     /// The cut that should take least time: as few parts as [`NOMINAL_IMAGES`] ask for, and the tile for these parts and the images there are;
     /// with the clocks for the nominal images, by which it is to be compared with other kernels. `None` if no tile fits.
     pub(super) fn cut(&self, target: &Target) -> Option<(Cut, f64)> {
+        self.cut_in(&PARTS, target)
+    }
+
+    /// The same, with all of K to every block.
+    pub(super) fn undivided(&self, target: &Target) -> Option<(Cut, f64)> {
+        self.cut_in(&[1], target)
+    }
+
+    fn cut_in(&self, parts: &[usize], target: &Target) -> Option<(Cut, f64)> {
         let nominal = Problem {
             images: NOMINAL_IMAGES,
             ..*self
         };
-        let weighed: Vec<(f64, usize)> = PARTS
-            .into_iter()
+        let weighed: Vec<(f64, usize)> = (parts.iter().copied())
             .filter(|&parts| parts == 1 || self.steps / parts >= SHORTEST_PART)
             .filter_map(|parts| Some((nominal.quickest(parts, target)?.0, parts)))
             .collect();
@@ -155,6 +164,7 @@ impl Problem<'_> {
             parts,
             part,
             blocks: self.blocks(&tile, parts, target),
+            tiles_down: (self.tiles_down)(tile.rows, self.images),
             tiles: self.pairs(&tile) * CLUSTER,
         };
         Some((cut, clocks))

@@ -125,6 +125,10 @@ fn normalised() -> Vec<Case> {
         (150, 40, 152, Epilogue::default()),
         (713, 40, 45, Epilogue::default()),
         (2, 1032, 24, Epilogue::default()),
+        // The large tiles of Hopper GPUs.
+        (64, 128, 160, Epilogue::default()),
+        (128, 128, 128, Epilogue::default()),
+        (128, 128, 160, Epilogue::default()),
     ];
     let plain = sizes.map(|(rows, channels, out, epilogue)| {
         linear([IMAGES, rows, channels].into(), out, true, epilogue)

@@ -8,6 +8,9 @@ use crate::cuda::kernel::{self, Argument, Kernel, Launch, Operand, Precision, Ta
 use crate::cuda::tensor_map::{Axis, Swizzle, TensorMap};
 use crate::cuda::tile_sm90::{CLUSTER, Cut, DEPTH, Problem};
 
+/// Bytes of what becomes of a normalised row.
+const ROW_SCALE: usize = 2 * size_of::<f32>();
+
 /// What the rows of the first operand are.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cuda) enum Rows {
@@ -130,23 +133,66 @@ impl Product<'_> {
         if target.compute_capability != 90 || !self.brought(operand) {
             return Ok(None);
         }
-        let [images, rows] = self.images_and_rows();
-        let tiles_down = |tile_rows: usize, images: usize| match operand {
-            Rows::Matrix => (images * rows).div_ceil(tile_rows),
-            Rows::Pixels(pixels) => pixels.patch(tile_rows, images).1,
-        };
-        let problem = Problem {
-            images,
-            tiles_down: &tiles_down,
-            n: self.shape.channels(),
-            steps: self.k.div_ceil(DEPTH),
-        };
-        match problem.cut(target) {
+        let tiles_down = self.tiles_down(operand);
+        match self.problem_sm90(&tiles_down).cut(target) {
             Some((cut, clocks)) if clocks <= self.problem().nominal_clocks(target) => {
-                let down = tiles_down(cut.tile.rows, images);
-                self.launches_sm90(operand, &cut, down).map(Some)
+                self.launches_sm90(operand, &cut).map(Some)
             }
             _ => Ok(None),
+        }
+    }
+
+    /// As [`sm90`](Self::sm90), where rows are [normalised](Self::normalised) first.
+    pub(super) fn normalised_sm90(
+        &self,
+        eps: f32,
+        target: &Target,
+    ) -> Result<Option<Kernel>, String> {
+        if target.compute_capability != 90 || !self.brought(Rows::Matrix) {
+            return Ok(None);
+        }
+        let tiles_down = self.tiles_down(Rows::Matrix);
+        let cut = match self.problem_sm90(&tiles_down).undivided(target) {
+            Some((cut, clocks)) if clocks <= self.problem().nominal_undivided_clocks(target) => cut,
+            _ => return Ok(None),
+        };
+        let Cut { tile, .. } = cut;
+        let [bias, others @ ..] = self.addends();
+        let sizes = [cut.tiles_down, self.k.div_ceil(DEPTH), self.k].map(kernel::int);
+        let sizes: Vec<Argument> = sizes.into_iter().collect::<Result<_, _>>()?;
+        let arguments = [
+            &[Argument::Output, self.source(0, &cut, None)?][..],
+            &[self.weight(&cut)?, bias, Argument::Weight(2)],
+            &others,
+            &self.result_sizes()?,
+            &sizes,
+            &self.epilogue_sizes()?,
+            &[Argument::Float(eps)],
+        ];
+        let shared_bytes = tile.shared_bytes() + tile.rows * ROW_SCALE;
+        let launch = self.launch_sm90(&cut, shared_bytes, arguments.concat())?;
+        Ok(Some(Kernel {
+            launches: vec![launch],
+            workspace_bytes: 0,
+            recipes: self.recipes.clone(),
+        }))
+    }
+
+    /// Rows of tiles for so many rows of a tile and images.
+    fn tiles_down(&self, operand: Rows) -> impl Fn(usize, usize) -> usize {
+        let [_, rows] = self.images_and_rows();
+        move |tile_rows, images| match operand {
+            Rows::Matrix => (images * rows).div_ceil(tile_rows),
+            Rows::Pixels(pixels) => pixels.patch(tile_rows, images).1,
+        }
+    }
+
+    fn problem_sm90<'a>(&self, tiles_down: &'a dyn Fn(usize, usize) -> usize) -> Problem<'a> {
+        Problem {
+            images: self.shape.batch(),
+            tiles_down,
+            n: self.shape.channels(),
+            steps: self.k.div_ceil(DEPTH),
         }
     }
 
@@ -162,26 +208,56 @@ impl Product<'_> {
         }
     }
 
-    fn launches_sm90(&self, operand: Rows, cut: &Cut, tiles_down: usize) -> Result<Kernel, String> {
+    /// The source of this number, as a tile is loaded: rows, or pixels in patches.
+    fn source(
+        &self,
+        index: usize,
+        cut: &Cut,
+        pixels: Option<(Pixels, Patch)>,
+    ) -> Result<Argument, String> {
+        let channels = self.sources[index];
+        let map = match pixels {
+            None => matrix(self.shape.rows(), channels, cut.tile.rows),
+            Some((pixels, patch)) => pixels.map(index, self.shape.batch(), channels, patch),
+        };
+        let of = Operand::Input(index);
+        map.map(|map| Argument::Map { of, map })
+    }
+
+    /// The weight, as a block of a cluster loads its share.
+    fn weight(&self, cut: &Cut) -> Result<Argument, String> {
+        let share = cut.tile.columns / CLUSTER;
+        let of = Operand::Weight(0);
+        let map = matrix(self.shape.channels(), pitch(self.k), share);
+        map.map(|map| Argument::Map { of, map })
+    }
+
+    fn launch_sm90(
+        &self,
+        cut: &Cut,
+        shared_bytes: usize,
+        arguments: Vec<Argument>,
+    ) -> Result<Launch, String> {
+        let Cut { tile, .. } = cut;
+        Ok(Launch {
+            entry: format!("{}_f16_{}x{}_sm90", self.name, tile.rows, tile.columns),
+            grid: [count(cut.blocks)?, count(cut.parts)?, 1],
+            shared_bytes: count(shared_bytes)?,
+            arguments,
+        })
+    }
+
+    fn launches_sm90(&self, operand: Rows, cut: &Cut) -> Result<Kernel, String> {
         let Cut { tile, parts, .. } = *cut;
-        let [images, _] = self.images_and_rows();
         let patch = match operand {
             Rows::Matrix => None,
-            Rows::Pixels(pixels) => Some((pixels, pixels.patch(tile.rows, images).0)),
+            Rows::Pixels(pixels) => {
+                let (patch, _) = pixels.patch(tile.rows, self.shape.batch());
+                Some((pixels, patch))
+            }
         };
-        let source = |index: usize| {
-            let channels = self.sources[index];
-            let map = match patch {
-                None => matrix(self.shape.rows(), channels, tile.rows),
-                Some((pixels, patch)) => pixels.map(index, images, channels, patch),
-            };
-            let of = Operand::Input(index);
-            map.map(|map| Argument::Map { of, map })
-        };
-        let weight = Argument::Map {
-            of: Operand::Weight(0),
-            map: matrix(self.shape.channels(), pitch(self.k), tile.columns / CLUSTER)?,
-        };
+        let source = |index: usize| self.source(index, cut, patch);
+        let weight = self.weight(cut)?;
         // Where there is no second source, or none beside the filter, an entry takes a map that it leaves alone.
         let last = self.sources.len() - 1;
         let operands = match operand {
@@ -194,7 +270,7 @@ impl Product<'_> {
                 weight,
             ],
         };
-        let sizes = [tiles_down, self.k.div_ceil(DEPTH), cut.part];
+        let sizes = [cut.tiles_down, self.k.div_ceil(DEPTH), cut.part];
         let own = match patch {
             None => vec![self.sources[0]],
             Some((pixels, patch)) => {
@@ -231,12 +307,7 @@ impl Product<'_> {
             &sizes,
             &self.epilogue_sizes()?,
         ];
-        let launch = Launch {
-            entry: format!("{}_f16_{}x{}_sm90", self.name, tile.rows, tile.columns),
-            grid: [count(cut.blocks)?, count(parts)?, 1],
-            shared_bytes: count(tile.shared_bytes())?,
-            arguments: arguments.concat(),
-        };
+        let launch = self.launch_sm90(cut, tile.shared_bytes(), arguments.concat())?;
         Ok(Kernel {
             launches: vec![launch],
             workspace_bytes,
