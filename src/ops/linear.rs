@@ -156,6 +156,10 @@ impl Operator for Linear {
                 )
             })?;
         }
+        if let Some(norm) = &self.norm {
+            require(self.sources == 1, || "normalises one source".to_owned())?;
+            norm.infer(&[x])?;
+        }
         self.epilogue
             .infer(x.with_channels(self.features()), operands)
     }
