@@ -226,20 +226,22 @@ DEVICE int columns(const Image<T>& in) {
 }
 
 template <class T>
-DEVICE void conv2d(const Split& split, const Image<half>& image, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
+DEVICE void conv2d(const Split& split, const Image<half>& image, const half* w, const Epilogue<half>& e, const ChannelMoments& asked,
+                 int pitch, int k_part) {
     const Image<half> in = own_phase(image);
     AlignedPixels<T> a = aligned_pixels<T>(in, first_row<T>(e.n), static_cast<int>(blockIdx.y) * k_part);
-    product<T>(a, own_weights(w, e.n, pitch), pitch, columns(in), k_part, split, e, PhaseRow{in.out_w, in.out_h * in.out_w == e.rows_per_image});
+    product<T>(a, own_weights(w, e.n, pitch), pitch, columns(in), k_part, split, e, asked, PhaseRow{in.out_w, in.out_h * in.out_w == e.rows_per_image});
 }
 
 template <class T>
-DEVICE void conv2d_any(const Split& split, const Image<half>& image, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
+DEVICE void conv2d_any(const Split& split, const Image<half>& image, const half* w, const Epilogue<half>& e, const ChannelMoments& asked,
+                 int pitch, int k_part) {
     const Image<half> in = own_phase(image);
     Elements<T, PixelElements<half, T::A_PASSES>> a = elements<T, PixelElements<half, T::A_PASSES>>(k_part);
     a.source.in = in;
 #pragma unroll
     for (int i = 0; i < T::A_PASSES; i++) a.source.set(i, first_row<T>(e.n) + copied_row<T>(i));
-    product<T>(a, own_weights(w, e.n, pitch), pitch, columns(in), k_part, split, e, PhaseRow{in.out_w, in.out_h * in.out_w == e.rows_per_image});
+    product<T>(a, own_weights(w, e.n, pitch), pitch, columns(in), k_part, split, e, asked, PhaseRow{in.out_w, in.out_h * in.out_w == e.rows_per_image});
 }
 
 DEVICE void conv2d_f32(const Image<float>& image, const float* w, const Epilogue<float>& e, int pitch) {
@@ -254,7 +256,7 @@ DEVICE void conv2d_f32(const Image<float>& image, const float* w, const Epilogue
 // ---- entries ----------------------------------------------------------------------------------------------------------------------
 
 #define CONV2D_F16                                                                                                                     \
-    half *y, float *partial, int *counters, const half *x, const half *x_second, const half *beside, const half *beside_second, const half *w,        \
+    half *y, float *partial, float *blocks, float *moments, int *counters, const half *x, const half *x_second, const half *beside, const half *beside_second, const half *w,        \
         const float *bias, const half *channels, const float *row, const half *residual, int m, int n, int h, int width,               \
         int channels_first, int channels_second, int channels_beside, int channels_beside_second, int out_h, int out_w, int filter_h,  \
         int filter_w, int stride, int top, int left, int upsample, int pitch, int k_part, int rows_per_image, int channel_rows,        \
@@ -273,14 +275,16 @@ DEVICE void conv2d_f32(const Image<float>& image, const float* w, const Epilogue
             beside, beside_second, channels_beside, channels_beside_second                                                             \
     }
 #define SPLIT Split{partial, counters}
+// Behind the counters of tiles are those of pieces.
+#define MOMENTS ChannelMoments{moments, blocks, counters + gridDim.x, rows_per_image}
 #define EPILOGUE(T) Epilogue<T>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}
 
 // Rows, columns and depth of the tile; stages; warps along rows and columns.
-ENTRY(128, 2, conv2d_f16_128x160, CONV2D_F16) { conv2d<Tile<128, 160, 32, 3, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 2, conv2d_f16_128x128, CONV2D_F16) { conv2d<Tile<128, 128, 32, 3, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 3, conv2d_f16_128x64, CONV2D_F16) { conv2d<Tile<128, 64, 32, 3, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 2, conv2d_f16_64x160, CONV2D_F16) { conv2d<Tile<64, 160, 32, 3, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 4, conv2d_f16_64x64, CONV2D_F16) { conv2d<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 4, conv2d_f16_16x64, CONV2D_F16) { conv2d<Tile<16, 64, 64, 4, 1, 4>>(SPLIT, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 4, conv2d_any_f16_64x64, CONV2D_F16) { conv2d_any<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 2, conv2d_f16_128x160, CONV2D_F16) { conv2d<Tile<128, 160, 32, 3, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(128, 2, conv2d_f16_128x128, CONV2D_F16) { conv2d<Tile<128, 128, 32, 3, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(128, 3, conv2d_f16_128x64, CONV2D_F16) { conv2d<Tile<128, 64, 32, 3, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(128, 2, conv2d_f16_64x160, CONV2D_F16) { conv2d<Tile<64, 160, 32, 3, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(128, 4, conv2d_f16_64x64, CONV2D_F16) { conv2d<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(128, 4, conv2d_f16_16x64, CONV2D_F16) { conv2d<Tile<16, 64, 64, 4, 1, 4>>(SPLIT, IMAGE(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(128, 4, conv2d_any_f16_64x64, CONV2D_F16) { conv2d_any<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
 ENTRY(256, 2, conv2d_f32_64x64, CONV2D_F32) { conv2d_f32(IMAGE(float), w, EPILOGUE(float), pitch); }

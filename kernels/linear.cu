@@ -46,13 +46,15 @@ struct RowElements {
 // ---- kernel template --------------------------------------------------------------------------------------------------------------
 
 template <class T>
-DEVICE void linear(const Split& split, const Rows<half>& x, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
+DEVICE void linear(const Split& split, const Rows<half>& x, const half* w, const Epilogue<half>& e, const ChannelMoments& asked, int pitch,
+                 int k_part) {
     AlignedRows<T> a = aligned_rows<T>(x, first_row<T>(e.n), static_cast<int>(blockIdx.y) * k_part);
-    product<T>(a, w, pitch, x.columns_first + x.columns_second, k_part, split, e, SameRow());
+    product<T>(a, w, pitch, x.columns_first + x.columns_second, k_part, split, e, asked, SameRow());
 }
 
 template <class T>
-DEVICE void linear_any(const Split& split, const Rows<half>& x, const half* w, const Epilogue<half>& e, int pitch, int k_part) {
+DEVICE void linear_any(const Split& split, const Rows<half>& x, const half* w, const Epilogue<half>& e, const ChannelMoments& asked, int pitch,
+                 int k_part) {
     Elements<T, RowElements<half, T::A_PASSES>> a = elements<T, RowElements<half, T::A_PASSES>>(k_part);
     a.source.x = x;
 #pragma unroll
@@ -60,7 +62,7 @@ DEVICE void linear_any(const Split& split, const Rows<half>& x, const half* w, c
         const int wanted = first_row<T>(e.n) + copied_row<T>(i);
         a.source.row[i] = wanted < x.m ? wanted : x.m - 1;
     }
-    product<T>(a, w, pitch, x.columns_first + x.columns_second, k_part, split, e, SameRow());
+    product<T>(a, w, pitch, x.columns_first + x.columns_second, k_part, split, e, asked, SameRow());
 }
 
 DEVICE void linear_f32(const Rows<float>& x, const float* w, const Epilogue<float>& e, int pitch) {
@@ -77,7 +79,7 @@ DEVICE void linear_f32(const Rows<float>& x, const float* w, const Epilogue<floa
 // ---- entries ----------------------------------------------------------------------------------------------------------------------
 
 #define LINEAR_F16                                                                                                                     \
-    half *y, float *partial, int *counters, const half *x, const half *x_second, const half *w, const float *bias, const half *channels,              \
+    half *y, float *partial, float *blocks, float *moments, int *counters, const half *x, const half *x_second, const half *w, const float *bias, const half *channels,              \
         const float *row, const half *residual, int m, int n, int columns_first, int columns_second, int pitch, int k_part,            \
         int rows_per_image, int channel_rows, int activation, int gate
 
@@ -88,16 +90,18 @@ DEVICE void linear_f32(const Rows<float>& x, const float* w, const Epilogue<floa
 
 #define OPERAND(T) Rows<T>{x, x_second, m, columns_first, columns_second}
 #define SPLIT Split{partial, counters}
+// Behind the counters of tiles are those of pieces.
+#define MOMENTS ChannelMoments{moments, blocks, counters + gridDim.x, rows_per_image}
 #define EPILOGUE(T) Epilogue<T>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}
 
 // Rows, columns and depth of the tile; stages; warps along rows and columns.
-ENTRY(128, 2, linear_f16_128x160, LINEAR_F16) { linear<Tile<128, 160, 32, 3, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 2, linear_f16_128x128, LINEAR_F16) { linear<Tile<128, 128, 32, 3, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 3, linear_f16_128x64, LINEAR_F16) { linear<Tile<128, 64, 32, 3, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 2, linear_f16_64x160, LINEAR_F16) { linear<Tile<64, 160, 32, 3, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 4, linear_f16_64x64, LINEAR_F16) { linear<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 4, linear_f16_16x64, LINEAR_F16) { linear<Tile<16, 64, 64, 4, 1, 4>>(SPLIT, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
-ENTRY(128, 4, linear_any_f16_64x64, LINEAR_F16) { linear_any<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), pitch, k_part); }
+ENTRY(128, 2, linear_f16_128x160, LINEAR_F16) { linear<Tile<128, 160, 32, 3, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(128, 2, linear_f16_128x128, LINEAR_F16) { linear<Tile<128, 128, 32, 3, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(128, 3, linear_f16_128x64, LINEAR_F16) { linear<Tile<128, 64, 32, 3, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(128, 2, linear_f16_64x160, LINEAR_F16) { linear<Tile<64, 160, 32, 3, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(128, 4, linear_f16_64x64, LINEAR_F16) { linear<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(128, 4, linear_f16_16x64, LINEAR_F16) { linear<Tile<16, 64, 64, 4, 1, 4>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(128, 4, linear_any_f16_64x64, LINEAR_F16) { linear_any<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
 ENTRY(256, 2, linear_f32_64x64, LINEAR_F32) {
     linear_f32(Rows<float>{x, x_second, m, columns_first, columns_second}, w,
                Epilogue<float>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}, pitch);

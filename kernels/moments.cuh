@@ -44,6 +44,13 @@ DEVICE float squares_around(float mean, const Moments& part) {
     return part.squares + part.count * distance * distance;
 }
 
+// The moments of two parts together, of which one may be empty.
+DEVICE Moments join(const Moments& a, const Moments& b) {
+    const float count = a.count + b.count;
+    const float share = count > 0.0f ? b.count / count : 0.0f, distance = b.mean - a.mean;
+    return {count, a.mean + distance * share, a.squares + b.squares + distance * distance * (a.count * share)};
+}
+
 // The sum of all threads' values; every thread receives the same bits. All threads of the block must call.
 DEVICE float block_sum(float value) {
     SHARED_ARRAY(float, sums, 1024 / WARP);

@@ -11,6 +11,7 @@
 // that neither a copy nor a load of matrices (eight rows, one chunk) finds two of its addresses in one bank.
 #pragma once
 
+#include "channel_moments.cuh"
 #include "epilogue.cuh"
 #include "split.cuh"
 
@@ -189,9 +190,11 @@ DEVICE void multiply(float (&sum)[T::ROWS][T::COLUMNS][4], A& a, Weights<T>& w, 
     sync_block();
 }
 
-// Lays the warp's sums out in rows, sixteen at a time, and gives them away eight columns at a time: `take(row, column, v)`.
-template <class T, class Take>
-DEVICE void each_eight_columns(const float (&sum)[T::ROWS][T::COLUMNS][4], int first_row, int first_column, half* ring, const Take& take) {
+// Lays the warp's sums out in rows, sixteen at a time, and gives them away eight columns at a time: `take(row, column, v, at)`, where `at` is
+// their place in shared memory. `then(rows, i)` comes after the sixteen rows of fragments `i`.
+template <class T, class Take, class Then>
+DEVICE void each_eight_columns(const float (&sum)[T::ROWS][T::COLUMNS][4], int first_row, int first_column, half* ring, const Take& take,
+                               const Then& then) {
     constexpr int EIGHTS = T::WARP_COLUMNS / COLUMNS_TOGETHER;
     float* rows = reinterpret_cast<float*>(ring) + warp_index() * 16 * T::PITCH;
     const int lane = lane_index();
@@ -217,9 +220,46 @@ DEVICE void each_eight_columns(const float (&sum)[T::ROWS][T::COLUMNS][4], int f
             const int row = item / EIGHTS, column = item % EIGHTS * COLUMNS_TOGETHER;
             float v[COLUMNS_TOGETHER];
             load_columns(v, rows + row * T::PITCH + column, true, COLUMNS_TOGETHER);
-            take(first_row + i * 16 + row, first_column + column, v);
+            take(first_row + i * 16 + row, first_column + column, v, rows + row * T::PITCH + column);
         }
         sync_warp();
+        then(rows, i);
+    }
+}
+template <class T, class Take>
+DEVICE void each_eight_columns(const float (&sum)[T::ROWS][T::COLUMNS][4], int first_row, int first_column, half* ring, const Take& take) {
+    each_eight_columns<T>(
+        sum, first_row, first_column, ring, [&](int row, int column, float(&v)[COLUMNS_TOGETHER], float*) { take(row, column, v); },
+        [](const float*, int) {});
+}
+
+// Finishes the tile. Where somebody asks for the moments of what is stored, that goes back to the rows in shared memory, whose columns are then
+// summed; rows of D are then those of the result.
+template <class T, class ResultRow>
+DEVICE void finish_tile(const float (&sum)[T::ROWS][T::COLUMNS][4], half* ring, const Epilogue<half>& e, const ChannelMoments& asked,
+                        const ResultRow& result_row) {
+    constexpr int ROWS = T::THREADS / WARP * 16 * T::PITCH, FRAGMENTS = T::BM / FRAGMENT_ROWS;
+    constexpr bool MOMENTS = T::BM % BLOCK_ROWS == 0;
+    static_assert((ROWS + (MOMENTS ? 2 * FRAGMENTS * T::BN : 0)) * 4 <= T::STAGES * T::STAGE * 2, "rows and moments fit in the ring");
+    float* const means = reinterpret_cast<float*>(ring) + ROWS;
+    const bool wanted = MOMENTS && asked.moments != nullptr;
+    const auto take = [&](int row, int column, float(&v)[COLUMNS_TOGETHER], float* at) {
+        finish(e, result_row(row), column, v);
+        if (!wanted) return;
+#pragma unroll
+        for (int k = 0; k < COLUMNS_TOGETHER; k++) v[k] = stored(v[k]);
+        store_columns(at, v, true, COLUMNS_TOGETHER);
+    };
+    const auto then = [&](const float* rows, int i) {
+        if (!wanted) return;
+        const int down = warp_index() / T::WARPS_N * T::ROWS + i, right = warp_index() % T::WARPS_N * T::WARP_COLUMNS;
+        float* const own = means + down * T::BN + right;
+        fragment_moments(rows, T::PITCH, T::WARP_COLUMNS, own, own + FRAGMENTS * T::BN);
+        sync_warp();
+    };
+    each_eight_columns<T>(sum, first_row<T>(e.n), first_column<T>(e.n), ring, take, then);
+    if constexpr (MOMENTS) {
+        if (wanted) join_tile<T::BM, T::BN>(asked, means, means + FRAGMENTS * T::BN, first_row<T>(e.n), first_column<T>(e.n), e.n);
     }
 }
 
@@ -238,10 +278,11 @@ DEVICE bool add_up(float (&sum)[T::ROWS][T::COLUMNS][4], const Split& split) {
     return true;
 }
 
-// The block's part: its tile of D over its part of K, `k_part` columns of all `k`. The block that completes the tile stores the result.
-// `result_row(row)` is the row of the result that row `row` of D is; a grid along z is of several such products.
+// The block's part: its tile of D over its part of K, `k_part` columns of all `k`. The block that completes the tile stores the result, and
+// its moments if they are asked for. `result_row(row)` is the row of the result that row `row` of D is; a grid along z is of several such products.
 template <class T, class A, class ResultRow>
-DEVICE void product(A& a, const half* w, int pitch, int k, int k_part, const Split& split, const Epilogue<half>& e, const ResultRow& result_row) {
+DEVICE void product(A& a, const half* w, int pitch, int k, int k_part, const Split& split, const Epilogue<half>& e, const ChannelMoments& asked,
+                    const ResultRow& result_row) {
     wait_for_previous_grid();
     let_next_grid_start();
     SHARED_DYNAMIC(shared);
@@ -251,6 +292,5 @@ DEVICE void product(A& a, const half* w, int pitch, int k, int k_part, const Spl
     Weights<T> loader = weights<T>(w, pitch, e.n, first_column<T>(e.n), part * k_part);
     multiply<T>(sum, a, loader, (columns + T::BK - 1) / T::BK, ring);
     if (split.partial != nullptr && !add_up<T>(sum, split)) return;
-    each_eight_columns<T>(sum, first_row<T>(e.n), first_column<T>(e.n), ring,
-                          [&](int row, int column, float(&v)[COLUMNS_TOGETHER]) { finish(e, result_row(row), column, v); });
+    finish_tile<T>(sum, ring, e, asked, result_row);
 }

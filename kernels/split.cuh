@@ -30,11 +30,12 @@ template <int COUNT>
 DEVICE void add_parts(float (&sum)[COUNT], const float* part, size_t step, int parts, int thread, int threads) {
 #pragma unroll
     for (int i = 0; i < COUNT; i++) sum[i] = 0.0f;
+    part += thread * 4;
 #pragma unroll 1
     for (int p = 0; p < parts; p++) {
 #pragma unroll
         for (int i = 0; i < COUNT; i += 4) {
-            const Pack<float> four = load_pack(part + static_cast<size_t>(i) * threads + thread * 4);
+            const Pack<float> four = load_pack(part + static_cast<size_t>(i) * threads);
 #pragma unroll
             for (int e = 0; e < 4; e++) sum[i + e] += four.x[e];
         }

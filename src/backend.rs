@@ -5,7 +5,7 @@
 //! Everything above (sessions, pipelines, the command line) is generic over this trait; everything below knows nothing of models.
 
 use crate::error::Result;
-use crate::graph::{Node, Param};
+use crate::graph::{Graph, Node, Param};
 use crate::ops::{Cost, Op};
 use crate::plan::Place;
 pub use crate::plan::bands::schedule::Transfer;
@@ -121,6 +121,19 @@ pub trait Backend: Sized {
     /// If the device has no kernel for these shapes.
     fn select(&self, node: &Node, inputs: &[Shape]) -> Result<Selection<Self>>;
 
+    /// Lets the kernels of a graph's nodes spare what others of them know already, such as statistics of their operands.
+    ///
+    /// # Errors
+    /// If the device cannot hold what is chosen then.
+    fn link(
+        &self,
+        graph: &Graph,
+        selections: Vec<Selection<Self>>,
+    ) -> Result<Vec<Selection<Self>>> {
+        let _ = graph;
+        Ok(selections)
+    }
+
     /// The weights of a node, whose learnt tensors are `params`, as `kernel` reads them.
     ///
     /// # Errors
@@ -224,7 +237,12 @@ pub struct Selection<B: Backend> {
     pub kernel: B::Kernel,
     /// Bytes of scratch memory while it runs.
     pub workspace_bytes: usize,
+    /// Bytes that it leaves behind its result for those who read that, and that live as long.
+    pub tail_bytes: usize,
 }
+
+/// The rule that a graph's kernels are [linked](Backend::link).
+pub const LINK: &str = "kernels that leave each other what they know";
 
 /// What a node of a program needs of a checkpoint.
 pub struct Load<'a, B: Backend> {

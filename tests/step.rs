@@ -123,6 +123,7 @@ impl Backend for Recorder {
         Ok(Selection {
             kernel: (),
             workspace_bytes: 0,
+            tail_bytes: 0,
         })
     }
 

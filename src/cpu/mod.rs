@@ -148,6 +148,7 @@ impl Backend for Cpu {
         Ok(Selection {
             kernel: (),
             workspace_bytes: workspace * size_of::<f32>(),
+            tail_bytes: 0,
         })
     }
 

@@ -12,6 +12,26 @@ pub(super) fn select(
     output: Shape,
     target: &Target,
 ) -> Result<Kernel, String> {
+    choose(op, inputs, output, target, false)
+}
+
+/// As [`select`], with the moments of the result.
+pub(super) fn with_moments(
+    op: &Conv2d,
+    inputs: &[Shape],
+    output: Shape,
+    target: &Target,
+) -> Result<Kernel, String> {
+    choose(op, inputs, output, target, true)
+}
+
+fn choose(
+    op: &Conv2d,
+    inputs: &[Shape],
+    output: Shape,
+    target: &Target,
+    moments: bool,
+) -> Result<Kernel, String> {
     let image = |shape: Option<&Shape>| shape.and_then(Shape::image).ok_or("takes images");
     let [_, h, w, _] = image(inputs.first())?;
     let [_, mut out_h, mut out_w, _] = image(Some(&output))?;
@@ -34,6 +54,7 @@ pub(super) fn select(
         others,
     };
     let product = Product::new("conv2d", sources, factor(op), &op.epilogue, output)?;
+    let product = product.with_moments(moments);
     let (own, beside) = shapes.split_at(op.sources);
     // Lines and columns of the padded, upsampled image are counted in 32 bits too.
     let [source_h, source_w] = op.source_size([1, h, w, 1]);

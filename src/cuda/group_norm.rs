@@ -11,6 +11,7 @@ pub(super) use image::rows_of_block;
 
 use super::elementwise::{of_channels, pack};
 use super::kernel::{self, Argument, Kernel, Launch, Layout, Recipe, Target};
+use super::moments;
 use crate::ops::{GroupNorm, GroupNormalise, GroupStatistics};
 use crate::tensor::Shape;
 use image::{Choice, Image, SLICE_THREADS, Tile, choose, image};
@@ -61,15 +62,15 @@ const FACTORS: [Argument; 2] = [Argument::Weight(0), Argument::Weight(1)];
 const UNSCALED: [Argument; 3] = [Argument::Null, Argument::Null, Argument::Int(0)];
 const ALONE: [Argument; 2] = [Argument::Input(0), Argument::Null];
 
-pub(super) fn select(
-    op: &GroupNorm,
-    inputs: &[Shape],
-    output: Shape,
-    target: &Target,
-) -> Result<Kernel, String> {
-    kernel::elements(output)?;
-    let (batch, image) = (output.batch(), image(output, op.groups));
-    let (sources, operands) = match &inputs[..op.sources] {
+/// The channels of both operands, those operands, and what scales and shifts them, as entries take them.
+struct Operands {
+    sources: [usize; 2],
+    pointers: [Argument; 2],
+    scale_shift: [Argument; 3],
+}
+
+fn operands(op: &GroupNorm, inputs: &[Shape]) -> Result<Operands, String> {
+    let (sources, pointers) = match &inputs[..op.sources] {
         [x] => ([x.channels(), 0], ALONE),
         [x, beside] => (
             [x.channels(), beside.channels()],
@@ -81,6 +82,68 @@ pub(super) fn select(
         Some(channels) => of_channels(channels, inputs, op.sources)?,
         None => UNSCALED,
     };
+    Ok(Operands {
+        sources,
+        pointers,
+        scale_shift,
+    })
+}
+
+/// The launch for operands behind which their moments lie; `None` where another way is chosen, as one image's shape says.
+pub(super) fn given(
+    op: &GroupNorm,
+    inputs: &[Shape],
+    output: Shape,
+    target: &Target,
+) -> Result<Option<Kernel>, String> {
+    let image = image(output, op.groups);
+    let Operands {
+        sources,
+        pointers,
+        scale_shift,
+    } = operands(op, inputs)?;
+    let packed = sources.iter().all(|c| c.is_multiple_of(pack(target)));
+    let Choice { tile, in_one, .. } = choose(image, packed, target);
+    if in_one || !tile.packed || image.parts(tile) > 1 {
+        return Ok(None);
+    }
+    let tail = |index: usize| match inputs[..op.sources].get(index) {
+        Some(&x) => Argument::InputTail(index, moments::bytes(x)),
+        None => Argument::Null,
+    };
+    let launch = launch(
+        entry("given", op.silu, tile, target),
+        [
+            image.slices(tile, target),
+            image.tiles(tile),
+            output.batch(),
+        ],
+        &[
+            &[Argument::Output],
+            &pointers,
+            &FACTORS,
+            &scale_shift,
+            &[tail(0), tail(1)],
+            &sizes(image, sources, tile)?,
+            &[Argument::Float(op.eps)],
+        ],
+    )?;
+    Ok(Some(Kernel::single(launch, vec![Layout::Vector; 2])))
+}
+
+pub(super) fn select(
+    op: &GroupNorm,
+    inputs: &[Shape],
+    output: Shape,
+    target: &Target,
+) -> Result<Kernel, String> {
+    kernel::elements(output)?;
+    let (batch, image) = (output.batch(), image(output, op.groups));
+    let Operands {
+        sources,
+        pointers,
+        scale_shift,
+    } = operands(op, inputs)?;
     let packed = sources.iter().all(|c| c.is_multiple_of(pack(target)));
     let Choice { tile, in_one, .. } = choose(image, packed, target);
     let tiles = image.tiles(tile);
@@ -90,7 +153,7 @@ pub(super) fn select(
     if in_one {
         let arguments = [
             &[Argument::Output],
-            &operands[..],
+            &pointers[..],
             &FACTORS,
             &scale_shift,
             &sizes,
@@ -108,10 +171,10 @@ pub(super) fn select(
     }];
     let all = [kernel::int(image.pixels)?, kernel::int(slices)?];
     let grid = [slices, tiles, batch];
-    let statistics = [&partials, &operands[..], &sizes];
+    let statistics = [&partials, &pointers[..], &sizes];
     let normalise = [
         &[Argument::Output],
-        &operands[..],
+        &pointers[..],
         &FACTORS,
         &scale_shift,
         &partials,

@@ -110,6 +110,10 @@ pub enum Argument {
         /// Where they lie in it.
         map: TensorMap,
     },
+    /// What lies behind the node's result: so many bytes, which the node leaves for those who read it.
+    Tail(usize),
+    /// What lies behind the operand of this number: so many bytes.
+    InputTail(usize, usize),
     /// So many counters, zero before the launch and after it (`last_to_arrive` of kernels/gpu.cuh).
     Counters(usize),
     /// A pointer to nothing: the entry leaves out what it would read there.
@@ -181,6 +185,8 @@ impl fmt::Display for Argument {
             Self::Weight(index) => write!(f, "w{index}"),
             Self::Workspace { offset, bytes } => write!(f, "scratch@{offset}+{bytes}"),
             Self::Map { of, map } => write!(f, "{}{map}", Self::from(*of)),
+            Self::Tail(bytes) => write!(f, "y+{bytes}"),
+            Self::InputTail(index, bytes) => write!(f, "x{index}+{bytes}"),
             Self::Counters(count) => write!(f, "counters+{count}"),
             Self::Null => write!(f, "-"),
             Self::Int(value) => write!(f, "{value}"),

@@ -7,7 +7,7 @@ use super::table::{self, Element, Entry, Kind};
 use super::{Argument, Cuda, Launch, Precision, Target};
 use crate::backend::Step;
 use crate::error::{Error, Result};
-use crate::plan::Place;
+use crate::plan::{Place, memory};
 use std::sync::Arc;
 
 /// What every address handed to a kernel is a multiple of: the widest access there is.
@@ -20,6 +20,8 @@ const LARGEST_GRID: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
 struct Operand {
     span: Span,
     precision: Precision,
+    /// What lies behind it, of a value.
+    behind: Option<Span>,
 }
 
 /// What the launches of one node act on.
@@ -56,6 +58,7 @@ pub(super) fn calls(
     let weights = weights.map(|(weight, recipe)| Operand {
         span: Span::whole(&weight.0),
         precision: recipe.layout.precision(target.precision),
+        behind: None,
     });
     let arguments = step.kernel.launches.iter().flat_map(|l| &l.arguments);
     let counted = arguments.filter_map(|argument| match argument {
@@ -87,7 +90,13 @@ pub(super) fn calls(
 fn operand(arena: &Arc<dyn Memory>, place: Place, working: Precision) -> Option<Operand> {
     let precision = super::precision(place, working);
     let bytes = place.shape.len() * precision.bytes();
-    Span::new(arena, place.offset, bytes).map(|span| Operand { span, precision })
+    let end = place.offset + bytes.next_multiple_of(memory::ALIGNMENT);
+    let behind = Span::new(arena, end, arena.bytes().saturating_sub(end));
+    Span::new(arena, place.offset, bytes).map(|span| Operand {
+        span,
+        precision,
+        behind,
+    })
 }
 
 fn refused(node: &str, problem: &str) -> Error {
@@ -210,6 +219,17 @@ fn memory(argument: Argument, element: Element, operands: &Operands) -> Result<T
             })?;
             (part, None)
         }
+        Argument::Tail(_) | Argument::InputTail(..) => {
+            let (operand, bytes) = match argument {
+                Argument::InputTail(index, bytes) => (operands.inputs.get(index), bytes),
+                Argument::Tail(bytes) => (Some(&operands.output), bytes),
+                _ => (None, 0),
+            };
+            let behind = operand.ok_or_else(missing)?.behind.as_ref();
+            let tail = behind.and_then(|behind| behind.part(0, bytes));
+            let tail = tail.ok_or_else(|| format!("there are no {bytes} bytes behind it"))?;
+            (tail, Some(Precision::F32))
+        }
         Argument::Counters(count) => {
             let all = operands.counters.as_ref().ok_or_else(missing)?;
             let part = all.part(0, count * size_of::<i32>());
@@ -240,7 +260,10 @@ fn memory(argument: Argument, element: Element, operands: &Operands) -> Result<T
         span,
         written: matches!(
             argument,
-            Argument::Output | Argument::Workspace { .. } | Argument::Counters(_)
+            Argument::Output
+                | Argument::Workspace { .. }
+                | Argument::Tail(_)
+                | Argument::Counters(_)
         ),
         weight: matches!(argument, Argument::Weight(_)),
     })

@@ -14,6 +14,26 @@ pub(super) fn select(
     output: Shape,
     target: &Target,
 ) -> Result<Kernel, String> {
+    choose(op, inputs, output, target, false)
+}
+
+/// As [`select`], with the moments of the result.
+pub(super) fn with_moments(
+    op: &Linear,
+    inputs: &[Shape],
+    output: Shape,
+    target: &Target,
+) -> Result<Kernel, String> {
+    choose(op, inputs, output, target, true)
+}
+
+fn choose(
+    op: &Linear,
+    inputs: &[Shape],
+    output: Shape,
+    target: &Target,
+    moments: bool,
+) -> Result<Kernel, String> {
     let (shapes, others) = inputs
         .split_at_checked(op.sources)
         .filter(|(shapes, _)| !shapes.is_empty())
@@ -37,7 +57,11 @@ pub(super) fn select(
         return product("linear_norm", folded(op))?.normalised(norm.eps, target);
     }
     let widths = product::widths(shapes)?;
-    let kernel = product("linear", plain(op))?.kernel(&widths, Some(Rows::Matrix), target)?;
+    let kernel = product("linear", plain(op))?.with_moments(moments).kernel(
+        &widths,
+        Some(Rows::Matrix),
+        target,
+    )?;
     match &op.norm {
         Some(norm) => after(norm, op, shapes[0], kernel, target),
         None => Ok(kernel),

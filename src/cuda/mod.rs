@@ -21,7 +21,9 @@ pub mod kernel;
 mod launch;
 mod layer_norm;
 mod linear;
+mod link;
 mod memory;
+mod moments;
 mod movement;
 mod pack;
 mod predict;
@@ -41,6 +43,7 @@ pub use driver::gpus;
 pub use emulator::Emulation;
 pub use gpu::Gpu;
 pub use kernel::{Argument, Kernel, Launch, Operand, Precision, Target};
+pub use link::link;
 pub use predict::{Predicted, floor, predict};
 pub use recipe::{Layout, Recipe};
 pub use replay::Replay;
@@ -48,7 +51,7 @@ pub use tuned::{TileSize, Tuned, shape_name, tile_sizes};
 
 use crate::backend::{Backend, Lap, Load, Meter, Selection, Step, Taken, Transfer};
 use crate::error::{Error, Result};
-use crate::graph::{Node, Param};
+use crate::graph::{Graph, Node, Param};
 use crate::ops::Op;
 use crate::plan::Place;
 use crate::plan::fuse::CUTS;
@@ -280,8 +283,24 @@ impl Backend for Cuda {
         })?;
         Ok(Selection {
             workspace_bytes: kernel.workspace_bytes,
+            tail_bytes: 0,
             kernel,
         })
+    }
+
+    fn link(
+        &self,
+        graph: &Graph,
+        selections: Vec<Selection<Self>>,
+    ) -> Result<Vec<Selection<Self>>> {
+        let mut kernels: Vec<Kernel> = selections.into_iter().map(|s| s.kernel).collect();
+        link(graph, &mut kernels, &self.target).map_err(Error::Device)?;
+        let selection = |kernel: Kernel| Selection {
+            workspace_bytes: kernel.workspace_bytes,
+            tail_bytes: kernel.tail_bytes(),
+            kernel,
+        };
+        Ok(kernels.into_iter().map(selection).collect())
     }
 
     fn admit(&self, arena_bytes: usize, loads: &[Load<'_, Self>], weights: &Weights) -> Result<()> {

@@ -6,6 +6,7 @@
 mod sm90;
 
 use super::kernel::{self, Argument, Kernel, Launch, Precision, Recipe, Target};
+use super::moments;
 use super::tile::{Cut, PART, Problem};
 use crate::ops::{Activation, Channels, Epilogue};
 use crate::tensor::Shape;
@@ -37,6 +38,8 @@ pub(super) struct Product<'a> {
     epilogue: &'a Epilogue,
     /// Rows of the table of the epilogue's channels.
     channel_rows: usize,
+    /// Whether the moments of the result are asked for.
+    moments: bool,
 }
 
 /// The left operand of a product: tensors side by side.
@@ -112,6 +115,7 @@ impl<'a> Product<'a> {
             recipes,
             epilogue,
             channel_rows: sources.others.first().map_or(0, Shape::batch),
+            moments: false,
         };
         if product.k == 0 {
             return Err("has no channels to sum over".to_owned());
@@ -121,6 +125,11 @@ impl<'a> Product<'a> {
         }
         kernel::elements([n * phases, pitch(k)].into())?;
         Ok(product)
+    }
+
+    /// The same, and the moments of its result behind it.
+    pub(super) fn with_moments(self, moments: bool) -> Self {
+        Self { moments, ..self }
     }
 
     /// The launches; `sizes` are the entry's own, between those of the result and those of the weight, and `rows` what the copy engine of a
@@ -142,7 +151,7 @@ impl<'a> Product<'a> {
         }
         match target.precision {
             Precision::F16 => match rows.map(|rows| self.sm90(rows, target)).transpose()? {
-                Some(Some(kernel)) => Ok(kernel),
+                Some(Some(kernel)) if !self.moments => Ok(kernel),
                 _ => self.f16(sizes, target),
             },
             Precision::F32 => self.f32(sizes),
@@ -217,11 +226,20 @@ impl<'a> Product<'a> {
         let problem = self.problem();
         let Cut { tile, parts, part } = problem.cut(target)?;
         let tiles = self.tiles([tile.rows, tile.columns])?;
-        let (workspace_bytes, split) =
+        let (mut workspace_bytes, [partial, mut counters]) =
             split(parts, tiles as usize * self.phases, tile.result_bytes());
+        let mut found = [Argument::Null; 2];
+        if self.moments {
+            let (arguments, scratch, more) =
+                moments::arguments(self.shape, tile.columns, workspace_bytes);
+            found = arguments;
+            workspace_bytes += scratch;
+            counters = Argument::Counters(tiles as usize + more);
+        }
         let arguments = [
-            &[Argument::Output][..],
-            &split,
+            &[Argument::Output, partial][..],
+            &found,
+            &[counters],
             &self.pointers,
             &[Argument::Weight(0)],
             &self.addends(),
@@ -253,6 +271,7 @@ impl<'a> Product<'a> {
             n: self.shape.channels(),
             k: self.k,
             aligned: self.sources.iter().all(|c| c.is_multiple_of(EIGHT)),
+            moments: self.moments,
         }
     }
 

@@ -8,7 +8,7 @@
 //! Both are chosen by the model of the time in `cost.rs`, whose constants are planning figures and not measurements.
 
 use super::cost::{Blocks, joined};
-use super::{Precision, Target};
+use super::{Precision, Target, moments};
 
 /// A tile that a block computes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -103,6 +103,8 @@ pub(super) struct Problem {
     pub(super) k: usize,
     /// Whether the rows of the first operand are made of 16-byte pieces.
     pub(super) aligned: bool,
+    /// Whether the tile is to find moments of the result.
+    pub(super) moments: bool,
 }
 
 /// How a product is cut.
@@ -185,11 +187,14 @@ impl Problem {
         worth.next()
     }
 
-    /// The tiles that a block of the device has memory for.
+    /// The tiles that a block of the device has memory for, and that find moments if they are asked for.
     fn tiles(&self, target: &Target) -> impl Iterator<Item = &'static Tile> {
         let tiles = if self.aligned { &ALIGNED[..] } else { &ANY };
         let most = target.shared_bytes_per_block as usize;
-        tiles.iter().filter(move |tile| tile.shared_bytes() <= most)
+        let fits = move |tile: &&Tile| tile.shared_bytes() <= most;
+        let finds = !self.moments;
+        let finds = move |tile: &&Tile| finds || moments::are_found_by(tile.rows);
+        tiles.iter().filter(fits).filter(finds)
     }
 
     /// The tile that the target prefers, if there is such a one.
@@ -319,6 +324,7 @@ mod tests {
             n,
             k,
             aligned: k.is_multiple_of(8),
+            moments: false,
         }
     }
 
@@ -373,6 +379,22 @@ mod tests {
             assert!(2 * tiles * small.parts > target.multiprocessors as usize);
             let one = problem([1, 1280, 1280], 2).cut(&target).unwrap();
             assert_eq!(one.tile.rows, 16);
+        }
+    }
+
+    #[test]
+    fn moments_are_found_by_tiles_of_whole_blocks() {
+        for target in targets() {
+            for n in [4, 8, 64, 1280] {
+                let few = problem([128, n, 2880], 1);
+                let cut = Problem {
+                    moments: true,
+                    ..few
+                }
+                .cut(&target)
+                .unwrap();
+                assert!(cut.tile.rows.is_multiple_of(64), "{n}: {cut:?}");
+            }
         }
     }
 

@@ -52,6 +52,17 @@ impl Plan {
     /// Inputs keep their place for the whole run, so that they may be set once and used by many runs; outputs live to the end. So does what
     /// the body of a [hoisted](hoist::hoist) graph reads of its prologue.
     pub fn new(graph: Graph, element_bytes: usize, workspace_bytes: &[usize]) -> Self {
+        Self::with_tails(graph, element_bytes, workspace_bytes, &[])
+    }
+
+    /// As [`new`](Self::new), where the kernel for node `i` leaves `tail_bytes[i]` bytes behind its result, at the next multiple of
+    /// [`ALIGNMENT`](memory::ALIGNMENT), if there are as many nodes.
+    pub fn with_tails(
+        graph: Graph,
+        element_bytes: usize,
+        workspace_bytes: &[usize],
+        tail_bytes: &[usize],
+    ) -> Self {
         let nodes = graph.nodes();
         let end = nodes.len();
         let roots = roots(&graph);
@@ -63,6 +74,10 @@ impl Plan {
             .enumerate()
             .map(|(index, node)| {
                 let bytes = node.shape.len() * if exact(index) { 4 } else { element_bytes };
+                let bytes = match tail_bytes.get(index) {
+                    Some(&tail) if tail > 0 => bytes.next_multiple_of(memory::ALIGNMENT) + tail,
+                    _ => bytes,
+                };
                 match node.op {
                     Op::Input(_) => Interval {
                         bytes,

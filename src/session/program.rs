@@ -1,6 +1,6 @@
 //! A graph with its kernels and its memory: everything a session is before any weight is read.
 
-use crate::backend::{Backend, Load, Selection};
+use crate::backend::{Backend, LINK, Load, Selection};
 use crate::error::Result;
 use crate::graph::{Graph, Node};
 use crate::plan::{Plan, fuse::fuse, hoist};
@@ -30,12 +30,21 @@ impl<B: Backend> Program<B> {
             true => hoist::hoist(&graph),
             false => graph,
         };
-        let selections = (graph.nodes().iter())
+        let mut selections = (graph.nodes().iter())
             .map(|node| select(backend, &graph, node))
             .collect::<Result<Vec<_>>>()?;
+        if enabled(LINK) {
+            selections = backend.link(&graph, selections)?;
+        }
         let workspaces: Vec<usize> = selections.iter().map(|s| s.workspace_bytes).collect();
-        let plan = Plan::new(graph, backend.element_bytes(), &workspaces);
+        let tails: Vec<usize> = selections.iter().map(|s| s.tail_bytes).collect();
+        let plan = Plan::with_tails(graph, backend.element_bytes(), &workspaces, &tails);
         Ok(Self { plan, selections })
+    }
+
+    /// Whether kernels leave each other more than their results. Then no part of the network can be computed by itself to the same bits.
+    pub fn is_linked(&self) -> bool {
+        self.selections.iter().any(|s| s.tail_bytes > 0)
     }
 
     /// Where everything lies.

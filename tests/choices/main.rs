@@ -13,7 +13,7 @@ mod networks;
 mod predicted;
 mod waves;
 
-use latent_diffusion::cuda::{Kernel, Target, select};
+use latent_diffusion::cuda::{Kernel, Target, link, select};
 use latent_diffusion::models::System;
 use latent_diffusion::models::autoencoder;
 use latent_diffusion::models::config::ModelConfig;
@@ -30,16 +30,18 @@ struct Chosen {
 impl Chosen {
     fn new(graph: Graph, target: &Target) -> Self {
         let graph = hoist(&fuse(graph, |_| true));
-        let kernels: Vec<Kernel> = (graph.nodes().iter())
+        let mut kernels: Vec<Kernel> = (graph.nodes().iter())
             .map(|node| {
                 let inputs: Vec<Shape> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
                 select(&node.op, &inputs, node.shape, target)
                     .unwrap_or_else(|problem| panic!("{}: {problem}", node.name))
             })
             .collect();
+        link(&graph, &mut kernels, target).unwrap();
         let workspaces: Vec<usize> = kernels.iter().map(|k| k.workspace_bytes).collect();
+        let tails: Vec<usize> = kernels.iter().map(Kernel::tail_bytes).collect();
         Self {
-            plan: Plan::new(graph, target.precision.bytes(), &workspaces),
+            plan: Plan::with_tails(graph, target.precision.bytes(), &workspaces, &tails),
             kernels,
         }
     }

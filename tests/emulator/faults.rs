@@ -155,7 +155,7 @@ pub const FAULTS: &[Fault] = &[
     fault("group_norm.cu", "const Pixels slice = {0, pixels};\n    sum_column(column, slice, means, squares, width);\n    sync_block();\n",
         "const Pixels slice = {0, pixels};\n    sum_column(column, slice, means, squares, width);\n",
         SMALL_IMAGE, &["RACE_READ_AFTER_WRITE", "SHARED_UNINITIALISED"]),
-    fault("group_norm.cu", "    sync_block();\n    normalise_column", "    normalise_column",
+    fault("group_norm.cuh", "    sync_block();\n    normalise_column", "    normalise_column",
         LARGE_IMAGE, &["RACE_READ_AFTER_WRITE", "SHARED_UNINITIALISED"]),
     fault("group_norm.cu", "MOST = 512 * Stored", "MOST = 64 * Stored",
         SMALL_IMAGE, &["SHARED_OUT_OF_BOUNDS"]),

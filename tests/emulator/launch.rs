@@ -120,7 +120,11 @@ impl<'a> Memories<'a> {
                 return (self.counters.place().0, count * size_of::<i32>());
             }
             Argument::Null => return (std::ptr::null_mut(), 0),
-            Argument::Map { .. } | Argument::Int(_) | Argument::Float(_) => {
+            Argument::Tail(_)
+            | Argument::InputTail(..)
+            | Argument::Map { .. }
+            | Argument::Int(_)
+            | Argument::Float(_) => {
                 panic!("{argument:?} where memory is expected")
             }
         };

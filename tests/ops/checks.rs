@@ -187,7 +187,12 @@ fn run<B: Backend>(
 }
 
 /// What the definition says, and how far a device may be from it.
-fn definition(case: &Case, weights: &Weights, inputs: &[Tensor], roundoff: f64) -> (Tensor, Bound) {
+pub fn definition(
+    case: &Case,
+    weights: &Weights,
+    inputs: &[Tensor],
+    roundoff: f64,
+) -> (Tensor, Bound) {
     let operator = case.op.operator();
     let params: Vec<Elements> = operator
         .params()

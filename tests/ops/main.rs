@@ -9,6 +9,7 @@ mod cases;
 mod checks;
 mod entries;
 mod hopper;
+mod linked;
 mod random;
 
 use checks::every;

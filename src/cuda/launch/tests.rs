@@ -36,6 +36,7 @@ fn operands() -> Operands {
     let operand = |address, precision| Operand {
         span: memory(address, 64),
         precision,
+        behind: (address == 512).then(|| memory(768, 32)),
     };
     Operands {
         output: operand(256, Precision::F16),
@@ -88,6 +89,14 @@ fn a_launch_that_fits_has_every_address_and_value() {
     assert_eq!(memories, kinds);
 }
 
+#[test]
+fn what_lies_behind_an_operand_is_floats_that_are_read() {
+    let mut launch = launch();
+    launch.arguments[2] = Argument::InputTail(0, 32);
+    let call = checked(&launch).unwrap_or_else(|problem| panic!("{problem}"));
+    assert_eq!(call.words()[2], 768);
+}
+
 /// Changes a launch that fits, and expects a refusal that holds these words.
 fn refused(change: impl Fn(&mut Launch), words: &[&str]) {
     let mut launch = launch();
@@ -110,6 +119,9 @@ fn a_launch_that_does_not_fit_is_refused_by_name() {
     refused(set(0, Argument::Input(0)), &["`y`", "only be read"]);
     refused(set(2, Argument::Int(1)), &["`bias`", "not memory"]);
     refused(set(4, Argument::Float(1.0)), &["`count`", "another type"]);
+    refused(set(2, Argument::InputTail(0, 33)), &["`bias`", "33 bytes"]);
+    refused(set(2, Argument::Tail(8)), &["`bias`", "8 bytes"]);
+    refused(set(3, Argument::InputTail(0, 32)), &["`parts`", "read"]);
     refused(set(3, Argument::Counters(4)), &["`parts`", "integers"]);
     refused(set(6, Argument::Counters(5)), &["`arrived`", "none"]);
     let beyond = Argument::Workspace {

@@ -1,0 +1,102 @@
+//! Products and the group normalisations that read them: where a product can find the moments of what it stores, the normalisation is spared
+//! the launch that would read it all for its statistics.
+//!
+//! Nothing of this is in the graph. Which pairs there are follows from one image's shape: a product that gives moments in one batch gives them
+//! in every batch, so an image's bytes do not depend on its company. Networks that may be computed in bands are left as they are, since a
+//! band's rows are not those in which moments are found.
+
+use super::kernel::{Argument, Kernel, Launch, Precision, Target};
+use super::{conv2d, group_norm, linear, moments};
+use crate::graph::{Graph, Node, Value};
+use crate::ops::{Epilogue, Op};
+use crate::tensor::Shape;
+use std::collections::BTreeSet;
+
+/// Changes the kernels of a graph's nodes so that those which read one another's results spare what can be spared.
+///
+/// # Errors
+/// A sentence, if the device cannot hold what is chosen then.
+pub fn link(graph: &Graph, kernels: &mut [Kernel], target: &Target) -> Result<(), String> {
+    let nodes = graph.nodes();
+    if target.precision != Precision::F16 || nodes.iter().any(|node| has_bands(graph, node, target))
+    {
+        return Ok(());
+    }
+    let shapes = |node: &Node| {
+        node.inputs
+            .iter()
+            .map(|&v| graph.shape(v))
+            .collect::<Vec<_>>()
+    };
+    let mut given = BTreeSet::new();
+    for (index, node) in nodes.iter().enumerate() {
+        let Op::GroupNorm(op) = &node.op else {
+            continue;
+        };
+        let Some(kernel) = group_norm::given(op, &shapes(node), node.shape, target)? else {
+            continue;
+        };
+        let sources = node.inputs[..op.sources].iter();
+        let products: Option<Vec<usize>> = sources
+            .map(|&source| product(graph, kernels, source))
+            .collect();
+        if let Some(products) = products {
+            kernels[index] = kernel;
+            given.extend(products);
+        }
+    }
+    for index in given {
+        let node = &nodes[index];
+        kernels[index] = match &node.op {
+            Op::Linear(op) => linear::with_moments(op, &shapes(node), node.shape, target)?,
+            Op::Conv2d(op) => conv2d::with_moments(op, &shapes(node), node.shape, target)?,
+            _ => continue,
+        };
+    }
+    Ok(())
+}
+
+/// Whether a node is a normalisation that bands of its image could share.
+fn has_bands(graph: &Graph, node: &Node, target: &Target) -> bool {
+    let groups = match &node.op {
+        Op::GroupNorm(op) => op.groups,
+        Op::GroupStatistics(_) | Op::GroupNormalise(_) => return true,
+        _ => return false,
+    };
+    let x = node.inputs.first().map_or(node.shape, |&x| graph.shape(x));
+    group_norm::rows_of_block(groups, x.with_channels(node.shape.channels()), target).is_some()
+}
+
+/// The node that computes `value` and can give its moments; a reshape is what it reshapes.
+fn product(graph: &Graph, kernels: &[Kernel], value: Value) -> Option<usize> {
+    let shape = graph.shape(value);
+    let mut value = value;
+    while let Op::Reshape(_) = graph.node(value).op {
+        value = *graph.node(value).inputs.first()?;
+    }
+    let node = graph.node(value);
+    let epilogue: &Epilogue = match &node.op {
+        Op::Linear(op) if op.norm.is_none() => &op.epilogue,
+        Op::Conv2d(op) => &op.epilogue,
+        _ => return None,
+    };
+    let sizes = |x: Shape| [x.batch(), x.rows(), x.channels()];
+    let alike = sizes(shape) == sizes(node.shape);
+    let kernel = &kernels[value.index()];
+    // Kernels for Hopper GPUs alone find none, and those of phases have no rows of the result side by side. Both are one image's choice.
+    let finds = |launch: &Launch| !launch.entry.ends_with("_sm90") && launch.grid[2] == 1;
+    let finds = kernel.launches.iter().all(finds);
+    (alike && finds && moments::can_be_given(epilogue, node.shape)).then_some(value.index())
+}
+
+impl Kernel {
+    /// Bytes that it leaves behind its result, which live as long.
+    pub fn tail_bytes(&self) -> usize {
+        let arguments = self.launches.iter().flat_map(|launch| &launch.arguments);
+        let tails = arguments.filter_map(|argument| match argument {
+            Argument::Tail(bytes) => Some(*bytes),
+            _ => None,
+        });
+        tails.max().unwrap_or(0)
+    }
+}
