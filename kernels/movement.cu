@@ -1,6 +1,7 @@
 // Elements that only move: no bit of them changes.
 //
 //   concat    rows of a and of b, side by side in rows of y: y[r, offset + c] = a[r, c] for c < width_a, else b[r, c - width_a]
+//   assign    for each pair in its order: to[i] = from[i]; what one pair writes the next may read
 //   upsample  y[n, 2i + k, 2j + l, c] = x[n, i, j, c] for k, l in {0, 1}: nearest neighbour
 //   gather    y[r, :] = table[r * step + row(index[r]), :], an index outside the `rows` taking the nearest: rows of an embedding (step = 0), one
 //             token of each sequence (step = rows = tokens)
@@ -40,6 +41,20 @@ DEVICE void concat(U* y, const U* a, const U* b, int width_a, int width_b, int p
         *to = a[static_cast<size_t>(row) * width_a + column];
     } else {
         *to = b[static_cast<size_t>(row) * width_b + column - width_a];
+    }
+}
+
+// Pairs of an entry; null: there is none.
+#define PAIRS 6
+
+template <typename U>
+DEVICE void assign(U* const (&to)[PAIRS], const U* const (&from)[PAIRS], int count) {
+    wait_for_previous_grid();
+    const int unit = unit_of_thread(count);
+    if (unit < 0) return;
+#pragma unroll
+    for (int pair = 0; pair < PAIRS; pair++) {
+        if (to[pair] != nullptr) to[pair][unit] = from[pair][unit];
     }
 }
 
@@ -83,6 +98,21 @@ ENTRY(256, 6, concat_f32, CONCAT_F32) {
 ENTRY(256, 6, concat_ragged_f32, CONCAT_F32) {
     concat(y, a, b, width_a, width_b, pitch, offset, count);
 }
+
+#define ASSIGN_F16                                                                                                                     \
+    half *to0, half *to1, half *to2, half *to3, half *to4, half *to5, const half *from0, const half *from1, const half *from2,         \
+        const half *from3, const half *from4, const half *from5, int count
+#define ASSIGN_F32                                                                                                                     \
+    float *to0, float *to1, float *to2, float *to3, float *to4, float *to5, const float *from0, const float *from1,                    \
+        const float *from2, const float *from3, const float *from4, const float *from5, int count
+#define VECTORS                                                                                                                        \
+    {vectors(to0), vectors(to1), vectors(to2), vectors(to3), vectors(to4), vectors(to5)},                                              \
+        {vectors(from0), vectors(from1), vectors(from2), vectors(from3), vectors(from4), vectors(from5)}, count
+#define ELEMENTS {to0, to1, to2, to3, to4, to5}, {from0, from1, from2, from3, from4, from5}, count
+ENTRY(256, 6, assign_f16, ASSIGN_F16) { assign<Vector16>(VECTORS); }
+ENTRY(256, 6, assign_ragged_f16, ASSIGN_F16) { assign<half>(ELEMENTS); }
+ENTRY(256, 6, assign_f32, ASSIGN_F32) { assign<Vector16>(VECTORS); }
+ENTRY(256, 6, assign_ragged_f32, ASSIGN_F32) { assign<float>(ELEMENTS); }
 
 #define UPSAMPLE_F16 half* y, const half* x, int image_width, int channels, int count
 #define UPSAMPLE_F32 float* y, const float* x, int image_width, int channels, int count

@@ -217,7 +217,14 @@ impl Graph {
             (Op::Input(_), _) => self
                 .nodes
                 .iter()
-                .any(|later| matches!(later.op, Op::Assign(_)) && later.inputs[0] == value)
+                .filter(|later| matches!(later.op, Op::Assign(_)))
+                .any(|later| {
+                    later
+                        .inputs
+                        .iter()
+                        .step_by(2)
+                        .any(|target| *target == value)
+                })
                 .then_some(&*node.name),
             _ => None,
         }

@@ -184,8 +184,11 @@ fn is_wide(weight: &TensorView) -> bool {
 }
 
 fn run_step(arena: &mut Arena, step: &Step<Cpu>) -> Result<()> {
-    if let (Op::Assign(_), [_, value]) = (&step.op, &step.inputs[..]) {
-        return arena.copy(*value, step.output);
+    if let Op::Assign(_) = &step.op {
+        let (pairs, _) = step.inputs.as_chunks();
+        return pairs
+            .iter()
+            .try_for_each(|[target, value]| arena.copy(*value, *target));
     }
     let Views {
         inputs,

@@ -7,6 +7,7 @@ use super::table::{self, Element, Entry, Kind};
 use super::{Argument, Cuda, Launch, Precision, Target};
 use crate::backend::Step;
 use crate::error::{Error, Result};
+use crate::ops::Op;
 use crate::plan::{Place, memory};
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ struct Operand {
 struct Operands {
     output: Operand,
     inputs: Vec<Operand>,
+    /// Every second input, from the first on, is a target and may be written.
+    assigned: bool,
     weights: Vec<Operand>,
     workspace: Option<Span>,
     counters: Option<Span>,
@@ -71,6 +74,7 @@ pub(super) fn calls(
             .transpose()?,
         output: place(&step.output)?,
         inputs: step.inputs.iter().map(place).collect::<Result<_>>()?,
+        assigned: matches!(step.op, Op::Assign(_)),
         weights: weights.collect(),
         workspace: workspace.transpose()?,
     };
@@ -258,13 +262,14 @@ fn memory(argument: Argument, element: Element, operands: &Operands) -> Result<T
     }
     Ok(Touched {
         span,
-        written: matches!(
-            argument,
+        written: match argument {
             Argument::Output
-                | Argument::Workspace { .. }
-                | Argument::Tail(_)
-                | Argument::Counters(_)
-        ),
+            | Argument::Workspace { .. }
+            | Argument::Tail(_)
+            | Argument::Counters(_) => true,
+            Argument::Input(index) => operands.assigned && index % 2 == 0,
+            _ => false,
+        },
         weight: matches!(argument, Argument::Weight(_)),
     })
 }

@@ -90,21 +90,24 @@ pub(super) fn concat(
     Ok(kernel)
 }
 
-/// The value, where the target lies: that is the result's place too.
-pub(super) fn assign(output: Shape, target: &Target) -> Result<Kernel, String> {
-    let unit = Unit::of("concat", &[output.len()], target);
-    let length = unit.int(output.len())?;
-    let arguments = vec![
-        Argument::Output,
-        Argument::Input(1),
-        Argument::Null,
-        length,
-        Argument::Int(0),
-        length,
-        Argument::Int(0),
-    ];
-    let launch = unit.launch(arguments, output.len())?;
-    Ok(Kernel::single(launch, vec![]))
+/// Pairs of target and value that one launch takes.
+const PAIRS: usize = 6;
+
+/// The values, where their targets lie, of which the first is the result's place too.
+pub(super) fn assign(inputs: &[Shape], output: Shape, target: &Target) -> Result<Kernel, String> {
+    let mut kernel = Kernel::nothing();
+    for first in (0..inputs.len() / 2).step_by(PAIRS) {
+        let unit = Unit::of("assign", &[output.len()], target);
+        let operand = |index: usize| match index < inputs.len() {
+            true => Argument::Input(index),
+            false => Argument::Null,
+        };
+        let pairs = first..first + PAIRS;
+        let [targets, values] = [0, 1].map(|side| pairs.clone().map(move |pair| 2 * pair + side));
+        let arguments = targets.chain(values).map(operand).collect();
+        kernel.launches.push(unit.launch(arguments, output.len())?);
+    }
+    Ok(kernel)
 }
 
 pub(super) fn upsample(inputs: &[Shape], output: Shape, target: &Target) -> Result<Kernel, String> {

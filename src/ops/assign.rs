@@ -1,6 +1,6 @@
 //! An input's next value: how one run leaves its result where the next one finds it.
 
-use super::{Cost, Op, Operator, Slice, exactly, require};
+use super::{Cost, Op, Operator, Slice, require};
 use crate::error::{Error, Result as CrateResult};
 use crate::graph::{Graph, Value};
 use crate::tensor::Shape;
@@ -9,6 +9,9 @@ use crate::tensor::Shape;
 /// begins with it; a sampler's state needs no way through the host.
 ///
 /// What reads the old value must come before, and [`Graph::push`] refuses to append a reader of it after.
+///
+/// Of several pairs of target and value, all of one shape, which the fusion pass makes of assignments that follow one another, the result is the
+/// first target's new value; the others are given theirs, in their order, by the device that [runs](crate::backend::Backend::run) the operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Assign;
 
@@ -35,17 +38,24 @@ impl Graph {
 
 impl Operator for Assign {
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let [target, value] = exactly(inputs)?;
-        require(target == value, || {
-            format!("{value} does not fit the target {target}")
+        let [target, rest @ ..] = inputs else {
+            return Err("takes a target and a value".to_owned());
+        };
+        require(rest.len() % 2 == 1, || {
+            format!("takes pairs of operands, not {}", inputs.len())
         })?;
-        Ok(target)
+        for value in rest {
+            require(target == value, || {
+                format!("{value} does not fit the target {target}")
+            })?;
+        }
+        Ok(*target)
     }
 
-    fn cost(&self, _: &[Shape], output: Shape) -> Cost {
+    fn cost(&self, inputs: &[Shape], output: Shape) -> Cost {
         Cost {
             flops: 0,
-            activations: 2 * output.len() as u64,
+            activations: (inputs.len() * output.len()) as u64,
             parameters: 0,
         }
     }

@@ -6,11 +6,12 @@
 //! stands where the later of the two stood, so all operands exist; no pair is folded over an assignment, which would change what it reads,
 //! and nothing that is [computed once](super::hoist) into what is computed at every run.
 //!
-//! Rules that change other than two nodes have files of their own: [`single_key`], [`one_source`] and [`beside`] go first, [`phases`] and [`pair`]
-//! last.
+//! Rules that change other than two nodes have files of their own: [`single_key`], [`one_source`] and [`beside`] go first, [`phases`], [`pair`] and
+//! [`assignments`] last.
 //!
 //! A fused operation is defined by its parts: its `eval` is their composition, and `fused == unfused` is tested for every model.
 
+mod assignments;
 mod beside;
 mod one_source;
 mod pair;
@@ -33,7 +34,8 @@ pub const CUTS: [&str; 4] = [single_key::NAME, pair::NAME, phases::NAME, hoist::
 /// The names of the rules.
 pub fn rules() -> impl Iterator<Item = &'static str> {
     let first = [single_key::NAME, one_source::NAME, beside::NAME];
-    let whole = first.into_iter().chain([phases::NAME, pair::NAME]);
+    let last = [phases::NAME, pair::NAME, assignments::NAME];
+    let whole = first.into_iter().chain(last);
     whole.chain(RULES.iter().map(|rule| rule.name))
 }
 
@@ -83,14 +85,15 @@ pub fn fuse(mut graph: Graph, enabled: impl Fn(&str) -> bool) -> Graph {
         nodes.iter_mut().flatten().for_each(phases::fold);
     }
     let left = nodes.into_iter().enumerate();
-    let fused = renumbered(
-        left.filter_map(|(index, node)| Some((index, node?))),
-        &graph,
-    );
-    match enabled(pair::NAME) {
-        true => pair::share(&fused),
-        false => fused,
+    let left = left.filter_map(|(index, node)| Some((index, node?)));
+    let mut fused = renumbered(left, &graph);
+    if enabled(pair::NAME) {
+        fused = pair::share(&fused);
     }
+    if enabled(assignments::NAME) {
+        fused = assignments::join(&fused);
+    }
+    fused
 }
 
 /// The first rule that fits node `index`, with the operand's index it would swallow.
@@ -143,8 +146,8 @@ mod tests {
         let a = g.scope("first", |g| g.linear(pair, 4, true)).unwrap();
         let b = g.input("b", [2, 4, 8, 4]);
         let x = g.concat(&[a, b], Axis::Channels).unwrap();
-        let time = g.input("time", [2, 8]);
-        let time = g.scope("embed", |g| g.linear(time, 8, true)).unwrap();
+        let time_in = g.input("time", [2, 8]);
+        let time = g.scope("embed", |g| g.linear(time_in, 8, true)).unwrap();
         let time = g.activate(time, Activation::QuickGelu).unwrap();
         let scales = g.input("scales", [2, 16]);
         let h = g.scope("norm", |g| g.group_norm(x, 4, 1e-5)).unwrap();
@@ -184,6 +187,9 @@ mod tests {
         let h = g.attention(qkv, 2, false).unwrap();
         let y = g.add(y, h).unwrap();
         g.output("y", y);
+        let before = g.input("before", [2, 8]);
+        let kept = g.assign(before, time_in).unwrap();
+        g.assign(time_in, kept).unwrap();
         g
     }
 
@@ -217,6 +223,8 @@ mod tests {
                 "linear",
                 "attention",
                 "add",
+                "input",
+                "assign",
             ]
         );
         let output = fused.outputs()[0].1;

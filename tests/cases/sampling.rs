@@ -43,6 +43,9 @@ pub(super) fn cases() -> Vec<Case> {
         all.push(case(format!("{shape:?}"), CountNotFinite, vec![x]));
         let operands = vec![Operand::normal(shape); 2];
         all.push(case(format!("{shape:?}"), Assign, operands));
+        // More than a launch takes.
+        let operands = vec![Operand::normal(shape); 2 * 7];
+        all.push(case(format!("{shape:?}, seven at once"), Assign, operands));
         let operands = vec![Operand::normal(shape); 3];
         all.push(case(format!("{shape:?}"), Blend, operands));
     }
