@@ -2,6 +2,8 @@
 //
 //   y[n, i, j, o] = epilogue(sum_{r, s, c} x[n, i stride + r - top, j stride + s - left, c] w[o, r, s, c] + sum_c beside[n, i, j, c] v[o, c])
 //
+// In phases (grid z of 4) as conv2d.cu says: out_h and out_w are those of one phase, and w has the phases' rows one after another (Layout::Phases).
+//
 // where x is zero outside the image: what a box has there is loaded as zero. A tile's rows are the pixels of a box of the result, so those of
 // its A for one tap and 64 channels are a box of x, every `stride`-th pixel of it.
 //
@@ -10,8 +12,8 @@
 //              there are none); w [n, pitch] by a map with boxes of 64 columns and a block's share of the rows (along a row taps and within a tap
 //              channels, then v: Layout::Matrix, Layout::Beside); the others as in linear_sm90.cu.
 // Arithmetic   products exact, f32 sums by wgmma in steps of 16 along K, which runs over taps and within a tap over channels, then over the channels beside.
-// Launch       as linear_sm90.cu.
-// Requirements all numbers of channels are multiples of 64; no upsampling. 2^columns by 2^rows pixels are no more than a tile's rows; the tiles
+// Launch       as linear_sm90.cu, and z: the phases.
+// Requirements all numbers of channels are multiples of 64; no upsampling but in phases. 2^columns by 2^rows pixels are no more than a tile's rows; the tiles
 //              below each other are the images' boxes, across first. src/cuda/product/sm90.rs sees to all of them.
 // Cost         2 m n k FLOPs with k = filter_h filter_w channels; x is read once per tap and column of tiles, w once per pair of rows of tiles.
 // Measured     not yet run on hardware. The loop of one stage is that of linear_sm90.cu.
@@ -39,6 +41,8 @@ struct Pixels {
     int columns;    // log2 of the pixels of a tile side by side
     int rows;       // log2 of those below each other; a tile goes on in the next image
 
+    __device__ __forceinline__ static int phase() { return static_cast<int>(blockIdx.z); }
+
     // The first pixel of a tile.
     struct Place {
         int image;
@@ -54,7 +58,9 @@ struct Pixels {
     __device__ __forceinline__ int row(const Place& place, int tile_row) const {
         const int x = place.x + (tile_row & ((1 << columns) - 1)), y = place.y + (tile_row >> columns & ((1 << rows) - 1));
         const int image = place.image + (tile_row >> columns >> rows);
-        return x < out_w && y < out_h ? (image * out_h + y) * out_w + x : 0x7fffffff;
+        if (x >= out_w || y >= out_h) return 0x7fffffff;
+        if (gridDim.z == 1) return (image * out_h + y) * out_w + x;
+        return ((image * out_h + y) * 2 + phase() / 2) * 2 * out_w + x * 2 + phase() % 2;
     }
 
     // The tile's first pixel, and what comes next: a tap and a channel, behind the last tap the channels beside.
@@ -79,7 +85,7 @@ struct Pixels {
         }
         const bool more = at.channel >= channels_first;
         const TensorMap& map = more ? second : first;
-        const int x = at.place.x * stride + at.tap_x - left, y = at.place.y * stride + at.tap_y - top;
+        const int x = at.place.x * stride + at.tap_x - left + phase() % 2, y = at.place.y * stride + at.tap_y - top + phase() / 2;
         tensor_load_4d(stage, map, full, at.channel - (more ? channels_first : 0), x, y, at.place.image);
         at.channel += DEPTH;
         if (at.channel < channels) return;

@@ -68,10 +68,12 @@ struct Steps {
     int part;
 };
 
-// What a block computes: tiles of the result, `columns` of them side by side, and of each the steps of 64 columns of A and W from `first` on.
+// What a block computes: tiles of the result, `columns` of them side by side with W from `row` on, and of each the steps of 64 columns of A and W
+// from `first` on. A grid along z is of several products, whose weights lie one below the other.
 struct Work {
     int tiles;
     int columns;
+    int row;
     int first;
     int steps;
 };
@@ -81,6 +83,7 @@ template <class T>
 DEVICE Work work_of_block(int n, const Steps& steps) {
     Work work;
     work.columns = (n + T::BN - 1) / T::BN;
+    work.row = static_cast<int>(blockIdx.z) * n;
     work.tiles = (steps.tiles_down + T::CLUSTER - 1) / T::CLUSTER * work.columns;
     work.first = static_cast<int>(blockIdx.y) * steps.part;
     work.steps = min(steps.part, steps.all - work.first);
@@ -119,7 +122,7 @@ DEVICE void load_stages(unsigned char* shared, const Source& source, const Tenso
     const int early = first_turn<T>() < work.tiles ? min(T::STAGES, work.steps) : 0;
 #pragma unroll 1
     for (int step = 0; step < early; step++) {
-        load_weights(ahead, w, first_turn<T>() % work.columns * T::BN, work.first + step);
+        load_weights(ahead, w, work.row + first_turn<T>() % work.columns * T::BN, work.first + step);
         advance(ahead);
     }
     wait_for_previous_grid();
@@ -127,7 +130,7 @@ DEVICE void load_stages(unsigned char* shared, const Source& source, const Tenso
 #pragma unroll 1
     for (int turn = first_turn<T>(); turn < work.tiles; turn += turns<T>()) {
         auto at = source.begin(source.place(tile_down<T>(work, turn)), work.first);
-        const int row = turn % work.columns * T::BN;
+        const int row = work.row + turn % work.columns * T::BN;
 #pragma unroll 1
         for (int step = 0; step < work.steps; step++, loaded++) {
             if (loaded >= early) {
@@ -292,8 +295,8 @@ DEVICE void product(const Source& source, const TensorMap& w, const Split& split
             float sum[T::FRAGMENTS][T::BN / 2];
             multiply<T>(sum, ring, work.steps, seen);
             seen.end(shared);
-            const int tile = turn * T::CLUSTER + rank<T>();
-            if (split.partial != nullptr && !add_up<T>(sum, split, shared, tile, work.tiles * T::CLUSTER)) continue;
+            const int tiles = work.tiles * T::CLUSTER, tile = static_cast<int>(blockIdx.z) * tiles + turn * T::CLUSTER + rank<T>();
+            if (split.partial != nullptr && !add_up<T>(sum, split, shared, tile, tiles * static_cast<int>(gridDim.z))) continue;
             const auto place = source.place(tile_down<T>(work, turn));
             const int first_column = turn % work.columns * T::BN;
             each_eight_columns<T>(sum, shared, [&](int row, int column, float(&v)[COLUMNS_TOGETHER]) {

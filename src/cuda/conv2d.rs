@@ -74,7 +74,7 @@ fn choose(
     let sizes: Vec<Argument> = (sizes.into_iter().map(kernel::int)).collect::<Result<_, _>>()?;
     let image = [kernel::int(h)?, kernel::int(w)?];
     let [own, beside] = [product::widths(own)?, product::widths(beside)?];
-    let rows = (op.upsampling == Upsampling::None).then_some(Rows::Pixels(Pixels {
+    let rows = (op.upsampling != Upsampling::Repeated).then_some(Rows::Pixels(Pixels {
         own: op.sources,
         image: [h, w],
         output: [out_h, out_w],

@@ -106,6 +106,8 @@ impl Tile {
 pub(super) struct Problem<'a> {
     /// In the batch.
     pub(super) images: usize,
+    /// Products of this size, each with a weight of its own.
+    pub(super) phases: usize,
     /// Rows of tiles for so many rows of a tile and images.
     pub(super) tiles_down: &'a dyn Fn(usize, usize) -> usize,
     /// Columns of the result.
@@ -122,9 +124,9 @@ pub(super) struct Cut {
     pub(super) parts: usize,
     /// Steps of each but the last.
     pub(super) part: usize,
-    /// Blocks for each part.
+    /// Blocks for each part of each phase.
     pub(super) blocks: usize,
-    /// Tiles of the result below each other, and all of them, those of whole clusters.
+    /// Tiles of a phase's result below each other, and all of them, those of whole clusters.
     pub(super) tiles_down: usize,
     pub(super) tiles: usize,
 }
@@ -186,14 +188,16 @@ impl Problem<'_> {
     /// Blocks for each part: as few as take no more turns than all that the device holds at once.
     fn blocks(&self, tile: &Tile, parts: usize, target: &Target) -> usize {
         let held = target.multiprocessors as usize * tile.at_once / CLUSTER;
-        let turns = self.pairs(tile).div_ceil((held / parts).max(1));
+        let held = held / (parts * self.phases);
+        let turns = self.pairs(tile).div_ceil(held.max(1));
         self.pairs(tile).div_ceil(turns) * CLUSTER
     }
 
     /// The clocks this may take: those of its tiles, and what it costs to add up the parts. What comes from memory is the same for all tiles.
     fn clocks(&self, tile: &Tile, parts: usize, target: &Target) -> f64 {
         let depth = (self.steps.div_ceil(parts) * DEPTH) as f64;
-        let blocks = tile.blocks(self.pairs(tile) * CLUSTER * parts, depth);
+        let count = self.pairs(tile) * CLUSTER * parts * self.phases;
+        let blocks = tile.blocks(count, depth);
         blocks.clocks(target) + joined(parts, tile.result_bytes())
     }
 }
@@ -240,6 +244,7 @@ mod tests {
     fn cut([rows, n, k]: [usize; 3], images: usize, target: &Target) -> (Cut, f64) {
         let problem = Problem {
             images,
+            phases: 1,
             tiles_down: &|tile_rows, images| (images * rows).div_ceil(tile_rows),
             n,
             steps: k.div_ceil(DEPTH),

@@ -190,6 +190,7 @@ impl Product<'_> {
     fn problem_sm90<'a>(&self, tiles_down: &'a dyn Fn(usize, usize) -> usize) -> Problem<'a> {
         Problem {
             images: self.shape.batch(),
+            phases: self.phases,
             tiles_down,
             n: self.shape.channels(),
             steps: self.k.div_ceil(DEPTH),
@@ -228,7 +229,7 @@ impl Product<'_> {
     fn weight(&self, cut: &Cut) -> Result<Argument, String> {
         let share = cut.tile.columns / CLUSTER;
         let of = Operand::Weight(0);
-        let map = matrix(self.shape.channels(), pitch(self.k), share);
+        let map = matrix(self.phases * self.shape.channels(), pitch(self.k), share);
         map.map(|map| Argument::Map { of, map })
     }
 
@@ -241,7 +242,7 @@ impl Product<'_> {
         let Cut { tile, .. } = cut;
         Ok(Launch {
             entry: format!("{}_f16_{}x{}_sm90", self.name, tile.rows, tile.columns),
-            grid: [count(cut.blocks)?, count(cut.parts)?, 1],
+            grid: [count(cut.blocks)?, count(cut.parts)?, count(self.phases)?],
             shared_bytes: count(shared_bytes)?,
             arguments,
         })
@@ -297,7 +298,7 @@ impl Product<'_> {
         };
         let sizes = sizes.into_iter().chain(own).map(kernel::int);
         let sizes: Vec<Argument> = sizes.collect::<Result<_, _>>()?;
-        let (workspace_bytes, split) = split(parts, cut.tiles, tile.result_bytes());
+        let (workspace_bytes, split) = split(parts, cut.tiles * self.phases, tile.result_bytes());
         let arguments = [
             &[Argument::Output][..],
             &split,
