@@ -56,7 +56,7 @@ const LARGE_IMAGE: &str = "group_norm: [3, 23, 25, 120], 8 groups + silu";
 /// Several tiles of keys, the last cut short.
 pub const LONG: &str = "attention: 40 on 700, 2 heads of 24, deviation 1";
 /// Several blocks of queries, the last cut short.
-const WIDE: &str = "attention: 300 on 77, 3 heads of 40, deviation 1";
+const WIDE: &str = "attention: 130 on 65, 2 heads of 56, deviation 1";
 const LARGE_HEAD: &str = "attention: 5 on 77, 1 heads of 384, deviation 1";
 
 #[rustfmt::skip]
