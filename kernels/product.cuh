@@ -245,10 +245,12 @@ DEVICE void finish_tile(const float (&sum)[T::ROWS][T::COLUMNS][4], half* ring, 
     const bool wanted = MOMENTS && asked.moments != nullptr;
     const auto take = [&](int row, int column, float(&v)[COLUMNS_TOGETHER], float* at) {
         finish(e, result_row(row), column, v);
-        if (!wanted) return;
+        if constexpr (MOMENTS) {
+            if (!wanted) return;
 #pragma unroll
-        for (int k = 0; k < COLUMNS_TOGETHER; k++) v[k] = stored(v[k]);
-        store_columns(at, v, true, COLUMNS_TOGETHER);
+            for (int k = 0; k < COLUMNS_TOGETHER; k++) v[k] = stored(v[k]);
+            store_columns(at, v, true, COLUMNS_TOGETHER);
+        }
     };
     const auto then = [&](const float* rows, int i) {
         if (!wanted) return;

@@ -95,11 +95,11 @@ fn stacked() -> Vec<Case> {
             let x = [IMAGES, rows, channels].into();
             let mut case = linear(x, outs[0], bias, Epilogue::default());
             if let Op::Linear(op) = &mut case.op {
-                let map = |out: usize| Affine {
-                    weight: param(&format!("{out}.weight"), [out, channels]),
-                    bias: bias.then(|| param(&format!("{out}.bias"), [out])),
+                let map = |(number, &out): (usize, &usize)| Affine {
+                    weight: param(&format!("{number}.weight"), [out, channels]),
+                    bias: bias.then(|| param(&format!("{number}.bias"), [out])),
                 };
-                op.stacked = outs[1..].iter().map(|&out| map(out)).collect();
+                op.stacked = outs.iter().enumerate().skip(1).map(map).collect();
             }
             case.name += &format!(" and {:?} stacked", &outs[1..]);
             case
