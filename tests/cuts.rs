@@ -1,4 +1,4 @@
-//! Cuts leave out what follows from other work, and change no bit.
+//! What both calls of guidance share is computed once, and no bit changes. (Upsampling in phases rounds folded weights: `tests/ops` holds it to a bound.)
 
 #[allow(dead_code, reason = "the benchmarks use the rest")]
 #[path = "cases/networks.rs"]
