@@ -26,18 +26,19 @@ pub struct Loaded {
     _sources: TempDir,
 }
 
-/// The C++ compiler; `None` where there is none.
-pub fn compiler() -> Option<&'static OsString> {
-    static FOUND: OnceLock<Option<OsString>> = OnceLock::new();
+/// The C++ compiler. Where there is none these tests are ignored.
+fn compiler() -> &'static OsString {
+    static FOUND: OnceLock<OsString> = OnceLock::new();
     let find = || {
         let named = env::var_os("CXX").into_iter();
         let mut names = named.chain(["c++", "g++", "clang++"].map(OsString::from));
-        names.find(|name| {
+        let found = names.find(|name| {
             let answer = Command::new(name).arg("--version").output();
             answer.is_ok_and(|answer| answer.status.success())
-        })
+        });
+        found.expect("a C++ compiler")
     };
-    FOUND.get_or_init(find).as_ref()
+    FOUND.get_or_init(find)
 }
 
 fn kernels() -> PathBuf {
@@ -45,7 +46,7 @@ fn kernels() -> PathBuf {
 }
 
 fn run(arguments: impl FnOnce(&mut Command)) {
-    let mut command = Command::new(compiler().unwrap());
+    let mut command = Command::new(compiler());
     command.arg("-fPIC");
     arguments(&mut command);
     let answer = command.output().unwrap();
@@ -124,7 +125,7 @@ fn stub(folder: &Path, file: &str, entries: &[String]) -> PathBuf {
     );
     fs::write(&stub, text).unwrap();
     let object = stub.with_extension("o");
-    let clang = compiler().unwrap().to_string_lossy().contains("clang");
+    let clang = compiler().to_string_lossy().contains("clang");
     let silent: &[&str] = match clang {
         true => &["-mllvm", "-tsan-instrument-func-entry-exit=0"],
         false => &[

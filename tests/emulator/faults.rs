@@ -1,83 +1,72 @@
-//! The planted faults: what is changed in which file, on which case it shows, and what it is called.
+//! Faults planted in the kernels that every GPU runs.
 
-use crate::cases::Case;
-use crate::compile::Change;
-use latent_diffusion::cuda::Precision;
-
-/// What a fault must lead to, on every schedule.
-#[derive(Clone, Copy, Debug)]
-pub enum Expected {
-    /// A report that begins with one of these names: which of them comes first depends on the schedule.
-    Named(&'static [&'static str]),
-    /// No report, but another result: the layout of registers is only in the kernel's mind.
-    OtherNumbers,
-}
-
-/// One fault.
-pub struct Fault {
-    pub change: Change,
-    /// By its name in `tests/cases`.
-    pub case: &'static str,
-    pub precision: Precision,
-    pub expected: Expected,
-}
-
-const fn fault(
-    file: &'static str,
-    text: &'static str,
-    replacement: &'static str,
-    case: &'static str,
-    names: &'static [&'static str],
-) -> Fault {
-    Fault {
-        change: Change {
-            file,
-            text,
-            replacement,
-        },
-        case,
-        precision: Precision::F16,
-        expected: Expected::Named(names),
-    }
-}
+use crate::fault::{Fault, On, are_named, fault};
 
 /// Rescaled guidance, whose deviations take sums over a block.
-const GUIDANCE: &str = "guidance: scale and rescale [3.0, 0.7], [6, 16, 16, 4]";
+const GUIDANCE: On = On::Case("guidance: scale and rescale [3.0, 0.7], [6, 16, 16, 4]");
+const BLEND: On = On::Case("blend: [3, 32, 33, 4]");
+/// Several tiles of codes, the last cut short, and some of the channels.
+const CODES: On = On::Case("codebook: 300 codes of 3, exact: false");
 /// One tile of rows, cut short, and several stages along K.
-const ROWS: &str = "linear: [3, 64, 96] to 31";
+const ROWS: On = On::Case("linear: [3, 64, 96] to 31");
 /// K split over blocks.
-const SPLIT: &str = "linear: [3, 1, 5000] to 9";
+const SPLIT: On = On::Case("linear: [3, 1, 5000] to 9");
 /// Padding on every side.
-const CONVOLUTION: &str = "conv2d: [3, 7, 9, 64] to 48";
+const CONVOLUTION: On = On::Case("conv2d: [3, 7, 9, 64] to 48");
 /// Statistics and result in one launch.
-const SMALL_IMAGE: &str = "group_norm: [3, 2, 3, 160], 32 groups";
+const SMALL_IMAGE: On = On::Case("group_norm: [3, 2, 3, 160], 32 groups");
 /// In two, over slices of the image.
-const LARGE_IMAGE: &str = "group_norm: [3, 23, 25, 120], 8 groups + silu";
+const LARGE_IMAGE: On = On::Case("group_norm: [3, 23, 25, 120], 8 groups + silu");
 /// Several tiles of keys, the last cut short.
-pub const LONG: &str = "attention: 40 on 700, 2 heads of 24, deviation 1";
+const LONG: On = On::Case("attention: 40 on 700, 2 heads of 24, deviation 1");
 /// Several blocks of queries, the last cut short.
-const WIDE: &str = "attention: 130 on 65, 2 heads of 56, deviation 1";
-const LARGE_HEAD: &str = "attention: 5 on 77, 1 heads of 384, deviation 1";
+const WIDE: On = On::Case("attention: 130 on 65, 2 heads of 56, deviation 1");
+const LARGE_HEAD: On = On::Case("attention: 5 on 77, 1 heads of 384, deviation 1");
 
 #[rustfmt::skip]
-pub const FAULTS: &[Fault] = &[
+const FAULTS: &[Fault] = &[
     // ---- one element at a time ----
     fault("elementwise.cu", "    Pack<T> sum = load_span(a, span);\n", "    Pack<T> sum = load_span(a, span);\n    store_span(const_cast<T*>(a), span, sum);\n",
-        "add: [3, 5, 14]", &["GLOBAL_READ_ONLY"]),
+        On::Case("add: [3, 5, 14]"), &["GLOBAL_READ_ONLY"]),
     fault("elementwise.cu", "int count) { activation<half, SILU>(y, x, count); }", "int count) { activation<half, SILU>(y, x, count + 1); }",
-        "activation: Silu of [3, 7, 33], deviation 1", &["GLOBAL_OUT_OF_BOUNDS"]),
+        On::Case("activation: Silu of [3, 7, 33], deviation 1"), &["GLOBAL_OUT_OF_BOUNDS"]),
     fault("elements.cuh", "left >= most ? most : left > 0 ? static_cast<int>(left) : 0", "most",
-        "geglu: [3, 5, 34], deviation 1", &["GLOBAL_OUT_OF_BOUNDS"]),
+        On::Case("geglu: [3, 5, 34], deviation 1"), &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("elementwise.cu", "row == nullptr ? 2 * channels : 0", "2 * channels",
+        On::Case("scale_shift: [3, 5, 14] + row"), &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("elementwise.cu", "shift.x[i] = i < span.count ? to_float(from[channels]) : 0.0f;", "shift.x[i] = to_float(from[channels]);",
+        On::Case("scale_shift: [3, 3, 5, 7] + channels"), &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("elementwise.cu", "* 2 * channels;\n    const int step = row", "* channels;\n    const int step = row",
+        On::Case("scale_shift: [3, 5, 14] + row"), &[]),
+    fault("elementwise.cu", "line % rows * 2;", "line % rows * 2 + 1;",
+        On::Case("average_pool: [3, 8, 6, 16]"), &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("elementwise.cu", "            if (i >= span.count) continue;\n            const T* from = source", "            const T* from = source",
+        On::Case("average_pool: [3, 2, 2, 1]"), &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("elementwise.cu", "const int row = width / 2 * channels,", "const int row = (width + 1) / 2 * channels,",
+        On::Case("average_pool: [3, 7, 9, 48]"), &[]),
     // ---- movement ----
     fault("movement.cu", "static_cast<size_t>(blockIdx.x) * blockDim.x", "static_cast<size_t>(blockIdx.x / 2) * blockDim.x",
-        "upsample: [3, 3, 5, 7]", &["BLOCK_RACE"]),
+        On::Case("upsample: [3, 3, 5, 7]"), &["BLOCK_RACE"]),
     fault("movement.cu", "ENTRY(256, 6, concat_f16, CONCAT_F16) {\n    concat(vectors(y),", "ENTRY(256, 6, concat_f16, CONCAT_F16) {\n    concat(vectors(y + 1),",
-        "concat: channels [64, 32]", &["MISALIGNED", "GLOBAL_OUT_OF_BOUNDS"]), // the second at the end, with clang++
+        On::Case("concat: channels [64, 32]"), &["MISALIGNED", "GLOBAL_OUT_OF_BOUNDS"]), // the second at the end, with clang++
     fault("movement.cu", "row_of(index[r], rows)", "static_cast<size_t>(index[r]) + rows",
-        "embedding: 50 rows of 128", &["GLOBAL_OUT_OF_BOUNDS"]),
+        On::Case("embedding: 50 rows of 128"), &["GLOBAL_OUT_OF_BOUNDS"]),
+    // ---- the nearest code ----
+    fault("codebook.cu", "    sync_block();  // the readers of the last tile are done\n", "",
+        CODES, &["RACE_WRITE_AFTER_READ", "RACE_READ_AFTER_WRITE"]),
+    fault("codebook.cu", "    }\n    sync_block();\n}", "    }\n}",
+        CODES, &["SHARED_UNINITIALISED", "RACE_READ_AFTER_WRITE"]),
+    fault("codebook.cu", "row < codes && channel < dims;", "row < codes;",
+        CODES, &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("codebook.cu", "first_row + r < rows && first + d < dims;", "first + d < dims;",
+        CODES, &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("codebook.cu", "SHARED_ARRAY(float, shared, CHANNELS * PITCH);", "SHARED_ARRAY(float, shared, CHANNELS * TILE);",
+        CODES, &["SHARED_OUT_OF_BOUNDS"]),
+    fault("codebook.cu", "mask > 0; mask /= 2", "mask > 1; mask /= 2",
+        CODES, &[]),
     // ---- before the grid before has ended ----
     fault("layer_norm.cu", "int channels, float eps) {\n    wait_for_previous_grid();\n    let_next_grid_start();\n    constexpr", "int channels, float eps) {\n    constexpr",
-        "layer_norm: [3, 3, 320]", &["EARLY_ACCESS"]),
+        On::Case("layer_norm: [3, 3, 320]"), &["EARLY_ACCESS"]),
     fault("product.cuh", "    wait_for_previous_grid();\n", "    if (threadIdx.x != 40) wait_for_previous_grid();\n",
         ROWS, &["EARLY_ACCESS"]),
     // ---- around the network ----
@@ -96,7 +85,13 @@ pub const FAULTS: &[Fault] = &[
     fault("sampling.cu", "store_span<T, RAGGED>(y + static_cast<size_t>(blockIdx.y) * image, span, g);", "store_span<T, RAGGED>(y, span, g);",
         GUIDANCE, &["BLOCK_RACE"]),
     fault("sampling.cu", "    to[half_features] = from_float<T>(sine);", "    to[1] = from_float<T>(sine);",
-        "timestep_embedding: 320 features", &["RACE_WRITE_AFTER_WRITE"]),
+        On::Case("timestep_embedding: 320 features"), &["RACE_WRITE_AFTER_WRITE"]),
+    fault("sampling.cu", "m.x[i] * a.x[i] + (1.0f - m.x[i]) * b.x[i];\n    store_span(y,", "m.x[i] * a.x[i] + (1.0f - m.x[i]) * b.x[i];\n    store_span(const_cast<T*>(outside),",
+        BLEND, &["GLOBAL_READ_ONLY"]),
+    fault("sampling.cu", "const T* outside, int count) {\n    wait_for_previous_grid();\n", "const T* outside, int count) {\n",
+        BLEND, &["EARLY_ACCESS"]),
+    fault("sampling.cu", "const half* outside, int count) {\n    blend(y, mask, inside, outside, count);", "const half* outside, int count) {\n    blend(y, mask, inside, outside, count + 8);",
+        BLEND, &["GLOBAL_OUT_OF_BOUNDS"]),
     // ---- products ----
     fault("product.cuh", "copy_async_wait<T::STAGES - 2>();", "copy_async_wait<T::STAGES - 1>();",
         ROWS, &["ASYNC_READ_BEFORE_WAIT"]),
@@ -105,7 +100,7 @@ pub const FAULTS: &[Fault] = &[
     fault("product.cuh", "filled = filled == (T::STAGES - 1) * T::STAGE ? 0", "filled = filled == T::STAGES * T::STAGE ? 0",
         SPLIT, &["SHARED_OUT_OF_BOUNDS"]),
     fault("product.cuh", "    copy_async_wait<0>();\n    sync_block();\n}", "    copy_async_wait<0>();\n}",
-        "linear: [3, 1, 320] to 17", &["RACE_WRITE_AFTER_READ"]),
+        On::Case("linear: [3, 1, 320] to 17"), &["RACE_WRITE_AFTER_READ"]),
     fault("product.cuh", "        sync_warp();\n#pragma unroll 1\n        for (int item", "#pragma unroll 1\n        for (int item",
         ROWS, &["RACE_READ_AFTER_WRITE", "RACE_WRITE_AFTER_READ"]),
     fault("product.cuh", "(wanted < n ? wanted : n - 1) * stride", "wanted * stride",
@@ -128,25 +123,16 @@ pub const FAULTS: &[Fault] = &[
         SPLIT, &["BLOCK_RACE", "COUNTER_LEFT"]),
     fault("product.cuh", "last_to_arrive(split.counters + tile, parts)", "last_to_arrive(split.counters + tile, parts + blockIdx.y)",
         SPLIT, &["COUNTER_MISUSED"]),
-    Fault {
-        expected: Expected::OtherNumbers,
-        ..fault("product.cuh", "lane / 16 * 8 + lane % 8, lane / 8 % 2);", "lane / 8 % 2 * 8 + lane % 8, lane / 16);", ROWS, &[])
-    },
+    fault("product.cuh", "lane / 16 * 8 + lane % 8, lane / 8 % 2);", "lane / 8 % 2 * 8 + lane % 8, lane / 16);", ROWS, &[]),
     fault("rows.cuh", "(wanted < a.x.m ? wanted : a.x.m - 1) * columns", "wanted * columns",
-        "linear: [3, 13, 40] to 130", &["GLOBAL_OUT_OF_BOUNDS"]),
+        On::Case("linear: [3, 13, 40] to 130"), &["GLOBAL_OUT_OF_BOUNDS"]),
     fault("linear_norm.cu", "scales[row_of_share<T>()] = own;\n    sync_block();\n", "scales[row_of_share<T>()] = own;\n",
-        "linear: [3, 33, 264] to 48, normalised", &["RACE_READ_AFTER_WRITE", "RACE_WRITE_AFTER_READ"]),
+        On::Case("linear: [3, 33, 264] to 48, normalised"), &["RACE_READ_AFTER_WRITE", "RACE_WRITE_AFTER_READ"]),
     fault("epilogue.cuh", "if (row >= e.m || count <= 0) return;", "if (count <= 0) return;",
-        "linear: [3, 13, 40] to 130", &["GLOBAL_OUT_OF_BOUNDS"]),
-    Fault {
-        precision: Precision::F32,
-        ..fault("product_f32.cuh", "        sync_block();\n    }\n", "    }\n", "linear: [3, 7, 33] to 5", &["RACE_WRITE_AFTER_READ", "RACE_READ_AFTER_WRITE"])
-    },
-    Fault {
-        precision: Precision::F32,
-        ..fault("product_f32.cuh", "SHARED_ARRAY(float, w_columns, STEP * (SIDE + 4));", "SHARED_ARRAY(float, w_columns, STEP * SIDE);",
-            "linear: [3, 7, 33] to 5", &["SHARED_OUT_OF_BOUNDS"])
-    },
+        On::Case("linear: [3, 13, 40] to 130"), &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("product_f32.cuh", "        sync_block();\n    }\n", "    }\n", On::Floats("linear: [3, 7, 33] to 5"), &["RACE_WRITE_AFTER_READ", "RACE_READ_AFTER_WRITE"]),
+    fault("product_f32.cuh", "SHARED_ARRAY(float, w_columns, STEP * (SIDE + 4));", "SHARED_ARRAY(float, w_columns, STEP * SIDE);",
+        On::Floats("linear: [3, 7, 33] to 5"), &["SHARED_OUT_OF_BOUNDS"]),
     fault("conv2d.cu", "(static_cast<unsigned>(y) < static_cast<unsigned>(in.h << in.upsample)) &", "",
         CONVOLUTION, &["GLOBAL_OUT_OF_BOUNDS"]),
     fault("conv2d.cu", "    if (row >= in.pixels / static_cast<int>(gridDim.z)) return Pixel{0, -(1 << 24), 0};\n", "",
@@ -162,9 +148,9 @@ pub const FAULTS: &[Fault] = &[
     fault("group_norm.cu", "((row * slices + blockIdx.x) * tile.parts", "(row * slices * tile.parts",
         LARGE_IMAGE, &["BLOCK_RACE"]),
     fault("layer_norm.cu", "return row < rows ? row : -1;", "return row;",
-        "layer_norm: [3, 3, 320]", &["GLOBAL_OUT_OF_BOUNDS"]),
+        On::Case("layer_norm: [3, 3, 320]"), &["GLOBAL_OUT_OF_BOUNDS"]),
     fault("layer_norm.cu", "if (channel < channels) load(raw[i], x + channel);", "load(raw[i], x + channel);",
-        "layer_norm: [3, 3, 320]", &["GLOBAL_OUT_OF_BOUNDS"]),
+        On::Case("layer_norm: [3, 3, 320]"), &["GLOBAL_OUT_OF_BOUNDS"]),
     // ---- attention ----
     fault("attention.cu", "        copy_async_wait<0>();\n        sync_block();\n        if (tile", "        sync_block();\n        if (tile",
         LONG, &["ASYNC_READ_BEFORE_WAIT"]),
@@ -186,20 +172,15 @@ pub const FAULTS: &[Fault] = &[
         LONG, &["DIVERGENT_COLLECTIVE"]),
     fault("attention.cu", "PITCH = DEPTH + 8;", "PITCH = DEPTH + 4;",
         LONG, &["MISALIGNED"]),
-    Fault {
-        expected: Expected::OtherNumbers,
-        ..fault("attention.cu", "k[j][0] = r[0], k[j][1] = r[1];", "k[j][0] = r[1], k[j][1] = r[0];", LONG, &[])
-    },
+    fault("attention.cu", "k[j][0] = r[0], k[j][1] = r[1];", "k[j][0] = r[1], k[j][1] = r[0];", LONG, &[]),
     fault("attention_large.cu", "    if (row >= all_rows) return;\n", "    if (row >= all_rows || lane_index() == 31) return;\n",
         LARGE_HEAD, &["COLLECTIVE_AFTER_EXIT"]),
     fault("attention_large.cu", "        copy_async_wait<PRODUCT_STAGES - 2>();\n", "        copy_async_wait<PRODUCT_STAGES - 1>();\n",
         LARGE_HEAD, &["ASYNC_READ_BEFORE_WAIT"]),
 ];
 
-/// The case of that name.
-pub fn case(name: &str) -> Case {
-    let found = crate::cases::awkward()
-        .into_iter()
-        .find(|case| case.name == name);
-    found.unwrap_or_else(|| panic!("there is no case `{name}`"))
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn faults_planted_in_kernels_are_named() {
+    are_named(FAULTS);
 }

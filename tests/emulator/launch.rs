@@ -12,29 +12,37 @@ use std::ffi::c_void;
 /// More than any case's launches ask for.
 const COUNTERS: usize = 1 << 10;
 
-/// A GPU of one multiprocessor: small cases then take the tiles that large ones take elsewhere.
-pub fn target(precision: Precision) -> Target {
+/// A Hopper GPU of so many multiprocessors.
+pub fn gpu(multiprocessors: u32) -> Target {
     Target {
-        precision,
+        precision: Precision::F16,
         compute_capability: 90,
-        multiprocessors: 1,
+        multiprocessors,
         shared_bytes_per_block: 227 << 10,
         prefer: None,
     }
 }
 
+/// One of a single multiprocessor: small cases then take the tiles that large ones take elsewhere.
+pub fn target(precision: Precision) -> Target {
+    Target {
+        precision,
+        ..gpu(1)
+    }
+}
+
 /// The launches that compute a case.
-pub fn kernel(case: &Case, precision: Precision) -> Kernel {
+pub fn kernel(case: &Case, target: &Target) -> Kernel {
     let shapes: Vec<Shape> = case.operands.iter().map(|operand| operand.shape).collect();
     let output = case.op.operator().infer(&shapes).unwrap();
-    let kernel = cuda::select(&case.op, &shapes, output, &target(precision));
+    let kernel = cuda::select(&case.op, &shapes, output, target);
     kernel.unwrap_or_else(|problem| panic!("{}: {problem}", case.name))
 }
 
 /// The entries that those launches name.
-pub fn entries(case: &Case, precision: Precision) -> Vec<String> {
-    let launches = kernel(case, precision).launches;
-    launches.into_iter().map(|launch| launch.entry).collect()
+pub fn entries(kernel: &Kernel) -> Vec<String> {
+    let launches = kernel.launches.iter();
+    launches.map(|launch| launch.entry.clone()).collect()
 }
 
 fn element_bytes(element: Element) -> usize {
@@ -63,7 +71,7 @@ fn weight_len(layout: Layout, shapes: &[Shape]) -> usize {
 struct Memories<'a> {
     library: &'a Library,
     case: &'a Case,
-    kernel: Kernel,
+    kernel: &'a Kernel,
     inputs: Vec<Tensor>,
     output: Option<Memory<'a>>,
     input: Vec<Option<Memory<'a>>>,
@@ -73,7 +81,7 @@ struct Memories<'a> {
 }
 
 impl<'a> Memories<'a> {
-    fn new(library: &'a Library, case: &'a Case, kernel: Kernel) -> Self {
+    fn new(library: &'a Library, case: &'a Case, kernel: &'a Kernel) -> Self {
         Self {
             library,
             case,
@@ -161,25 +169,10 @@ impl<'a> Memories<'a> {
 }
 
 /// The bytes of the result, or the fault.
-pub fn run(
-    library: &Library,
-    case: &Case,
-    precision: Precision,
-    way: Way,
-) -> Result<Vec<u8>, String> {
-    run_kernel(library, case, kernel(case, precision), way)
-}
-
-/// The same by this kernel.
-pub fn run_kernel(
-    library: &Library,
-    case: &Case,
-    kernel: Kernel,
-    way: Way,
-) -> Result<Vec<u8>, String> {
+pub fn run(library: &Library, case: &Case, kernel: &Kernel, way: Way) -> Result<Vec<u8>, String> {
     let mut memories = Memories::new(library, case, kernel);
-    for launch in memories.kernel.launches.clone() {
-        memories.launch(&launch, way)?;
+    for launch in &kernel.launches {
+        memories.launch(launch, way)?;
     }
     Ok(memories
         .output

@@ -12,6 +12,7 @@
 mod cases;
 mod compile;
 mod door;
+mod fault;
 mod faults;
 #[allow(dead_code, reason = "the tests of primitives use the rest")]
 #[path = "../primitives/hopper.rs"]
@@ -27,13 +28,11 @@ mod tensor;
 
 use cases::Case;
 use door::Way;
-use faults::{Expected, FAULTS, Fault, case};
-use latent_diffusion::cuda::Precision;
+use latent_diffusion::cuda::{Kernel, Precision};
 use latent_diffusion::ops::Epilogue;
-use libloading::Library;
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
 use std::thread;
 
 /// The fixed schedule and two random ones.
@@ -50,10 +49,6 @@ fn way(seed: u64) -> Way {
 
 /// Calls `check` for every index below `count`, on as many threads as there are processors, and fails with all that was found wrong.
 fn all(count: usize, check: impl Fn(usize) -> Result<(), String> + Sync) {
-    if compile::compiler().is_none() {
-        println!("there is no C++ compiler here, and so no emulator to test");
-        return;
-    }
     let next = AtomicUsize::new(0);
     let wrong = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -75,101 +70,57 @@ fn all(count: usize, check: impl Fn(usize) -> Result<(), String> + Sync) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Fails unless launches raise nothing, and have the same result, on every schedule.
+fn clean(kernels: &compile::Loaded, case: &Case, kernel: &Kernel) -> Result<(), String> {
+    let name = &case.name;
+    let run = |seed| {
+        let result = launch::run(&kernels.library, case, kernel, way(seed));
+        result.map_err(|report| format!("{name}, seed {seed}: {report}"))
+    };
+    let results: BTreeSet<Vec<u8>> = SEEDS.into_iter().map(run).collect::<Result<_, _>>()?;
+    match results.len() {
+        1 => Ok(()),
+        _ => Err(format!("{name}: the result depends on the schedule")),
+    }
+}
+
 /// Every case, and two that take the largest tiles of products.
-fn clean_cases() -> Vec<(Case, Precision)> {
+fn cases_and_kernels() -> Vec<(Case, Kernel)> {
     let large =
         [160, 120].map(|out| cases::linear([3, 130, 72].into(), out, true, Epilogue::default()));
     let cases: Vec<Case> = cases::awkward().into_iter().chain(large).collect();
-    let both =
-        |case: &Case| [Precision::F16, Precision::F32].map(|precision| (case.clone(), precision));
+    let both = |case: &Case| {
+        [Precision::F16, Precision::F32].map(|precision| {
+            let kernel = launch::kernel(case, &launch::target(precision));
+            (case.clone(), kernel)
+        })
+    };
     cases.iter().flat_map(both).collect()
 }
 
 #[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn kernels_as_they_are_raise_nothing() {
-    let cases = clean_cases();
-    let entries = cases
-        .iter()
-        .flat_map(|(case, precision)| launch::entries(case, *precision));
+    let cases = cases_and_kernels();
+    let entries = cases.iter().flat_map(|(_, kernel)| launch::entries(kernel));
     let entries: Vec<String> = entries.collect::<BTreeSet<_>>().into_iter().collect();
-    let kernels = OnceLock::new();
+    let kernels = compile::library(&entries, None);
     all(cases.len(), |index| {
-        let (case, precision) = &cases[index];
-        let kernels = kernels.get_or_init(|| compile::library(&entries, None));
-        let run = |seed| {
-            let result = launch::run(&kernels.library, case, *precision, way(seed));
-            result.map_err(|report| format!("{}, {precision:?}, seed {seed}: {report}", case.name))
-        };
-        let results: BTreeSet<Vec<u8>> = SEEDS.into_iter().map(run).collect::<Result<_, _>>()?;
-        match results.len() {
-            1 => Ok(()),
-            _ => Err(format!(
-                "{}, {precision:?}: the result depends on the schedule",
-                case.name
-            )),
-        }
-    });
-}
-
-/// What is wrong with how a fault was answered under `seed`.
-fn answered(fault: &Fault, kernels: &Library, case: &Case, seed: u64) -> Result<(), String> {
-    let answer = launch::run(kernels, case, fault.precision, way(seed));
-    let found = match (&answer, fault.expected) {
-        (Err(report), Expected::Named(names)) => {
-            let (name, _) = report.split_once(": ").unwrap_or_default();
-            if names.contains(&name) && report.contains(".cu") {
-                println!("{report}");
-                return Ok(());
-            }
-            report
-        }
-        (Err(report), Expected::OtherNumbers) => report,
-        (Ok(_), Expected::Named(_)) => "nothing",
-        (Ok(result), Expected::OtherNumbers) => {
-            let right = compile::library(&launch::entries(case, fault.precision), None);
-            let right = launch::run(&right.library, case, fault.precision, way(seed))?;
-            if *result != right {
-                return Ok(());
-            }
-            "the right numbers"
-        }
-    };
-    let Fault {
-        change, expected, ..
-    } = fault;
-    Err(format!(
-        "{}, {change:?}, seed {seed}: expected {expected:?}, found {found}",
-        case.name
-    ))
-}
-
-#[test]
-fn planted_faults_are_named() {
-    all(FAULTS.len(), |index| {
-        let fault = &FAULTS[index];
-        let case = case(fault.case);
-        let kernels = compile::library(
-            &launch::entries(&case, fault.precision),
-            Some(&fault.change),
-        );
-        SEEDS
-            .into_iter()
-            .try_for_each(|seed| answered(fault, &kernels.library, &case, seed))
+        let (case, kernel) = &cases[index];
+        clean(&kernels, case, kernel)
     });
 }
 
 #[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn too_little_shared_memory_is_named() {
-    all(1, |_| {
-        let case = case(faults::LONG);
-        let kernels = compile::library(&launch::entries(&case, Precision::F16), None);
-        let way = Way {
-            withheld: 1024,
-            ..way(0)
-        };
-        match launch::run(&kernels.library, &case, Precision::F16, way) {
-            Err(report) if report.starts_with("SHARED_OUT_OF_BOUNDS: ") => Ok(()),
-            other => Err(format!("{:?}", other.map(|_| "no fault"))),
-        }
-    });
+    let case = fault::case("attention: 40 on 700, 2 heads of 24, deviation 1");
+    let kernel = launch::kernel(&case, &launch::target(Precision::F16));
+    let kernels = compile::library(&launch::entries(&kernel), None);
+    let way = Way {
+        withheld: 1024,
+        ..way(0)
+    };
+    let report = launch::run(&kernels.library, &case, &kernel, way).unwrap_err();
+    assert!(report.starts_with("SHARED_OUT_OF_BOUNDS: "), "{report}");
 }
