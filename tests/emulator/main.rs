@@ -3,6 +3,7 @@
 //! A fault is a change of one place in `kernels/`: the changed sources are compiled with the emulator into a library, which is loaded and given a case
 //! of `tests/cases`. The place must be there exactly once, so that a fault cannot outlive the code it is planted in.
 
+mod attention;
 #[allow(
     dead_code,
     unused_imports,
