@@ -49,7 +49,7 @@ fn build() -> Result<(), String> {
     for watched in ["build.rs", "build", "kernels"] {
         println!("cargo::rerun-if-changed={watched}");
     }
-    println!("cargo::rustc-check-cfg=cfg(emulator)");
+    println!("cargo::rustc-check-cfg=cfg(emulator, nvcc)");
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let folders = Folders {
         kernels: root.join("kernels"),

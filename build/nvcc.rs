@@ -24,7 +24,7 @@ struct Nvcc {
     version: String,
 }
 
-/// Compiles every file: the version of nvcc, or why there is none to compile with.
+/// Compiles every file and sets `cfg(nvcc)`: the version of nvcc, or why there is none to compile with.
 ///
 /// # Errors
 /// What nvcc said against a kernel.
@@ -72,6 +72,7 @@ pub fn compile(sources: &[Source], folders: &Folders) -> Result<Result<String, S
         });
     }
     jobs::run(jobs)?;
+    println!("cargo::rustc-cfg=nvcc");
     Ok(Ok(nvcc.version))
 }
 
