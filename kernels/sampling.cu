@@ -4,6 +4,8 @@
 //   guidance            g = u + s (c - u); y = (r std(c) / std(g) + 1 - r) g, or g if r = 0 (arXiv:2207.12598, equation 6;
 //                       arXiv:2305.08891, equations 15 and 16); u and c are the halves of the batch, std is over an image, Bessel-corrected
 //   combine             y = sum_j c[row, j] v_j over up to 8 terms; a term whose coefficient is zero is not read
+//   update              to_i = combine with coefficients c_i, for up to 4 i, of what the terms were before; before that kept_i = from_i. Any of the
+//                       terms and of what is kept may be one of those that are assigned
 //   blend               y = m a + (1 - m) b
 //   count_not_finite    y[n] = how many elements of image n are infinite or NaN
 //
@@ -11,8 +13,8 @@
 // Arithmetic    f32. The angle t f_i, up to 1000, is f32 as in the published networks, and its sine that of the whole angle. Deviations: see
 //               moments.cuh
 // Launch        timestep_embedding: 256 threads, one per frequency and image. guidance: 512 threads, blocks (packs of an image, image); with
-//               r != 0 each block takes the deviations of its whole image itself, which lies in L2. combine and blend: 256 threads, one per pack.
-//               count_not_finite: 1024 threads, one block per image
+//               r != 0 each block takes the deviations of its whole image itself, which lies in L2. combine, update and blend: 256 threads, one per
+//               pack. count_not_finite: 1024 threads, one block per image
 // Requirements  counts fit an int; `_ragged` where an image is not whole packs (both checked by select)
 // Cost          operands read once, the result written once; guidance with r != 0 reads an image once more per 8 KiB of it
 // Measured      not yet run on hardware
@@ -135,6 +137,65 @@ DEVICE void combine(T* y, const float* coefficients, const float* row, const Ter
     store_span(y, span, sum);
 }
 
+// Moves the thread's pack as it is, the bits of a NaN too.
+template <typename T>
+DEVICE void copy_span(T* to, const T* from, const Span& span) {
+    to += span.first;
+    from += span.first;
+    if (span.count == Pack<T>::SIZE) {
+        *reinterpret_cast<Vector16*>(to) = *reinterpret_cast<const Vector16*>(from);
+        return;
+    }
+    for (int i = 0; i < span.count; i++) to[i] = from[i];
+}
+
+// The vectors that an update assigns; null: there is none.
+#define VECTORS 4
+template <typename T>
+struct Update {
+    T* to[VECTORS];
+    const float* coefficients[VECTORS];
+    T* kept[VECTORS];
+    const T* from[VECTORS];
+};
+
+template <typename T>
+DEVICE void update(const Update<T>& vectors, const float* row, const Terms<T>& terms, int rows, int used, int count) {
+    wait_for_previous_grid();
+    const Span span = span_of_thread<T>(count);
+    if (span.count == 0) return;
+    const int first = row_of(row[0], rows) * used;
+    Pack<T> sums[VECTORS];
+#pragma unroll
+    for (int i = 0; i < VECTORS * Pack<T>::SIZE; i++) sums[i / Pack<T>::SIZE].x[i % Pack<T>::SIZE] = 0.0f;
+#pragma unroll
+    for (int j = 0; j < TERMS; j++) {
+        float coefficients[VECTORS];
+        bool read = false;
+#pragma unroll
+        for (int i = 0; i < VECTORS; i++) {
+            coefficients[i] = j < used && vectors.to[i] != nullptr ? vectors.coefficients[i][first + j] : 0.0f;
+            read = read || coefficients[i] != 0.0f;
+        }
+        if (!read) continue;
+        const Pack<T> term = load_span(terms.v[j], span);
+#pragma unroll
+        for (int i = 0; i < VECTORS; i++) {
+            if (coefficients[i] == 0.0f) continue;
+#pragma unroll
+            for (int k = 0; k < Pack<T>::SIZE; k++) sums[i].x[k] += coefficients[i] * term.x[k];
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++) {
+        if (vectors.kept[i] != nullptr) copy_span(vectors.kept[i], vectors.from[i], span);
+    }
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++) {
+        if (vectors.to[i] != nullptr) store_span(vectors.to[i], span, sums[i]);
+    }
+}
+
 template <typename T>
 DEVICE void blend(T* y, const T* mask, const T* inside, const T* outside, int count) {
     wait_for_previous_grid();
@@ -196,6 +257,20 @@ ENTRY(256, 4, combine_f16, COMBINE_F16) {
 ENTRY(256, 4, combine_f32, COMBINE_F32) {
     combine<float>(y, coefficients, row, {{v0, v1, v2, v3, v4, v5, v6, v7}}, rows, used, count);
 }
+
+#define UPDATE_F16 \
+    half *to0, half *to1, half *to2, half *to3, const float *c0, const float *c1, const float *c2, const float *c3, half *kept0, half *kept1, \
+        half *kept2, half *kept3, const half *from0, const half *from1, const half *from2, const half *from3, const float *row, const half *v0, \
+        const half *v1, const half *v2, const half *v3, const half *v4, const half *v5, const half *v6, const half *v7, int rows, int used, int count
+#define UPDATE_F32 \
+    float *to0, float *to1, float *to2, float *to3, const float *c0, const float *c1, const float *c2, const float *c3, float *kept0, float *kept1, \
+        float *kept2, float *kept3, const float *from0, const float *from1, const float *from2, const float *from3, const float *row, const float *v0, \
+        const float *v1, const float *v2, const float *v3, const float *v4, const float *v5, const float *v6, const float *v7, int rows, int used, int count
+#define UPDATED \
+    {{to0, to1, to2, to3}, {c0, c1, c2, c3}, {kept0, kept1, kept2, kept3}, {from0, from1, from2, from3}}, row, \
+        {{v0, v1, v2, v3, v4, v5, v6, v7}}, rows, used, count
+ENTRY(256, 4, update_f16, UPDATE_F16) { update<half>(UPDATED); }
+ENTRY(256, 4, update_f32, UPDATE_F32) { update<float>(UPDATED); }
 
 ENTRY(256, 4, blend_f16, half* y, const half* mask, const half* inside, const half* outside, int count) {
     blend(y, mask, inside, outside, count);

@@ -217,13 +217,12 @@ impl Graph {
             (Op::Input(_), _) => self
                 .nodes
                 .iter()
-                .filter(|later| matches!(later.op, Op::Assign(_)))
                 .any(|later| {
-                    later
-                        .inputs
-                        .iter()
-                        .step_by(2)
-                        .any(|target| *target == value)
+                    let Op::Assign(assign) = &later.op else {
+                        return false;
+                    };
+                    let paired = &later.inputs[..assign.paired(later.inputs.len())];
+                    paired.iter().step_by(2).any(|target| *target == value)
                 })
                 .then_some(&*node.name),
             _ => None,

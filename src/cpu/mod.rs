@@ -6,6 +6,7 @@
 //! Weights stay mapped as they are on disk and are converted where they are used.
 
 mod arena;
+mod assign;
 mod attention;
 mod codebook;
 mod conv2d;
@@ -184,11 +185,8 @@ fn is_wide(weight: &TensorView) -> bool {
 }
 
 fn run_step(arena: &mut Arena, step: &Step<Cpu>) -> Result<()> {
-    if let Op::Assign(_) = &step.op {
-        let (pairs, _) = step.inputs.as_chunks();
-        return pairs
-            .iter()
-            .try_for_each(|[target, value]| arena.copy(*value, *target));
+    if let Op::Assign(op) = &step.op {
+        return assign::run(op, arena, &step.inputs);
     }
     let Views {
         inputs,

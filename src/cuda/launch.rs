@@ -29,8 +29,8 @@ struct Operand {
 struct Operands {
     output: Operand,
     inputs: Vec<Operand>,
-    /// Every second input, from the first on, is a target and may be written.
-    assigned: bool,
+    /// Of so many inputs, the first, every second one is a target and may be written.
+    assigned: usize,
     weights: Vec<Operand>,
     workspace: Option<Span>,
     counters: Option<Span>,
@@ -74,7 +74,10 @@ pub(super) fn calls(
             .transpose()?,
         output: place(&step.output)?,
         inputs: step.inputs.iter().map(place).collect::<Result<_>>()?,
-        assigned: matches!(step.op, Op::Assign(_)),
+        assigned: match &step.op {
+            Op::Assign(op) => op.paired(step.inputs.len()),
+            _ => 0,
+        },
         weights: weights.collect(),
         workspace: workspace.transpose()?,
     };
@@ -267,7 +270,7 @@ fn memory(argument: Argument, element: Element, operands: &Operands) -> Result<T
             | Argument::Workspace { .. }
             | Argument::Tail(_)
             | Argument::Counters(_) => true,
-            Argument::Input(index) => operands.assigned && index % 2 == 0,
+            Argument::Input(index) => index < operands.assigned && index % 2 == 0,
             _ => false,
         },
         weight: matches!(argument, Argument::Weight(_)),

@@ -37,6 +37,7 @@ pub fn select(op: &Op, inputs: &[Shape], output: Shape, target: &Target) -> Resu
         Op::Guidance(_) => sampling::guidance(inputs, output, target),
         Op::Combine(_) => sampling::combine(inputs, output, target),
         Op::Blend(_) => sampling::blend(output, target),
+        Op::Assign(op) if op.combined > 0 => sampling::update(op, inputs, output, target),
         Op::Assign(_) => movement::assign(inputs, output, target),
         Op::CountNotFinite(_) => sampling::count_not_finite(inputs, output, target),
     }

@@ -112,22 +112,24 @@ pub fn step(config: &UNetConfig, sizes: &StepSizes) -> Result<Graph> {
             let table = g.constant_exact(&coefficients(index), [sizes.rows, terms.len()]);
             next.push(g.combine(table, row, &terms)?);
         }
-        let watched = match image {
-            // Of what is no number there are codes too.
-            Some(image) => g.concat(&[next[0], image], Axis::Channels)?,
-            None => next[0],
-        };
-        let count = g.count_not_finite(watched)?;
-        g.output("not_finite", count);
         for (index, &value) in vectors.iter().enumerate() {
             let kept = g.input(&before(index), shape);
             let kept = g.assign(kept, value)?;
             g.output(&before(index), kept);
         }
+        let mut state = vec![];
         for (index, (&value, next)) in vectors.iter().zip(next).enumerate() {
             let assigned = g.assign(value, next)?;
             g.output(&vector(index), assigned);
+            state.push(assigned);
         }
+        let watched = match image {
+            // Of what is no number there are codes too.
+            Some(image) => g.concat(&[state[0], image], Axis::Channels)?,
+            None => state[0],
+        };
+        let count = g.count_not_finite(watched)?;
+        g.output("not_finite", count);
         Ok(())
     })?;
     Ok(g)

@@ -6,13 +6,14 @@
 //! stands where the later of the two stood, so all operands exist; no pair is folded over an assignment, which would change what it reads,
 //! and nothing that is [computed once](super::hoist) into what is computed at every run.
 //!
-//! Rules that change other than two nodes have files of their own: [`single_key`], [`one_source`] and [`beside`] go first, [`phases`], [`pair`] and
-//! [`assignments`] last.
+//! Rules that change other than two nodes have files of their own: [`single_key`], [`one_source`] and [`beside`] go first, [`phases`], [`pair`],
+//! [`assignments`] and [`combinations`] last.
 //!
 //! A fused operation is defined by its parts: its `eval` is their composition, and `fused == unfused` is tested for every model.
 
 mod assignments;
 mod beside;
+mod combinations;
 mod one_source;
 mod pair;
 mod phases;
@@ -34,7 +35,12 @@ pub const CUTS: [&str; 4] = [single_key::NAME, pair::NAME, phases::NAME, hoist::
 /// The names of the rules.
 pub fn rules() -> impl Iterator<Item = &'static str> {
     let first = [single_key::NAME, one_source::NAME, beside::NAME];
-    let last = [phases::NAME, pair::NAME, assignments::NAME];
+    let last = [
+        phases::NAME,
+        pair::NAME,
+        assignments::NAME,
+        combinations::NAME,
+    ];
     let whole = first.into_iter().chain(last);
     whole.chain(RULES.iter().map(|rule| rule.name))
 }
@@ -92,6 +98,9 @@ pub fn fuse(mut graph: Graph, enabled: impl Fn(&str) -> bool) -> Graph {
     }
     if enabled(assignments::NAME) {
         fused = assignments::join(&fused);
+    }
+    if enabled(combinations::NAME) {
+        fused = combinations::fold(&fused);
     }
     fused
 }
@@ -188,8 +197,11 @@ mod tests {
         let y = g.add(y, h).unwrap();
         g.output("y", y);
         let before = g.input("before", [2, 8]);
-        let kept = g.assign(before, time_in).unwrap();
-        g.assign(time_in, kept).unwrap();
+        let table = g.input_exact("table", [3, 2]);
+        let row = g.input_exact("row", [1]);
+        let next = g.combine(table, row, &[time_in, before]).unwrap();
+        g.assign(before, time_in).unwrap();
+        g.assign(time_in, next).unwrap();
         g
     }
 
@@ -223,6 +235,8 @@ mod tests {
                 "linear",
                 "attention",
                 "add",
+                "input",
+                "input",
                 "input",
                 "assign",
             ]

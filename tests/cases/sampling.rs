@@ -35,6 +35,24 @@ pub(super) fn cases() -> Vec<Case> {
             operands,
         ));
     }
+    for (combined, copied, terms) in [(1, 0, 1), (2, 3, 5), (4, 4, 8)] {
+        let shape = [IMAGES, 5, 7, 4];
+        // Every third coefficient is zero, which hides a term from some combinations or from all.
+        let zeros = |vector: usize, i: usize| if (i + vector / 2) % 3 == 0 { 0.0 } else { 0.4 };
+        let table = |vector: usize| {
+            let values = (0..2 * terms).map(|i| zeros(vector, i) * (i as f32 - 2.5));
+            Operand::table([2, terms], &values.collect::<Vec<f32>>())
+        };
+        let mut operands = vec![];
+        for vector in 0..combined {
+            operands.extend([Operand::normal(shape), table(vector)]);
+        }
+        operands.extend(vec![Operand::normal(shape); 2 * copied]);
+        operands.push(Operand::shared(&[1.0]));
+        operands.extend(vec![Operand::normal(shape); terms]);
+        let what = format!("{combined} combinations of {terms}, {copied} copies");
+        all.push(case(what, Assign { combined, terms }, operands));
+    }
     for shape in [[IMAGES, 5, 7, 4], [IMAGES, 1, 1, 3], [IMAGES, 32, 33, 4]] {
         let x = Operand {
             values: Values::Broken,
@@ -42,10 +60,11 @@ pub(super) fn cases() -> Vec<Case> {
         };
         all.push(case(format!("{shape:?}"), CountNotFinite, vec![x]));
         let operands = vec![Operand::normal(shape); 2];
-        all.push(case(format!("{shape:?}"), Assign, operands));
+        all.push(case(format!("{shape:?}"), Assign::default(), operands));
         // More than a launch takes.
         let operands = vec![Operand::normal(shape); 2 * 7];
-        all.push(case(format!("{shape:?}, seven at once"), Assign, operands));
+        let what = format!("{shape:?}, seven at once");
+        all.push(case(what, Assign::default(), operands));
         let operands = vec![Operand::normal(shape); 3];
         all.push(case(format!("{shape:?}"), Blend, operands));
     }

@@ -4,6 +4,7 @@ use crate::fault::{Fault, On, are_named, fault};
 
 /// Rescaled guidance, whose deviations take sums over a block.
 const GUIDANCE: On = On::Case("guidance: scale and rescale [3.0, 0.7], [6, 16, 16, 4]");
+const UPDATE: On = On::Case("assign: 2 combinations of 5, 3 copies");
 const BLEND: On = On::Case("blend: [3, 32, 33, 4]");
 /// Several tiles of codes, the last cut short, and some of the channels.
 const CODES: On = On::Case("codebook: 300 codes of 3, exact: false");
@@ -84,6 +85,10 @@ const FAULTS: &[Fault] = &[
         GUIDANCE, &["BARRIER_AFTER_EXIT"]),
     fault("sampling.cu", "store_span<T, RAGGED>(y + static_cast<size_t>(blockIdx.y) * image, span, g);", "store_span<T, RAGGED>(y, span, g);",
         GUIDANCE, &["BLOCK_RACE"]),
+    fault("sampling.cu", "copy_span(vectors.kept[i], vectors.from[i], span)", "copy_span(const_cast<T*>(vectors.from[i]), vectors.kept[i], span)",
+        UPDATE, &["GLOBAL_READ_ONLY"]),
+    fault("sampling.cu", "vectors.coefficients[i][first + j]", "vectors.coefficients[i][first + used + j]",
+        UPDATE, &["GLOBAL_OUT_OF_BOUNDS"]),
     fault("sampling.cu", "    to[half_features] = from_float<T>(sine);", "    to[1] = from_float<T>(sine);",
         On::Case("timestep_embedding: 320 features"), &["RACE_WRITE_AFTER_WRITE"]),
     fault("sampling.cu", "m.x[i] * a.x[i] + (1.0f - m.x[i]) * b.x[i];\n    store_span(y,", "m.x[i] * a.x[i] + (1.0f - m.x[i]) * b.x[i];\n    store_span(const_cast<T*>(outside),",

@@ -162,6 +162,7 @@ impl Bound {
             }
             Op::Guidance(_) => (guided(inputs, expected), 1.0, 1.0),
             Op::Combine(_) => (absolute(), inputs.len() as f64, 1.0),
+            Op::Assign(op) if op.combined > 0 => (absolute(), (op.terms + 2) as f64, 1.0),
             Op::Blend(_) => {
                 let [m, a, b] = [0, 1, 2].map(|index: usize| &inputs[index].data);
                 let sizes = |i: usize| [m, a, b].map(|x| f64::from(x[i].abs()));

@@ -178,18 +178,45 @@ fn run<B: Backend>(
     let first = session.get("y").unwrap();
     session.run().map_err(sentence)?;
     let after = operands(&session);
-    let held = &before;
-    for (index, (before, after)) in before.iter().zip(&after).enumerate() {
-        // A target has its value.
-        let expected = match case.op {
-            Op::Assign(_) if index % 2 == 0 => &held[index + 1],
-            _ => before,
-        };
+    let mut expected = before.clone();
+    if let Op::Assign(op) = &case.op {
+        let (paired, shared) = before.split_at(op.paired(before.len()));
+        for (pair, held) in paired.chunks(2).enumerate() {
+            expected[2 * pair] = match pair < op.combined {
+                true => combined(backend, &held[1], shared).map_err(sentence)?,
+                false => held[1].clone(),
+            };
+        }
+    }
+    for (expected, after) in expected.iter().zip(&after) {
         same_bits("an operand after the run", expected, after)?;
     }
     let second = session.get("y").unwrap();
     same_bits("the second run", &first, &second)?;
     Ok((before, second))
+}
+
+/// A combination by itself: with these coefficients, of the row and the terms that are `shared`.
+fn combined<B: Backend>(
+    backend: &Arc<B>,
+    coefficients: &Tensor,
+    shared: &[Tensor],
+) -> latent_diffusion::Result<Tensor> {
+    let mut g = latent_diffusion::Graph::new();
+    let table = g.input_exact("table", coefficients.shape());
+    let row = g.input_exact("0", shared[0].shape());
+    let terms = shared.iter().enumerate().skip(1);
+    let terms = terms.map(|(index, term)| g.input(&index.to_string(), term.shape()));
+    let terms: Vec<_> = terms.collect();
+    let y = g.combine(table, row, &terms)?;
+    g.output("y", y);
+    let mut session = Session::new(backend, g, &synthetic())?;
+    session.set("table", coefficients)?;
+    for (index, value) in shared.iter().enumerate() {
+        session.set(&index.to_string(), value)?;
+    }
+    session.run()?;
+    session.get("y")
 }
 
 /// What the definition says, and how far a device may be from it.

@@ -2,6 +2,7 @@
 //!
 //! The cases are those of `tests/cases`; what is asked of a device is in `checks`. A device joins with one line below.
 
+mod assigned;
 mod bound;
 #[allow(dead_code, reason = "the benchmarks use the rest")]
 #[path = "../cases/mod.rs"]
