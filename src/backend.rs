@@ -1,14 +1,14 @@
 //! The seam between what is computed and where: six verbs.
 //!
 //! `alloc`, `write` and `read` move bytes, `select` chooses a kernel from shapes alone, `load` brings a weight to the device, `run` does the work.
-//! `wider` is the device with a larger range of numbers. The others only answer planning: what there is room for (`admit`, `room`, `weight_bytes`), and in which pieces an image may be computed with the same result (`rows_of_block`, `sums_alike`, `transfer`).
+//! `wider` is the device with a larger range of numbers. The others only answer planning: what there is room for (`admit`, `room`, `weight_bytes`), how long it should take (`expected`), and in which pieces an image may be computed with the same result (`rows_of_block`, `sums_alike`, `transfer`).
 //! Everything above (sessions, pipelines, the command line) is generic over this trait; everything below knows nothing of models.
 
 use crate::error::Result;
 use crate::graph::{Graph, Node, Param};
 use crate::ops::{Cost, Op};
-use crate::plan::Place;
 pub use crate::plan::bands::schedule::Transfer;
+use crate::plan::{Place, Plan};
 use crate::tensor::Shape;
 use crate::weights::Weights;
 use std::collections::HashSet;
@@ -134,6 +134,19 @@ pub trait Backend: Sized {
         Ok(selections)
     }
 
+    /// What a run of a plan's body should take, by a model of the device's time; `None` where there is none. `kernels` are those of the plan's nodes.
+    fn expected<'a>(
+        &self,
+        plan: &Plan,
+        kernels: impl Iterator<Item = &'a Self::Kernel>,
+    ) -> Option<Expected>
+    where
+        Self: 'a,
+    {
+        let _ = (plan, kernels);
+        None
+    }
+
     /// The weights of a node, whose learnt tensors are `params`, as `kernel` reads them.
     ///
     /// # Errors
@@ -184,6 +197,17 @@ pub trait Backend: Sized {
         let kernel = step.op.name().to_owned();
         Ok(vec![Lap { kernel, time }])
     }
+}
+
+/// What a run is predicted to take. It is no measurement.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Expected {
+    /// How long.
+    pub seconds: f64,
+    /// The least that it could take, with nothing lost between products at the device's peak or weights at its memory's.
+    pub floor_seconds: f64,
+    /// Kernels.
+    pub launches: usize,
 }
 
 /// What one kernel of a step takes.

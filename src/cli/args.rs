@@ -5,6 +5,7 @@
 
 use super::bench::BenchArgs;
 use super::engine::EngineArgs;
+use super::pack::PackArgs;
 use super::parity::ParityArgs;
 use super::plan::PlanArgs;
 use super::settings::Settings;
@@ -92,6 +93,8 @@ pub enum Command {
     Plan(Box<PlanArgs>),
     /// Time a model's networks, operation by operation
     Bench(BenchArgs),
+    /// Write a model's weights beside it as a GPU reads them, for quicker starts
+    Pack(Box<PackArgs>),
     /// Find the quickest tile of every product on this GPU, for all later runs
     Tune(Box<TuneArgs>),
     /// List what can compute, or check the one device that is asked for

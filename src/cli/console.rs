@@ -73,6 +73,16 @@ impl Console {
         }
     }
 
+    /// Who can be told of something while the console is elsewhere.
+    pub fn warner(&self) -> impl Fn(&str) + Send + Sync + 'static {
+        let (quiet, bar) = (self.quiet, self.bar.clone());
+        move |sentence| {
+            if !quiet {
+                say(&bar, &format!("warning: {sentence}"));
+            }
+        }
+    }
+
     /// What a pipeline reports.
     pub fn event(&self, event: Event) {
         match event {
@@ -95,10 +105,7 @@ impl Console {
     }
 
     fn say(&self, sentence: &str) {
-        self.bar.suspend(|| {
-            // Without standard error there is nobody to tell.
-            let _ = writeln!(io::stderr(), "{sentence}");
-        });
+        say(&self.bar, sentence);
     }
 
     /// Begins a run whose progress is shown.
@@ -117,4 +124,11 @@ impl Console {
     pub fn end(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+fn say(bar: &ProgressBar, sentence: &str) {
+    bar.suspend(|| {
+        // Without standard error there is nobody to tell.
+        let _ = writeln!(io::stderr(), "{sentence}");
+    });
 }

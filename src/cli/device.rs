@@ -5,7 +5,7 @@ use super::engine::EngineArgs;
 use super::stop::Stop;
 use latent_diffusion::backend::Backend;
 use latent_diffusion::cpu::{Cpu, Peak};
-use latent_diffusion::cuda::{self, Cuda, Emulation, Precision, Target, Tuned, table};
+use latent_diffusion::cuda::{self, Cuda, Emulation, Gpu, Precision, Target, Tuned, table};
 use latent_diffusion::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -150,6 +150,11 @@ pub fn open(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device>
             args.threads
         )));
     }
+    if args.target.is_some() && args.device != Choice::Emulator {
+        return Err(Error::request(
+            "--target: a GPU is what it is; --device emulator stands for any of them",
+        ));
+    }
     let device = match args.device {
         Choice::Cpu => cpu(args, console, stop)?,
         Choice::Cuda(ordinal) => gpu(ordinal, args, console, stop)?,
@@ -161,13 +166,12 @@ pub fn open(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device>
                 check: true,
                 seed: 0,
             };
-            let target = Target::a100(precision);
+            let target = match &args.target {
+                Some(name) => Gpu::named(name)?.target(precision),
+                None => Target::a100(precision),
+            };
             let device = Cuda::emulator(emulation, target, stop.flag())?;
-            Device::Cuda(Arc::new(
-                tuned(device, args, console)?
-                    .with_limit(limit(args))
-                    .with_cuts(args.cuts),
-            ))
+            configured(device, args, console)?
         }
         Choice::Auto => match gpu(0, args, console, stop) {
             Ok(gpu) => gpu,
@@ -195,9 +199,18 @@ fn cpu(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device> {
 fn gpu(ordinal: u32, args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device> {
     let precision = precision(args.dtype)?;
     let gpu = Cuda::gpu(ordinal, precision, args.threads, stop.flag())?;
-    let gpu = tuned(gpu, args, console)?;
-    let gpu = gpu.with_limit(limit(args)).with_cuts(args.cuts);
-    Ok(Device::Cuda(Arc::new(gpu)))
+    configured(gpu, args, console)
+}
+
+/// A device as the arguments want it.
+fn configured(device: Cuda, args: &EngineArgs, console: &Console) -> Result<Device> {
+    let device = match args.packed {
+        true => device.with_packed(Box::new(console.warner())),
+        false => device,
+    };
+    let device = tuned(device, args, console)?;
+    let device = device.with_limit(limit(args)).with_cuts(args.cuts);
+    Ok(Device::Cuda(Arc::new(device)))
 }
 
 /// Where `ldm tune` writes its table, and every command looks for it.

@@ -37,6 +37,12 @@ pub struct EngineArgs {
     /// share, upsampling as part of filters, what a run's constants give, attention over one token
     #[arg(long, default_value = "on", value_parser = BoolishValueParser::new(), action = ArgAction::Set, value_name = "WHEN")]
     pub cuts: bool,
+    /// Read what `ldm pack` wrote beside the model (on), or pack its weights anew (off), which gives the same
+    #[arg(long, default_value = "on", value_parser = BoolishValueParser::new(), action = ArgAction::Set, value_name = "WHEN")]
+    pub packed: bool,
+    /// GPU that the emulator stands for: A100, RTX 3090, RTX 4090 or H200 [default: A100]
+    #[arg(long, value_name = "GPU")]
+    pub target: Option<String>,
 }
 
 /// A pipeline on one of the devices.

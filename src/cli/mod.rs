@@ -20,6 +20,7 @@ mod metadata;
 mod model;
 mod networks;
 mod output;
+mod pack;
 mod parity;
 mod plan;
 mod reconstruct;
@@ -89,6 +90,7 @@ fn run(command: Command, commands: &[String], console: &Console, stop: &Stop) ->
         Command::Inspect(args) => inspect::run(&args, console)?,
         Command::Convert(args) => convert::run(&args, console, stop)?,
         Command::List(args) => list::run(&args, console)?,
+        Command::Pack(args) => pack::run(&args, console, stop)?,
         Command::Plan(args) => plan::run(&args, console, stop)?,
         Command::Bench(args) => bench::run(&args, console, stop)?,
         Command::Tune(args) => tune::run(&args, console, stop)?,

@@ -1,4 +1,5 @@
-//! `ldm plan`: what a run takes of memory, from the programs that would run and before any weight is read.
+//! `ldm plan`: what a run takes of memory, from the programs that would run and before any weight is read; and what it should take of time on a GPU, by a
+//! model that was never compared with one. `--device emulator --target H200` asks it for a card that is elsewhere.
 
 use super::args::ModelArgs;
 use super::console::Console;
@@ -8,6 +9,7 @@ use super::settings::Settings;
 use super::stop::Stop;
 use super::{device, model};
 use clap::Args;
+use latent_diffusion::backend::Expected;
 use latent_diffusion::pipeline::{Model, Request, Stage};
 use latent_diffusion::sampler::Sampler;
 use latent_diffusion::{Error, Result};
@@ -78,7 +80,28 @@ pub fn run(args: &PlanArgs, console: &Console, stop: &Stop) -> Result<()> {
             bands.unwrap_or_default()
         ))?;
     }
-    console.result(&format!("{:<13} {:>35}", "peak", mib(peak)))
+    console.result(&format!("{:<13} {:>35}", "peak", mib(peak)))?;
+    let expected = stages
+        .iter()
+        .filter_map(|stage| Some((stage.name, stage.expected?)));
+    for (index, (name, expected)) in expected.enumerate() {
+        if index == 0 {
+            console.result("predictions, by a model that was never compared with hardware")?;
+        }
+        console.result(&predicted(name, &expected))?;
+    }
+    Ok(())
+}
+
+/// What a network should take: of the UNet, a step.
+fn predicted(name: &str, expected: &Expected) -> String {
+    format!(
+        "{name:<13} {:>8.3} ms, {:.1} a second, {:.0} % of what the GPU could do, {} launches",
+        expected.seconds * 1e3,
+        1.0 / expected.seconds,
+        100.0 * expected.floor_seconds / expected.seconds,
+        expected.launches
+    )
 }
 
 fn request(args: &PlanArgs, model: &Model) -> Result<Request> {
@@ -116,12 +139,20 @@ fn as_json(stage: &Stage) -> Value {
             "host_bytes": bands.host_bytes,
         })
     });
+    let predicted = stage.expected.map(|expected| {
+        json!({
+            "seconds": expected.seconds,
+            "floor_seconds": expected.floor_seconds,
+            "launches": expected.launches,
+        })
+    });
     json!({
         "stage": stage.name,
         "weight_bytes": stage.weight_bytes,
         "arena_bytes": stage.arena_bytes,
         "peak_bytes": stage.peak_bytes(),
         "bands": bands,
+        "predicted": predicted,
     })
 }
 

@@ -1,7 +1,7 @@
 //! `ldm tune`: times every tile of every product of a model on this GPU, and writes down which was the quickest.
 //!
 //! Results do not change by a bit: all tiles add in the same order, and over how many blocks a sum is split is not asked here. The emulator has no
-//! times; there a tile takes what the model of time predicts for an A100, so that the table is the same everywhere.
+//! times; there a tile takes what the model of time predicts for the GPU it stands for, so that the table is the same everywhere.
 
 use super::args::ModelArgs;
 use super::console::Console;
@@ -11,7 +11,7 @@ use super::model;
 use super::networks::{Chosen, Network, inputs};
 use super::stop::Stop;
 use clap::Args;
-use latent_diffusion::cuda::{Cuda, Gpu, TileSize, Tuned, predict, shape_name, tile_sizes};
+use latent_diffusion::cuda::{Cuda, TileSize, Tuned, predict, shape_name, tile_sizes};
 use latent_diffusion::graph::Node;
 use latent_diffusion::plan::Plan;
 use latent_diffusion::session::Program;
@@ -122,7 +122,7 @@ fn time(
     };
     if device.hardware().is_none() {
         let program = Program::new(&**device, graph.clone())?;
-        let gpu = emulated(device);
+        let gpu = device.modelled();
         let precision = device.target().precision;
         let mut nodes = vec![0.0; program.plan().graph.nodes().len()];
         for launch in predict(program.plan(), program.kernels(), &gpu, precision) {
@@ -165,16 +165,4 @@ fn time(
 fn shape(plan: &Plan, node: &Node) -> Option<String> {
     let inputs: Vec<_> = node.inputs.iter().map(|&v| plan.graph.shape(v)).collect();
     shape_name(&node.op, &inputs, node.shape)
-}
-
-/// The GPU that the emulator stands for.
-fn emulated(device: &Cuda) -> Gpu {
-    let target = device.target();
-    let [a100, ..] = Gpu::published();
-    Gpu {
-        compute_capability: target.compute_capability,
-        multiprocessors: target.multiprocessors,
-        shared_bytes_per_block: target.shared_bytes_per_block,
-        ..a100
-    }
 }

@@ -2,7 +2,7 @@
 
 use super::diagnosis;
 use super::kernel::{Precision, Target};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::fmt;
 
 /// A GPU as the driver describes it.
@@ -58,6 +58,40 @@ impl Gpu {
             gpu("RTX 4090", (89, 128), [99, 72, 24], [2.52, 1.008]),
             gpu("H200", (90, 132), [227, 50, 141], [1.457, 4.3]),
         ]
+    }
+
+    /// The one of [`published`](Self::published) that is called so, however it is written: `rtx4090`, `RTX 4090`, `4090`.
+    ///
+    /// # Errors
+    /// If none is.
+    pub fn named(name: &str) -> Result<Self> {
+        let letters = |name: &str| -> String {
+            let letters = name.chars().filter(char::is_ascii_alphanumeric);
+            letters.map(|c| c.to_ascii_lowercase()).collect()
+        };
+        let wanted = letters(name);
+        let is = |gpu: &Self| {
+            let own = letters(&gpu.name);
+            own == wanted || own.strip_prefix("rtx") == Some(&*wanted)
+        };
+        Self::published().into_iter().find(is).ok_or_else(|| {
+            let known = Self::published().map(|gpu| gpu.name).join(", ");
+            Error::request(format!(
+                "the GPU `{name}` is not among those that are known here: {known}"
+            ))
+        })
+    }
+
+    /// The one of [`published`](Self::published) that is of the target's kind, with the target's sizes.
+    pub(super) fn nearest(target: &Target) -> Self {
+        let [a100, others @ ..] = Self::published();
+        let is = |gpu: &Self| gpu.compute_capability == target.compute_capability;
+        Self {
+            compute_capability: target.compute_capability,
+            multiprocessors: target.multiprocessors,
+            shared_bytes_per_block: target.shared_bytes_per_block,
+            ..others.into_iter().find(is).unwrap_or(a100)
+        }
     }
 
     /// What kernels are chosen for.

@@ -26,6 +26,7 @@ mod memory;
 mod moments;
 mod movement;
 mod pack;
+mod packed;
 mod predict;
 mod probe;
 mod product;
@@ -45,17 +46,18 @@ pub use emulator::Emulation;
 pub use gpu::Gpu;
 pub use kernel::{Argument, Kernel, Launch, Operand, Precision, Target};
 pub use link::link;
+pub use packed::Warn;
 pub use predict::{Predicted, floor, predict};
 pub use recipe::{Layout, Recipe};
 pub use replay::Replay;
 pub use select::select;
 pub use tuned::{TileSize, Tuned, shape_name, tile_sizes};
 
-use crate::backend::{Backend, Lap, Load, Meter, Selection, Step, Taken, Transfer};
+use crate::backend::{Backend, Expected, Lap, Load, Meter, Selection, Step, Taken, Transfer};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Param};
-use crate::plan::Place;
 use crate::plan::fuse::CUTS;
+use crate::plan::{Place, Plan};
 use crate::tensor::Shape;
 use crate::weights::Weights;
 use counters::Counters;
@@ -302,6 +304,19 @@ impl Backend for Cuda {
             kernel,
         };
         Ok(kernels.into_iter().map(selection).collect())
+    }
+
+    fn expected<'a>(
+        &self,
+        plan: &Plan,
+        kernels: impl Iterator<Item = &'a Kernel>,
+    ) -> Option<Expected> {
+        Some(predict::expected(
+            plan,
+            kernels,
+            &self.modelled(),
+            self.target.precision,
+        ))
     }
 
     fn admit(&self, arena_bytes: usize, loads: &[Load<'_, Self>], weights: &Weights) -> Result<()> {

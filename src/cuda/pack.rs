@@ -10,6 +10,9 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use rows::Rows;
 
+/// Counts what layouts have stood for: raised whenever one of them comes to mean other bytes, so that none that were kept are taken for them.
+pub(super) const VERSION: u32 = 1;
+
 /// How a device's rows are made of tensors.
 struct Packing {
     /// Whose rows they are.

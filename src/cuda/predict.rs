@@ -7,7 +7,8 @@
 use super::cost::{Blocks, START, joined, launched, streamed};
 use super::gpu::Gpu;
 use super::kernel::{Argument, Kernel, Launch, Layout, Precision, Target};
-use super::{table, tile, tile_sm90};
+use super::{Cuda, table, tile, tile_sm90};
+use crate::backend::Expected;
 use crate::ops::{Attention, Op};
 use crate::plan::Plan;
 use crate::tensor::Shape;
@@ -71,6 +72,33 @@ pub fn predict<'a>(
         }));
     }
     predicted
+}
+
+impl Cuda {
+    /// The GPU that times are predicted for: this one, or that which the emulator stands for.
+    pub fn modelled(&self) -> Gpu {
+        let gpu = self.door.gpu().cloned();
+        gpu.unwrap_or_else(|| Gpu::nearest(&self.target))
+    }
+}
+
+/// What the body of a plan should take, all launches together.
+pub(super) fn expected<'a>(
+    plan: &Plan,
+    kernels: impl IntoIterator<Item = &'a Kernel>,
+    gpu: &Gpu,
+    precision: Precision,
+) -> Expected {
+    let launches = predict(plan, kernels, gpu, precision).into_iter();
+    let body: Vec<f64> = launches
+        .filter(|launch| launch.node >= plan.prologue)
+        .map(|launch| launch.seconds)
+        .collect();
+    Expected {
+        seconds: body.iter().sum(),
+        floor_seconds: floor(plan, gpu, precision),
+        launches: body.len(),
+    }
 }
 
 /// The least seconds for the body of a plan: each node's products at the device's peak or its weights from memory, whichever is longer, with

@@ -3,11 +3,13 @@
 //! They stay when the last session that used them is gone, for the next size or image to find, and give way when memory is short.
 
 use super::door::{Door, Memory, Span};
+use super::packed::Shelf;
 use super::{Layout, Precision, pack};
 use crate::error::{Error, Result};
 use crate::graph::Param;
 use crate::weights::{Identity, TensorView, Weights};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What makes two weights the same bytes on the device.
@@ -20,9 +22,22 @@ struct Key {
 
 /// Every weight on the device.
 #[derive(Default)]
-pub(super) struct Store(Mutex<HashMap<Key, Arc<dyn Memory>>>);
+pub(super) struct Store {
+    held: Mutex<HashMap<Key, Arc<dyn Memory>>>,
+    shelf: Option<Shelf>,
+    /// Bytes that were loaded as they were kept, and all that were loaded.
+    loaded: [AtomicUsize; 2],
+}
 
 impl Store {
+    /// Empty, and looking for packed weights where they are kept.
+    pub(super) fn with_shelf(shelf: Shelf) -> Self {
+        Self {
+            shelf: Some(shelf),
+            ..Self::default()
+        }
+    }
+
     /// `params` together in `layout`, loaded if they are not there.
     ///
     /// # Errors
@@ -42,13 +57,32 @@ impl Store {
         let tensors = (params.iter())
             .map(|param| weights.get(&param.name, &param.shape))
             .collect::<Result<Vec<TensorView>>>()?;
-        let bytes = pack::pack(layout, precision, &tensors)
-            .map_err(|problem| Error::shape(names(params), problem))?;
-        let memory = self.alloc(door, bytes.len())?;
-        door.stage(&Span::whole(&memory), &bytes)?;
-        tensors.iter().for_each(TensorView::release);
+        let refused = |problem| Error::shape(names(params), problem);
+        let shapes: Vec<_> = params.iter().map(|param| param.shape).collect();
+        let size = pack::bytes(layout, precision, &shapes).map_err(refused)?;
+        let memory = self.alloc(door, size)?;
+        let shelf = self.shelf.as_ref();
+        let kept = shelf.and_then(|shelf| shelf.find(params, weights, (layout, precision), size));
+        match &kept {
+            Some(kept) => {
+                door.stage(&Span::whole(&memory), kept.bytes())?;
+                kept.release();
+                self.loaded[0].fetch_add(size, Ordering::Relaxed);
+            }
+            None => {
+                let bytes = pack::pack(layout, precision, &tensors).map_err(refused)?;
+                door.stage(&Span::whole(&memory), &bytes)?;
+                tensors.iter().for_each(TensorView::release);
+            }
+        }
+        self.loaded[1].fetch_add(size, Ordering::Relaxed);
         self.lock().insert(key, memory.clone());
         Ok(memory)
+    }
+
+    /// Bytes that were loaded so far: as they were kept, and all.
+    pub(super) fn loaded(&self) -> [usize; 2] {
+        [0, 1].map(|which| self.loaded[which].load(Ordering::Relaxed))
     }
 
     /// Memory for `bytes` bytes, made by letting go of weights that nobody uses if there is no other.
@@ -104,7 +138,7 @@ impl Store {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<dyn Memory>>> {
         // Nothing between lock and unlock leaves the map half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,8 @@
-//! What a request will take of the device's memory, before anything is loaded: from the very programs that would run.
+//! What a request will take of the device's memory, before anything is loaded: from the very programs that would run; and of its time, where there is
+//! a model of that.
 
 use super::{FIRST_STAGE, Pipeline, Request, StepSizes, step};
-use crate::backend::Backend;
+use crate::backend::{Backend, Expected};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::models::config::Condition;
@@ -11,7 +12,7 @@ use crate::session::Program;
 use crate::weights::Weights;
 
 /// What one network of a run takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
     /// Which.
     pub name: &'static str,
@@ -21,6 +22,8 @@ pub struct Stage {
     pub arena_bytes: usize,
     /// How it runs in bands, if it does.
     pub bands: Option<InBands>,
+    /// What a run of the whole should take, or a step of it; a prediction, where there is one.
+    pub expected: Option<Expected>,
 }
 
 /// What a network in bands takes besides its arena.
@@ -112,6 +115,7 @@ impl<B: Backend> Pipeline<B> {
             weight_bytes: self.backend.weight_bytes(&program.loads(), weights)?,
             arena_bytes: program.plan().arena_bytes,
             bands: None,
+            expected: self.backend.expected(program.plan(), program.kernels()),
         })
     }
 
@@ -137,6 +141,7 @@ impl<B: Backend> Pipeline<B> {
                 host_bytes: schedule.host_bytes,
                 peak_bytes: schedule.peak_bytes,
             }),
+            expected: None,
             ..whole
         })
     }

@@ -152,6 +152,11 @@ impl Checkpoint {
         self.files.iter().map(|(path, _)| path.as_path())
     }
 
+    /// Whether it lies in files, and not in the program or in memory.
+    pub(super) fn is_of_files(&self) -> bool {
+        self.files.iter().all(|(_, bytes)| bytes.is_mapped())
+    }
+
     /// The text of the configuration that lies beside the checkpoint in its zip archive, if it was opened there and has one.
     pub fn configuration(&self) -> Option<&str> {
         self.configuration.as_deref()

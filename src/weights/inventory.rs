@@ -7,6 +7,7 @@ use crate::tensor::Shape;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The sizes of a network's weights on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +53,25 @@ impl Weights {
             .find(|source| checkpoint.contains(&source.name))?;
         let whole = found.third.is_none() && found.below.is_empty();
         whole.then(|| checkpoint.dims(&found.name).map(<[usize]>::to_vec))?
+    }
+
+    /// The checkpoint that holds the tensor `name`, and which of its tensors, or which part of them, that is; `None` for synthetic weights, and for
+    /// what no tensor is called.
+    pub fn origin(&self, name: &str) -> Option<(Arc<Checkpoint>, String)> {
+        let (Kind::Checkpoint(checkpoint, naming), name) = self.owner(name) else {
+            return None;
+        };
+        let mut sources = naming.sources(name).into_iter();
+        let source = sources.find(|source| checkpoint.contains(&source.name))?;
+        let mut stored = source.name;
+        if let Some(third) = source.third {
+            stored += &format!(" (third {third})");
+        }
+        let all = source
+            .below
+            .iter()
+            .fold(stored, |all, other| all + " and " + other);
+        Some((checkpoint.clone(), all))
     }
 
     /// The files the weights are in; none for synthetic ones.

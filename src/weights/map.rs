@@ -66,6 +66,11 @@ impl Bytes {
         }
     }
 
+    /// Whether they are a file's.
+    pub(super) fn is_mapped(&self) -> bool {
+        matches!(self.storage, Storage::Map(_))
+    }
+
     /// Lets the pages of a mapped file go: they are read again when they are touched. Of use where each byte is read once, or
     /// seldom, so that a file larger than memory never fills it.
     pub(super) fn release(&self) {

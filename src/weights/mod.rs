@@ -12,6 +12,7 @@ mod inventory;
 mod lookup;
 mod map;
 mod names;
+mod packed;
 mod pickle;
 mod save;
 mod synthetic;
@@ -22,6 +23,7 @@ pub use checkpoint::Checkpoint;
 pub use identity::Identity;
 pub use inventory::Inventory;
 pub use names::{Naming, UNetLayout};
+pub use packed::{Made, Packed};
 pub use save::{Written, save, save_as};
 pub use view::{Dtype, TensorView};
 

@@ -13,7 +13,7 @@ use half::slice::HalfFloatSliceExt;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 /// Elements that are converted at a time.
@@ -90,8 +90,41 @@ pub fn save_as(
         .collect::<Result<Vec<_>>>()?;
     // The wider type first, so that every tensor lies at a multiple of its element.
     all.sort_by(|a, b| (b.dtype.bytes(), &a.name).cmp(&(a.dtype.bytes(), &b.name)));
-    let partial = path.with_added_extension("partial");
-    let outcome = write(&partial, path, &all, about, progress);
+    let failed = |error: io::Error| Error::output(path, error.to_string());
+    let tensors = all.iter().map(|tensor| {
+        let bytes = tensor.shape.len() * tensor.dtype.bytes();
+        let dtype = format!("{:?}", tensor.dtype);
+        (&*tensor.name, dtype, tensor.dims.clone(), bytes)
+    });
+    let header = header_of(tensors, about);
+    whole(path, &mut |file| {
+        file.write_all(&header).map_err(failed)?;
+        all.iter().try_for_each(|tensor| {
+            tensor.each_piece(&mut |piece| {
+                file.write_all(piece).map_err(failed)?;
+                progress(piece.len())
+            })
+        })
+    })
+}
+
+/// Lets `write` fill a file that has its name only when all of it is on the disk.
+pub(super) fn whole(
+    path: &Path,
+    write: &mut dyn FnMut(&mut BufWriter<File>) -> Result<()>,
+) -> Result<()> {
+    let failed = |error: io::Error| Error::output(path, error.to_string());
+    let partial = path.with_added_extension(format!("partial-{}", std::process::id()));
+    let mut filled = || {
+        let mut file = BufWriter::new(File::create(&partial).map_err(failed)?);
+        write(&mut file)?;
+        let file = file
+            .into_inner()
+            .map_err(|error| failed(error.into_error()))?;
+        file.sync_all().map_err(failed)?;
+        fs::rename(&partial, path).map_err(failed)
+    };
+    let outcome = filled();
     if outcome.is_err() {
         // Where even this fails, the first error is the one to tell.
         let _ = fs::remove_file(&partial);
@@ -99,51 +132,28 @@ pub fn save_as(
     outcome
 }
 
-fn write(
-    partial: &Path,
-    path: &Path,
-    tensors: &[Prepared],
+/// What precedes the data: of each tensor name, type, sizes and bytes. It is filled up with spaces so that the data begins at a multiple of eight bytes.
+pub(super) fn header_of<'a>(
+    tensors: impl Iterator<Item = (&'a str, String, Vec<usize>, usize)>,
     about: &BTreeMap<String, String>,
-    progress: &mut dyn FnMut(usize) -> Result<()>,
-) -> Result<()> {
-    let failed = |error: std::io::Error| Error::output(path, error.to_string());
-    let mut file = BufWriter::new(File::create(partial).map_err(failed)?);
-    let header = header(tensors, about);
-    file.write_all(&(header.len() as u64).to_le_bytes())
-        .map_err(failed)?;
-    file.write_all(&header).map_err(failed)?;
-    for tensor in tensors {
-        tensor.each_piece(&mut |piece| {
-            file.write_all(piece).map_err(failed)?;
-            progress(piece.len())
-        })?;
-    }
-    let file = file
-        .into_inner()
-        .map_err(|error| failed(error.into_error()))?;
-    file.sync_all().map_err(failed)?;
-    fs::rename(partial, path).map_err(failed)
-}
-
-/// The JSON before the data, filled up with spaces so that the data begins at a multiple of eight bytes.
-fn header(tensors: &[Prepared], about: &BTreeMap<String, String>) -> Vec<u8> {
+) -> Vec<u8> {
     let (mut map, mut end) = (Map::new(), 0);
     if !about.is_empty() {
         map.insert("__metadata__".into(), json!(about));
     }
-    for tensor in tensors {
+    for (name, dtype, dims, bytes) in tensors {
         let start = end;
-        end += tensor.shape.len() * tensor.dtype.bytes();
+        end += bytes;
         let about = json!({
-            "dtype": format!("{:?}", tensor.dtype),
-            "shape": tensor.dims,
+            "dtype": dtype,
+            "shape": dims,
             "data_offsets": [start, end],
         });
-        map.insert(tensor.name.clone(), about);
+        map.insert(name.to_owned(), about);
     }
     let mut text = Value::Object(map).to_string().into_bytes();
     text.resize(text.len().next_multiple_of(8), b' ');
-    text
+    [&(text.len() as u64).to_le_bytes(), &*text].concat()
 }
 
 struct Prepared<'a> {

@@ -9,6 +9,7 @@ mod convert;
 mod driver;
 mod inpaint;
 mod output;
+mod packed;
 mod plan;
 mod shown;
 mod stop;

@@ -92,3 +92,56 @@ fn an_image_is_the_same_in_bands() {
         0
     );
 }
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn a_gpu_that_is_elsewhere_is_predicted_as_it_was_reviewed() {
+    let place = Place::new();
+    let line = [
+        "plan",
+        "-m",
+        "synthetic:sd1",
+        "--device",
+        "emulator",
+        "--target",
+        "h200",
+    ];
+    let text = place.ldm(&line);
+    let lines = text.lines();
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("never compared with hardware"))
+    );
+    let answer = place.ldm(&[&line[..], &["--json"]].concat());
+    let answer: Value = serde_json::from_str(answer.lines()[0]).unwrap();
+    let reviewed = include_str!("../data/predicted.txt");
+    for (index, network) in [
+        (1, "sd1 512 step, guided     H200          1"),
+        (2, "kl-f8 decode to 512      H200          1"),
+    ] {
+        let row = reviewed
+            .lines()
+            .find_map(|line| line.strip_prefix(network))
+            .unwrap();
+        // Launches, GFLOP, MB and milliseconds.
+        let columns: Vec<f64> = row
+            .split_whitespace()
+            .map(|word| word.parse().unwrap())
+            .collect();
+        let predicted = &answer["stages"][index]["predicted"];
+        let milliseconds = 1e3 * predicted["seconds"].as_f64().unwrap();
+        // Samplers differ in what they remember, which takes next to nothing.
+        assert!(
+            (milliseconds / columns[3] - 1.0).abs() < 0.01,
+            "{predicted}, {row}"
+        );
+        let floor = 1e3 * predicted["floor_seconds"].as_f64().unwrap();
+        assert!(
+            (floor / columns[4] - 1.0).abs() < 0.01,
+            "{predicted}, {row}"
+        );
+    }
+    let cpu = plan(&place, &[]);
+    assert!(cpu["stages"][1]["predicted"].is_null());
+}

@@ -1,7 +1,8 @@
 //! `ldm bench --startup`: what a new process does until the first step of a sampling run is done, stage by stage.
 //!
 //! Everything happens for the first time here, as in `ldm sample`: files are mapped, the device wakes up, weights are brought to it while the next
-//! network is planned, and kernels are loaded where they first run. Only what the system keeps of the files in memory is from before.
+//! network is planned, and kernels are loaded where they first run. Only what the system keeps of the files in memory is from before. The emulator's
+//! own speed says nothing, so it runs no network, and what is printed is what a host does for the GPU that it stands for.
 
 use super::super::console::Console;
 use super::super::device::{self, Device};
@@ -44,19 +45,28 @@ pub(super) fn run(args: &BenchArgs, console: &Console, stop: &Stop) -> Result<()
     stages.end("open the model");
     let device = device::open(&args.engine, console, stop)?;
     stages.end("open the device");
-    for part in [Part::Text, Part::Step] {
-        if part == Part::Text && model.text().is_err() {
-            continue;
-        }
+    let parts = match (args.chosen.what, model.text().is_ok()) {
+        (Part::All, true) => vec![Part::Text, Part::Step],
+        (Part::All, false) => vec![Part::Step],
+        (one, _) => vec![one],
+    };
+    for part in parts {
         for network in args.chosen.part(&model, part)? {
             match &device {
-                Device::Cpu(device) => first_run(device, network, &mut stages)?,
-                Device::Cuda(device) => first_run(device, network, &mut stages)?,
+                Device::Cpu(device) => first_run(device, network, true, &mut stages)?,
+                Device::Cuda(device) => {
+                    let runs = device.hardware().is_some();
+                    first_run(device, network, runs, &mut stages)?
+                }
             }
         }
     }
     let total: Duration = stages.stages.iter().map(|(_, time)| *time).sum();
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    let loaded = match &device {
+        Device::Cpu(_) => None,
+        Device::Cuda(device) => Some(device.packed_bytes()),
+    };
     if args.json {
         let stage =
             |(name, time): &(String, Duration)| json!({ "stage": name, "ms": milliseconds(*time) });
@@ -65,6 +75,8 @@ pub(super) fn run(args: &BenchArgs, console: &Console, stop: &Stop) -> Result<()
             "device": device.name(),
             "stages": stages.stages.iter().map(stage).collect::<Vec<_>>(),
             "ms": milliseconds(total),
+            "packed_bytes": loaded.map(|[packed, _]| packed),
+            "weight_bytes": loaded.map(|[_, all]| all),
         });
         return console.result(&answer.to_string());
     }
@@ -73,17 +85,30 @@ pub(super) fn run(args: &BenchArgs, console: &Console, stop: &Stop) -> Result<()
     for (name, time) in stages.stages.iter().chain(&whole) {
         console.result(&format!("  {:>10.1} ms  {name}", milliseconds(*time)))?;
     }
-    Ok(())
+    match loaded.map(|bytes| bytes.map(|bytes| bytes >> 20)) {
+        Some([packed, all]) => console.result(&format!(
+            "{packed} of {all} MiB of weights were read as `ldm pack` wrote them"
+        )),
+        None => Ok(()),
+    }
 }
 
-/// Plans, loads and runs a network for the first time.
-fn first_run<B: Backend>(device: &Arc<B>, network: Network, stages: &mut Stages) -> Result<()> {
+/// Plans and loads a network, and `runs` it for the first time.
+fn first_run<B: Backend>(
+    device: &Arc<B>,
+    network: Network,
+    runs: bool,
+    stages: &mut Stages,
+) -> Result<()> {
     let (name, graph, weights) = network;
     let inputs = inputs(&graph)?;
     let program = Program::new(&**device, graph)?;
     stages.end(format!("plan {name}"));
     let mut session = Session::load(device, program, weights)?;
     stages.end("  load its weights");
+    if !runs {
+        return Ok(());
+    }
     for (name, tensor) in inputs {
         session.set(&name, &tensor)?;
     }

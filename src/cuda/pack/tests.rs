@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::weights::Weights;
+use sha2::Digest;
 
 fn packed(layout: Layout, precision: Precision, shape: impl Into<Shape>) -> (Vec<f32>, Vec<f32>) {
     let shape = shape.into();
@@ -234,4 +235,57 @@ fn tensors_that_do_not_fit_together_are_refused() {
         gated: false,
     };
     refused(addends, &[[3].into(), [2, 3].into(), [1].into()]);
+}
+
+#[test]
+fn what_was_kept_is_what_would_be_packed_now() {
+    let (rows, columns, gated) = (8, 40, true);
+    let tensors = |shapes: &[&[usize]]| -> Vec<TensorView> {
+        let named = shapes.iter().enumerate();
+        named
+            .map(|(i, dims)| {
+                Weights::synthetic(3)
+                    .get(&format!("w{i}"), &Shape::new(dims))
+                    .unwrap()
+            })
+            .collect()
+    };
+    let matrix = Layout::Matrix {
+        rows,
+        columns,
+        gated,
+    };
+    let beside = Layout::Beside { rows, columns };
+    let scaled = Layout::Scaled {
+        rows,
+        columns,
+        gated,
+    };
+    let addends = Layout::Addends { matrices: 1, gated };
+    let all: [(Layout, &[&[usize]]); 10] = [
+        (Layout::Vector, &[&[6]]),
+        (Layout::GatedVector, &[&[6]]),
+        (Layout::Total, &[&[6], &[6]]),
+        (Layout::Table, &[&[5, 4]]),
+        (matrix, &[&[6, 4, 3, 3]]),
+        (Layout::Phases { columns: 16 }, &[&[3, 4, 3, 3]]),
+        (beside, &[&[6, 2, 3, 3], &[6, 5]]),
+        (scaled, &[&[5], &[6, 5]]),
+        (Layout::ScaledSums { gated }, &[&[5], &[6, 5]]),
+        (addends, &[&[5], &[6, 5], &[6]]),
+    ];
+    let mut hash = sha2::Sha256::new();
+    for (layout, shapes) in all {
+        for precision in [Precision::F16, Precision::F32] {
+            hash.update(pack(layout, precision, &tensors(shapes)).unwrap());
+        }
+    }
+    let hash = hash.finalize();
+    // Where this changes, `VERSION` is raised with it.
+    assert_eq!(
+        (VERSION, &hash[..4]),
+        (1, &[0x1f, 0x0f, 0x53, 0xc0][..]),
+        "{:02x?}",
+        &hash[..4]
+    );
 }
