@@ -12,6 +12,9 @@ from kernel_code import is_for_hopper, is_tensor
 # Tensor core instructions of the code that every architecture has.
 TENSOR = "HMMA.16816.F32"
 
+# What measures products alone, and copies nothing.
+PROBE_90 = r"probe_multiply_f16_sm90"
+
 # What the main loop of an entry must hold. Loops of kernels that are not listed have no tensor core instructions.
 MAIN_LOOPS = [
     (r"(linear|linear_norm|conv2d)_f16_\d+x\d+", {TENSOR, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"}),
@@ -20,6 +23,7 @@ MAIN_LOOPS = [
     (r"attention_(f16_\d+_\d+x\d+|mix_f16)", {TENSOR, "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS.128"}),
     (r"probe_multiply_f16", {TENSOR}),
     (r"(linear|linear_norm|conv2d|attention)_f16_\w+_sm90", {"HGMMA"}),
+    (PROBE_90, {"HGMMA"}),
 ]
 
 # The least share of tensor core instructions among those of the main loop, in percent.
@@ -40,6 +44,7 @@ PER_PRODUCT = [
     # Rows are normalised from the stages as they pass: their sums take more instructions than the products.
     (r"linear_norm_f16_\w+_sm90", 60),
     (r"attention_f16_\d+_\d+x128_sm90", 50),
+    (PROBE_90, 5),
 ]
 
 # Vector registers moved to uniform ones, each of which waits for the vector pipeline: in a main loop, and in one that starts tensor copies.
@@ -94,6 +99,8 @@ def shapes(entry):
     with eight columns more, the first of which adds up the weights."""
     if found := re.fullmatch(r"attention_f16_(\d+)_\d+x(\d+)_sm90", entry):
         return {int(found[2]), int(found[1]) + 8}
+    if re.fullmatch(PROBE_90, entry):
+        return {256}
     found = re.fullmatch(r"(?:linear|linear_norm|conv2d)_f16_\d+x(\d+)\w*_sm90", entry)
     return {int(found[1])} if found else set()
 
@@ -105,11 +112,12 @@ def check_hopper(kernel, loop):
     found = {operation for operation in operations if operation.startswith("HGMMA")}
     if wide != found:
         yield f"multiplies by {', '.join(sorted(found)) or 'nothing'}, where {', '.join(sorted(wide)) or 'nothing'} was expected"
-    if not any(operation.startswith("UTMALDG") for operation in operations):
+    network = not re.fullmatch(PROBE_90, kernel.entry)
+    if network and not any(operation.startswith("UTMALDG") for operation in operations):
         yield "has no tensor copy (UTMALDG)"
     if any(operation.startswith("BRA") and "ANY" in operation for operation in operations):
         yield "goes over the lanes of a warp one by one to make an operand uniform (BRA.ANY)"
-    if "PREEXIT" not in operations:
+    if network and "PREEXIT" not in operations:
         yield "never lets the next grid start (no PREEXIT)"
     moves = lambda body: sum(operation.startswith("R2UR") for operation, _ in body)
     for name, bodies in (("main", [loop]), ("copy", kernel.copy_loops())):

@@ -1,4 +1,5 @@
-//! What a device can do at best, measured by kernels that do nothing else (`kernels/probe.cu`): the ceilings that times are held against.
+//! What a device can do at best, measured by kernels that do nothing else (`kernels/probe.cu`, `probe_sm90.cu`): the ceilings that times are held
+//! against.
 
 use super::door::{Call, Door, Span, Touched, Value};
 use super::kernel::{Precision, Target};
@@ -23,8 +24,11 @@ impl Effort {
     };
 }
 
-/// Threads of a block that multiplies.
+/// Threads of a block that multiplies registers.
 const THREADS: usize = 128;
+
+/// The product of two warpgroups from shared memory: rows, columns and depth of a step.
+const SHARED: [usize; 3] = [2 * 64, 256, 64];
 
 /// A probe of products.
 struct Multiply {
@@ -33,38 +37,53 @@ struct Multiply {
     blocks: u32,
     /// Operations of a block in a step.
     flops: f64,
+    /// Bytes of shared memory of a block.
+    shared_bytes: u32,
     /// What is passed behind the sums.
     values: Vec<Value>,
 }
 
 impl Multiply {
-    fn new(precision: Precision, steps: i32) -> Self {
-        match precision {
+    /// The fastest products that the target has in its precision.
+    fn new(target: &Target, steps: i32) -> Self {
+        match (target.precision, target.compute_capability) {
+            (Precision::F16, 90) => {
+                let [rows, columns, depth] = SHARED;
+                Self {
+                    entry: "probe_multiply_f16_sm90",
+                    blocks: 1,
+                    flops: (2 * rows * columns * depth) as f64,
+                    shared_bytes: ((rows + columns) * depth * Precision::F16.bytes()) as u32,
+                    values: vec![Value::Int(steps)],
+                }
+            }
             // Four warps with 16 fragments of 16 x 8 x 16 multiply-adds.
-            Precision::F16 => Self {
+            (Precision::F16, _) => Self {
                 entry: "probe_multiply_f16",
                 blocks: 4,
                 flops: (4 * 16 * 16 * 8 * 16 * 2) as f64,
+                shared_bytes: 0,
                 values: vec![Value::Int(steps)],
             },
-            Precision::F32 => Self {
+            (Precision::F32, _) => Self {
                 entry: "probe_multiply_f32",
                 blocks: 8,
                 flops: (THREADS * 32 * 2) as f64,
+                shared_bytes: 0,
                 values: vec![Value::Float(0.5), Value::Int(steps)],
             },
         }
     }
 }
 
-fn call(entry: &str, blocks: u32, values: Vec<Value>) -> Result<Call> {
+fn call(entry: &str, (blocks, shared_bytes): (u32, u32), values: Vec<Value>) -> Result<Call> {
     let entry = table::entry(entry)
         .ok_or_else(|| Error::Device(format!("there is no kernel `{entry}`")))?;
     Ok(Call {
         node: "ceilings".to_owned(),
         entry,
         grid: [blocks, 1, 1],
-        shared_bytes: 0,
+        shared_bytes,
         values,
     })
 }
@@ -74,7 +93,7 @@ fn call(entry: &str, blocks: u32, values: Vec<Value>) -> Result<Call> {
 /// # Errors
 /// If the device fails, or has too little memory.
 pub(super) fn rates(door: &dyn Door, target: &Target, effort: Effort) -> Result<[f64; 2]> {
-    let probe = Multiply::new(target.precision, effort.steps);
+    let probe = Multiply::new(target, effort.steps);
     let (multiplied, _) = multiply(door, target, &probe)?;
     let (copied, to) = copy(door, target, effort.bytes)?;
     let flops =
@@ -101,18 +120,23 @@ fn copy(door: &dyn Door, target: &Target, bytes: usize) -> Result<(Duration, Spa
     let count =
         count.map_err(|_| Error::Memory("a copy of 32 GiB or more is not timed".to_owned()))?;
     let values = vec![memory(&to, true), memory(&from, false), Value::Int(count)];
-    let taken = door.time(&call("probe_copy", 8 * target.multiprocessors, values)?)?;
+    let taken = door.time(&call(
+        "probe_copy",
+        (8 * target.multiprocessors, 0),
+        values,
+    )?)?;
     Ok((taken, to))
 }
 
-/// Multiplies ones: how long it takes, and each thread's sum.
+/// Multiplies: how long it takes, and each thread's sum.
 fn multiply(door: &dyn Door, target: &Target, probe: &Multiply) -> Result<(Duration, Span)> {
     let blocks = probe.blocks * target.multiprocessors;
-    let sums = door.alloc(blocks as usize * THREADS * Precision::F32.bytes())?;
+    let mut call = call(probe.entry, (blocks, probe.shared_bytes), vec![])?;
+    let threads = (blocks * call.entry.threads) as usize;
+    let sums = door.alloc(threads * Precision::F32.bytes())?;
     let sums = Span::whole(&sums);
-    let values = [&[memory(&sums, true)], &probe.values[..]].concat();
-    let taken = door.time(&call(probe.entry, blocks, values)?)?;
-    Ok((taken, sums))
+    call.values = [&[memory(&sums, true)], &probe.values[..]].concat();
+    Ok((door.time(&call)?, sums))
 }
 
 #[cfg(all(test, emulator))]
@@ -129,6 +153,38 @@ mod tests {
             .collect()
     }
 
+    const STEPS: usize = 30;
+
+    /// The sum that a thread ends with. By registers it is of products of ones, or near a limit.
+    fn expected(target: &Target, thread: usize) -> f32 {
+        match (target.precision, target.compute_capability) {
+            (Precision::F16, 90) => {
+                // Rows of A and of B by their number in shared memory, each of eight halves again and again.
+                let [rows, columns, depth] = SHARED;
+                let value = |row: usize, i: usize| {
+                    let step = [0, 3][i % 2] + 6 * (i / 2);
+                    (2 * ((row * 5 + step) & 15)) as f32 / 16.0 - 15.0 / 16.0
+                };
+                let product = |row: usize, column: usize| -> f32 {
+                    let pairs = (0..8).map(|i| value(row, i) * value(rows + column, i));
+                    pairs.sum::<f32>() * (depth / 8) as f32
+                };
+                // Two rows, eight apart, and two columns of every eight.
+                let first = 16 * (thread / 32) + thread % 32 / 4;
+                let places = [first, first + 8].into_iter().flat_map(|row| {
+                    let columns = (0..columns).filter(move |column| column % 8 / 2 == thread % 4);
+                    columns.map(move |column| (row, column))
+                });
+                places
+                    .map(|(row, column)| product(row, column))
+                    .sum::<f32>()
+                    * STEPS as f32
+            }
+            (Precision::F16, _) => (64 * 16 * STEPS) as f32,
+            (Precision::F32, _) => 64.0,
+        }
+    }
+
     #[test]
     fn probes_do_the_work_that_they_are_timed_for() {
         let door = emulator::open(Emulation {
@@ -137,21 +193,26 @@ mod tests {
             seed: 0,
         })
         .unwrap();
-        for (precision, expected) in [(Precision::F16, 64.0 * 16.0 * 30.0), (Precision::F32, 64.0)]
-        {
+        for (precision, compute_capability) in [
+            (Precision::F16, 80),
+            (Precision::F16, 90),
+            (Precision::F32, 80),
+        ] {
             let target = Target {
                 multiprocessors: 2,
+                compute_capability,
                 ..Target::a100(precision)
             };
-            let probe = Multiply::new(precision, 30);
+            let probe = Multiply::new(&target, STEPS as i32);
             let (_, sums) = multiply(&*door, &target, &probe).unwrap();
             let sums = floats(&*door, &sums);
-            assert_eq!(sums.len(), (probe.blocks * 2) as usize * THREADS);
-            assert!(
-                sums.iter().all(|sum| (sum - expected).abs() < 1e-3),
-                "{:?}",
-                sums[0]
-            );
+            let threads = table::entry(probe.entry).unwrap().threads as usize;
+            assert_eq!(sums.len(), (probe.blocks * 2) as usize * threads);
+            for (thread, sum) in sums.into_iter().enumerate() {
+                let expected = expected(&target, thread % threads);
+                let error = (sum - expected).abs();
+                assert!(error < 1e-3, "{}: {sum}, not {expected}", probe.entry);
+            }
         }
         let target = Target::a100(Precision::F16);
         let (_, copied) = copy(&*door, &target, 100_000).unwrap();
