@@ -10,8 +10,10 @@ Phases, each ended before `--minutes` (9) are over:
     correct     primitives bit for bit as emulated, every operation against its definition, parity dumps, pictures again and in a batch,
                 compute-sanitizer
     kernels     every distinct operation of Stable Diffusion 1.x at 512 x 512 (UNet with 2 samples, decoder) beside cuBLAS, cuDNN, PyTorch's
-                attentions, and copies of as many bytes
+                attentions, and copies of as many bytes; each with its operands where a network has them, in the L2 cache or not, and with the
+                cache flushed
     bench       `ldm tune`, then `ldm bench` without the table and with it, against the device's measured ceilings, and a trace of a step
+    ncu         what the GPU's counters say of every kernel of a step (tensor pipe, bytes of memory, L2), where there is Nsight Compute
     networks    UNet calls, steps with guidance, decode and whole images beside PyTorch eager and torch.compile, of one folder of weights
 
 A phase prints its rows as they come and one page of tables last, which is also written to FOLDER as DATE-DEVICE.md, with all numbers in
@@ -31,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "gpu_check"))
 
 import bench  # noqa: E402
 import correct  # noqa: E402
+import counters  # noqa: E402
 import kernels  # noqa: E402
 import machine  # noqa: E402
 import networks  # noqa: E402
@@ -70,6 +73,8 @@ def run_phase(phase: str, a: argparse.Namespace, device: str, sampler, deadline:
         return correct.run(a.binaries, device, a.out, deadline, a.dry_run)
     if phase == "bench":
         return bench.run(a.binaries, device, a.out, deadline, sampler, a.dry_run)
+    if phase == "ncu":
+        return counters.run(a.binaries, device, a.out, deadline, a.dry_run)
     if phase == "kernels":
         return kernels.run(a.binaries, device, a.out, deadline, sampler, a.dry_run)
     return networks.run(a.binaries, device, a.out, a.cache, deadline, sampler, a.dry_run, a.batches, a.compile)
@@ -89,7 +94,7 @@ def run(a: argparse.Namespace) -> int:
         head["device"] = {"name": "dry run"}
     print(json.dumps(head), flush=True)
     results, failed = None, False
-    for phase in ["correct", "kernels", "bench", "networks"] if a.phase == "all" else [a.phase]:
+    for phase in ["correct", "kernels", "bench", "ncu", "networks"] if a.phase == "all" else [a.phase]:
         print(f"{phase}:", flush=True)
         with machine.Sampler() as sampler:
             begin = time.monotonic()
@@ -111,7 +116,7 @@ def main() -> int:
     gather = commands.add_parser("collect", help="build the binaries and gather them")
     gather.add_argument("folder", type=Path)
     check = commands.add_parser("run", help="check and time")
-    check.add_argument("--phase", choices=["correct", "kernels", "bench", "networks", "all"], default="all")
+    check.add_argument("--phase", choices=["correct", "kernels", "bench", "ncu", "networks", "all"], default="all")
     check.add_argument("--out", type=Path, required=True, help="where results and logs go")
     check.add_argument("--binaries", type=Path, default=ROOT / "gpu_check_bin", help="what `collect` gathered")
     check.add_argument("--cache", type=Path, default=Path("/tmp/ldm-gpu-check"), help="the model's folder and what torch.compile keeps")

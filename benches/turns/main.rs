@@ -152,7 +152,13 @@ impl<B: Backend + 'static> Server<'_, B> {
             Some("op") => {
                 let case = set(work)?.into_iter().nth(number(work, "index")?);
                 let (case, _) = case.ok_or_else(|| Error::request("no case has this index"))?;
-                work::operation(&self.backend, &case, number(work, "copies")?)
+                let flush = work["flush"].is_u64().then(|| number(work, "flush"));
+                let flush = flush.transpose()?.unwrap_or(0);
+                work::operation(&self.backend, &case, number(work, "copies")?, flush)
+            }
+            Some("flush") => {
+                let copies = number(work, "copies")?;
+                work::flush(&self.backend, number(work, "flush")?, copies)
             }
             Some("unet") => work::unet(pipeline()?, &self.backend, number(work, "batch")?),
             Some("decode") => work::decode(pipeline()?, &self.backend),

@@ -5,6 +5,7 @@ use crate::cases::real::rename;
 use crate::networks::inputs;
 use latent_diffusion::backend::Backend;
 use latent_diffusion::models::{autoencoder, unet};
+use latent_diffusion::ops::Activation;
 use latent_diffusion::pipeline::{Denoiser, Guided, Pipeline, Request};
 use latent_diffusion::rng::Noise;
 use latent_diffusion::sampler::{Options, Sampler};
@@ -21,7 +22,10 @@ const SETS: usize = 3;
 /// Scale and rescaling of guidance.
 const GUIDANCE: [f32; 2] = [7.5, 0.0];
 
-/// `case` as many times as `copies` in one graph, each of [`SETS`] operands in turn.
+/// Where what is written to flush the caches is read from.
+const FLUSH: &str = "flush";
+
+/// `case` as many times as `copies` in one graph, each of [`SETS`] operands in turn, and after `flush` numbers were written, if any.
 ///
 /// # Errors
 /// If the device cannot run it.
@@ -29,8 +33,10 @@ pub fn operation<B: Backend + 'static>(
     backend: &Arc<B>,
     case: &Case,
     copies: usize,
+    flush: usize,
 ) -> Result<Run> {
     let mut graph = Graph::new();
+    let large = (flush > 0).then(|| graph.input(FLUSH, [flush]));
     let mut values = vec![];
     for set in 0..SETS.min(copies) {
         let operands = case.operands.iter().enumerate();
@@ -47,6 +53,9 @@ pub fn operation<B: Backend + 'static>(
         let set = copy % SETS;
         let mut op = case.op.clone();
         rename(&mut op, &format!("{set}."));
+        if let Some(large) = large {
+            graph.activate(large, Activation::Silu)?;
+        }
         let y = graph.push(op, &values[set])?;
         if copy + 1 == copies {
             graph.output("y", y);
@@ -58,6 +67,23 @@ pub fn operation<B: Backend + 'static>(
             session.set(&format!("{set}.{index}"), input)?;
         }
     }
+    Ok(Box::new(move || session.run()))
+}
+
+/// `numbers` numbers written `copies` times, and nothing else.
+///
+/// # Errors
+/// If the device cannot run it.
+pub fn flush<B: Backend + 'static>(backend: &Arc<B>, numbers: usize, copies: usize) -> Result<Run> {
+    let mut graph = Graph::new();
+    let large = graph.input(FLUSH, [numbers]);
+    for copy in 0..copies {
+        let y = graph.activate(large, Activation::Silu)?;
+        if copy + 1 == copies {
+            graph.output("y", y);
+        }
+    }
+    let mut session = Session::new(backend, graph, &Weights::synthetic(0))?;
     Ok(Box::new(move || session.run()))
 }
 

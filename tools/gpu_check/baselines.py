@@ -94,16 +94,38 @@ def layer_norm(case: dict, make: Operands, way: str):
 MAKERS = {"linear": linear, "conv2d": conv2d, "attention": attention, "group_norm": group_norm, "layer_norm": layer_norm}
 
 
-def ready(case: dict, way: str, copies: int, device: str):
-    """A function that runs the operation `copies` times and waits for the end."""
+def ready(case: dict, way: str, copies: int, device: str, flush: int):
+    """A function that runs the operation `copies` times and waits for the end, each time after `flush` numbers were written."""
     make = Operands(device, torch.half if device == "cuda" else torch.float32)
     runs = [MAKERS.get(case["op"], copy)(case, make, way) for _ in range(SETS)]
+    before = flushing(flush, make)
 
     def all_copies():
         for index in range(copies):
+            before()
             runs[index % SETS]()
 
     return recorded(all_copies, device)
+
+
+def flushing(flush: int, make: Operands):
+    """A function that writes so many numbers, or none."""
+    if not flush:
+        return lambda: None
+    x = make.normal(flush)
+    y = torch.empty_like(x)
+    return lambda: torch.neg(x, out=y)
+
+
+def flushed(flush: int, copies: int, device: str):
+    """A function that writes `flush` numbers `copies` times."""
+    before = flushing(flush, Operands(device, torch.half if device == "cuda" else torch.float32))
+    return recorded(lambda: [before() for _ in range(copies)], device)
+
+
+def cache_bytes(device: str) -> int:
+    """The bytes of the last cache before memory; 0 where it is not known."""
+    return getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0) if device == "cuda" else 0
 
 
 def recorded(run, device: str):

@@ -35,6 +35,8 @@ def run(binaries: Path, device: str, out: Path, deadline: float, sampler, brief:
     rows, failed, limits = [], [], {}
     try:
         limits = ceilings(theirs) | rate(ours, 2 if brief else 4096)
+        # Numbers of two bytes that together are twice the cache.
+        flush = 256 if brief else theirs.ask({"cache": True}, SECONDS_PER_CASE)["bytes"]
         wanted = {"list": "awkward"} if brief else {"list": "sd1", "batch": 2}
         cases = ours.ask(wanted, 120)["cases"]
         order = sorted(cases, key=lambda case: -case["count"] * max(case["flops"] / RIDGE, case["bytes"]))
@@ -45,19 +47,15 @@ def run(binaries: Path, device: str, out: Path, deadline: float, sampler, brief:
             row = {key: case[key] for key in ("name", "op", "count", "flops", "bytes")} | {"rows": pixels(case)}
             try:
                 ours.clear(), theirs.clear()
-                work = {"work": "op", "set": wanted["list"], "batch": 2, "index": case["index"], "copies": copies}
-                runners = {"ldm": (ours, ours.prepare(work, SECONDS_PER_CASE)["number"])}
-                for way in WAYS.get(case["op"], ["copy"]):
-                    try:
-                        work = {"work": "op", "case": case, "way": way, "copies": copies}
-                        runners[way] = (theirs, theirs.prepare(work, SECONDS_PER_CASE)["number"])
-                    except Failed as problem:
-                        row.setdefault("refused", {})[way] = str(problem)
+                runners, flushing, refused = prepared(ours, theirs, case, wanted["list"], copies, flush)
                 found = take_turns(runners, rounds, times, sampler)
+                if flushing:
+                    row["flushed"] = without_flush(take_turns(flushing, rounds, times, sampler), copies)
             except Failed as problem:
                 failed.append({"name": case["name"], "problem": str(problem)})
                 print(f"  FAIL {case['name']}: {problem}", flush=True)
                 continue
+            row |= {"refused": refused} if refused else {}
             row["clocks"] = found.pop("clocks")
             row["seconds"] = {name: {k: v / copies if k != "runs" else v for k, v in times.items()} for name, times in found.items()}
             rows.append(finish(row))
@@ -65,8 +63,36 @@ def run(binaries: Path, device: str, out: Path, deadline: float, sampler, brief:
     finally:
         ours.stop(), theirs.stop()
     left_out = len(order) - len(rows) - len(failed)
-    return {"ceilings": limits, "rows": rows, "failed": failed, "left_out": left_out, "copies": copies, "classes": classes(rows),
+    return {"ceilings": limits, "rows": rows, "failed": failed, "left_out": left_out, "copies": copies, "flush": 2 * flush, "classes": classes(rows),
             "figures": figures(rows, limits), "passed": not failed}
+
+
+def prepared(ours: Side, theirs: Side, case: dict, which: str, copies: int, flush: int) -> tuple[dict, dict, dict]:
+    """The runners of a case by the name of their way: with operands as a network leaves them, and with the cache flushed; and the ways that are
+    refused."""
+    work = {"work": "op", "set": which, "batch": 2, "index": case["index"], "copies": copies}
+    ready = lambda side, work: (side, side.prepare(work, SECONDS_PER_CASE)["number"])
+    warm, cold, refused = {"ldm": ready(ours, work)}, {}, {}
+    if flush:
+        alone = {"work": "flush", "flush": flush, "copies": copies}
+        cold = {"ldm": ready(ours, work | {"flush": flush}), "ldm's flush": ready(ours, alone), "flush": ready(theirs, alone)}
+    for way in WAYS.get(case["op"], ["copy"]):
+        work = {"work": "op", "case": case, "way": way, "copies": copies}
+        try:
+            warm[way] = ready(theirs, work)
+            if flush:
+                cold[way] = ready(theirs, work | {"flush": flush})
+        except Failed as problem:
+            refused[way] = str(problem)
+    return warm, cold, refused
+
+
+def without_flush(found: dict, copies: int) -> dict:
+    """Seconds of one run of each way, what its side takes to flush subtracted."""
+    medians = {name: times["median"] for name, times in found.items() if name != "clocks"}
+    alone = {"ldm": medians.pop("ldm's flush")}
+    rest = medians.pop("flush")
+    return {name: (median - alone.get(name, rest)) / copies for name, median in medians.items()}
 
 
 def ceilings(theirs: Side) -> dict:

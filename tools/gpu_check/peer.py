@@ -5,7 +5,8 @@
 Work is {"work": "op", "case": CASE, "way": WAY, "copies": N}, or a network of MODEL in f16 (f32 on the CPU), channels last:
 {"work": "unet", "batch": SAMPLES, "mode": MODE}, {"work": "decode", "mode": MODE}, {"work": "steps", "batch": IMAGES, "steps": N, "mode":
 MODE}, {"work": "image", "steps": N, "mode": MODE}. MODE is "eager", "graph" (eager, replayed as one CUDA graph) or one of torch.compile's.
-{"ceiling": WHICH} times the device itself. {"dump": FOLDER} writes what f32 answers, for `ldm parity`, and answers how far eager f16 is from it.
+{"work": "op", .., "flush": N} writes N numbers before each run, {"work": "flush", "flush": N, "copies": M} writes them alone, and {"cache": true}
+answers with the bytes of the L2 cache. {"ceiling": WHICH} times the device itself. {"dump": FOLDER} writes what f32 answers, for `ldm parity`, and answers how far eager f16 is from it.
 """
 
 import json
@@ -41,6 +42,8 @@ class Peer:
             run()
             self.work.append(run)
             return {"number": len(self.work) - 1, "seconds": time.perf_counter() - begin}
+        if "cache" in request:
+            return {"bytes": baselines.cache_bytes(self.device)}
         if "ceiling" in request:
             run, amount = baselines.ceiling(request["ceiling"], self.device)
             for _ in range(5):
@@ -66,8 +69,11 @@ class Peer:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
-    def op(self, case: dict, way: str, copies: int):
-        return baselines.ready(case, way, copies, self.device)
+    def op(self, case: dict, way: str, copies: int, flush: int = 0):
+        return baselines.ready(case, way, copies, self.device, flush)
+
+    def flush(self, flush: int, copies: int):
+        return baselines.flushed(flush, copies, self.device)
 
     def normal(self, *shape) -> torch.Tensor:
         return torch.randn(*shape, device=self.device).to(self.dtype)

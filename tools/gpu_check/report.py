@@ -75,13 +75,21 @@ def kernels(found: dict) -> list[str]:
         ours, best = row["seconds"]["ldm"], row["seconds"].get(row.get("best"))
         rows.append([row["name"], row["count"], f"{ours['median'] * 1e6:.2f}", f"{ours['p10'] * 1e6:.2f} - {ours['p90'] * 1e6:.2f}",
                      f"{row['tflops']:.1f}", f"{row['gbs']:.0f}", row.get("best", "-"), f"{best['median'] * 1e6:.2f}" if best else "-",
-                     f"{row['ratio']:.2f}" if best else "-", clock(row)])
-    parts.append(table(["case", "calls", "ours, us", "p10 - p90", "TFLOP/s", "GB/s", "beside", "its us", "ours / its", "clock"], rows))
+                     f"{row['ratio']:.2f}" if best else "-", *flushed(row), clock(row)])
+    parts.append(table(["case", "calls", "ours, us", "p10 - p90", "TFLOP/s", "GB/s", "beside", "its us", "ours / its", "flushed: ours", "its us", "clock"],
+                       rows))
+    if found.get("flush"):
+        parts.append(f"Flushed: before every run {found['flush'] / 2**20:.0f} MiB are written, twice the L2 cache; what that takes by itself is subtracted.\n")
     for problem in found.get("failed", []):
         parts.append(f"Failed: {problem['name']}: {problem['problem']}\n")
     if found.get("left_out"):
         parts.append(f"{found['left_out']} cases were left out, as the phase's time was up; they are those with the least work.\n")
     return parts
+
+
+def flushed(row: dict) -> list[str]:
+    """What ours and the best of the others take with the cache flushed, in us."""
+    return [f"{row['flushed'][side] * 1e6:.2f}" if side in row.get("flushed", {}) else "-" for side in ("ldm", row.get("best"))]
 
 
 def bench(found: dict) -> list[str]:
@@ -95,6 +103,14 @@ def bench(found: dict) -> list[str]:
     parts = [f"Measured ceilings: {peak['peak_gflops']:.0f} GFLOP/s, {peak['peak_gbs']:.0f} GB/s.\n"] if peak["peak_gflops"] else []
     return parts + [f"`ldm tune` gave {found['tiles']} shapes another tile.\n",
                     table(["network", "tiles", "ms", "spread", "slowest operations, of their ceiling", "clock"], rows)]
+
+
+def counters(found: dict) -> list[str]:
+    parts = [f"{found['note']}.\n"] if "note" in found else []
+    rows = [[row["kernel"], row["grid"], row["launches"], f"{row['seconds'] * 1e6:.1f}", f"{row['tensor_percent']:.1f}", f"{row['dram_bytes'] / 1e6:.2f}",
+             f"{row['cache_percent']:.1f}", f"{row['cache_hit_percent']:.1f}"] for row in found.get("rows", [])]
+    columns = ["kernel", "grid", "launches", "us together, at ncu's clocks", "tensor pipe, %", "MB of memory each", "L2, %", "L2 hits, %"]
+    return parts + [table(columns, rows)] if rows else parts
 
 
 def networks(found: dict) -> list[str]:
@@ -122,4 +138,4 @@ def number(value) -> str:
     return "-" if value is None else f"{value:.2e}"
 
 
-SECTIONS = {"correct": correct, "kernels": kernels, "bench": bench, "networks": networks}
+SECTIONS = {"correct": correct, "kernels": kernels, "bench": bench, "ncu": counters, "networks": networks}
