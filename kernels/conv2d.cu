@@ -276,7 +276,7 @@ DEVICE void conv2d_f32(const Image<float>& image, const float* w, const Epilogue
     }
 #define SPLIT Split{partial, counters}
 // Behind the counters of tiles are those of pieces.
-#define MOMENTS ChannelMoments{moments, blocks, counters + gridDim.x, rows_per_image}
+#define MOMENTS ChannelMoments{moments, blocks, counters + gridDim.x * gridDim.z, rows_per_image}
 #define EPILOGUE(T) Epilogue<T>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}
 
 // Rows, columns and depth of the tile; stages; warps along rows and columns.

@@ -14,7 +14,7 @@
 // Arithmetic   products exact, f32 sums by wgmma in steps of 16 along K, which runs over taps and within a tap over channels, then over the channels beside.
 // Launch       as linear_sm90.cu, and z: the phases.
 // Requirements all numbers of channels are multiples of 64; no upsampling but in phases. 2^columns by 2^rows pixels are no more than a tile's rows; the tiles
-//              below each other are the images' boxes, across first. src/cuda/product/sm90.rs sees to all of them.
+//              below each other are the images' boxes, across first; where moments are asked for, their blocks of 64 pixels fit the image. src/cuda/product/sm90.rs sees to all of them.
 // Cost         2 m n k FLOPs with k = filter_h filter_w channels; x is read once per tap and column of tiles, w once per pair of rows of tiles.
 // Measured     not yet run on hardware. The loop of one stage is that of linear_sm90.cu.
 #include "product_sm90.cuh"
@@ -54,13 +54,24 @@ struct Pixels {
         const int line = tile / across;
         return Place{line / down * (T::BM >> columns >> rows), line % down << rows, tile % across << columns};
     }
+    // The pixel that is a tile's row of this number.
+    __device__ __forceinline__ Place pixel(const Place& place, int tile_row) const {
+        const int x = place.x + (tile_row & ((1 << columns) - 1)), y = place.y + (tile_row >> columns & ((1 << rows) - 1));
+        return Place{place.image + (tile_row >> columns >> rows), y, x};
+    }
     // Beyond the images' edges there is no row.
     __device__ __forceinline__ int row(const Place& place, int tile_row) const {
-        const int x = place.x + (tile_row & ((1 << columns) - 1)), y = place.y + (tile_row >> columns & ((1 << rows) - 1));
-        const int image = place.image + (tile_row >> columns >> rows);
-        if (x >= out_w || y >= out_h) return 0x7fffffff;
-        if (gridDim.z == 1) return (image * out_h + y) * out_w + x;
-        return ((image * out_h + y) * 2 + phase() / 2) * 2 * out_w + x * 2 + phase() % 2;
+        const Place at = pixel(place, tile_row);
+        if (at.x >= out_w || at.y >= out_h) return 0x7fffffff;
+        if (gridDim.z == 1) return (at.image * out_h + at.y) * out_w + at.x;
+        return ((at.image * out_h + at.y) * 2 + phase() / 2) * 2 * out_w + at.x * 2 + phase() % 2;
+    }
+    // The block of 64 rows that begins there, where moments are found: a box of pixels that is the same in every tile, and fits the image.
+    __device__ __forceinline__ int block(const Place& place, int tile_row) const {
+        const Place at = pixel(place, tile_row);
+        const int across = min(columns, 6), down = 6 - across;
+        const int image = at.image * static_cast<int>(gridDim.z) + phase();
+        return (image * (out_h >> down) + (at.y >> down)) * (out_w >> across) + (at.x >> across);
     }
 
     // The tile's first pixel, and what comes next: a tap and a channel, behind the last tap the channels beside.
@@ -100,15 +111,16 @@ struct Pixels {
 // ---- kernel template --------------------------------------------------------------------------------------------------------------
 
 template <class T>
-DEVICE void conv2d(const Pixels<T>& x, const TensorMap& w, const Split& split, const Epilogue<half>& e, const Steps& steps) {
-    product<T>(x, w, split, e, steps, Unseen());
+DEVICE void conv2d(const Pixels<T>& x, const TensorMap& w, const Split& split, const Epilogue<half>& e, const ChannelMoments& asked,
+                   const Steps& steps) {
+    product<T>(x, w, split, e, asked, steps, Unseen());
 }
 
 // ---- entries ----------------------------------------------------------------------------------------------------------------------
 
 #define CONV2D                                                                                                                         \
-    half *y, float *partial, int *counters, TENSOR_MAP x, TENSOR_MAP x_second, TENSOR_MAP beside, TENSOR_MAP beside_second, TENSOR_MAP w,   \
-        const float *bias, const half *channels, const float *row, const half *residual, int m, int n, int tiles_down, int steps,      \
+    half *y, float *partial, float *blocks, float *moments, int *counters, TENSOR_MAP x, TENSOR_MAP x_second, TENSOR_MAP beside,      \
+        TENSOR_MAP beside_second, TENSOR_MAP w, const float *bias, const half *channels, const float *row, const half *residual, int m, int n, int tiles_down, int steps,      \
         int part_steps, int channels_first, int channels_both, int channels_beside, int filter_h, int filter_w, int stride, int top,   \
         int left, int out_h, int out_w, int box_columns, int box_rows, int rows_per_image, int channel_rows, int activation, int gate
 
@@ -117,7 +129,7 @@ DEVICE void conv2d(const Pixels<T>& x, const TensorMap& w, const Split& split, c
         out_w, box_columns, box_rows
 #define RESULT                                                                                                                         \
     w, Split{partial, counters}, Epilogue<half>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}, \
-        Steps{tiles_down, steps, part_steps}
+        ChannelMoments{moments, blocks, counters, rows_per_image}, Steps{tiles_down, steps, part_steps}
 
 // Groups that multiply, 64 rows of each times so many, columns; stages; blocks of a cluster.
 ENTRY_90(384, 1, 2, conv2d_f16_256x160_sm90, CONV2D) { conv2d<Tile<2, 2, 160, 3, 2>>({OPERAND}, RESULT); }

@@ -57,14 +57,6 @@ struct NormalisedRows {
         }
     }
 
-    __device__ __forceinline__ static void sync_group() {
-        if (warpgroup_index() == 0) {
-            sync_named(2, WARPGROUP);
-        } else {
-            sync_named(3, WARPGROUP);
-        }
-    }
-
     // The second share of a row goes to the thread that has the first, in the place of what becomes of the row.
     __device__ __forceinline__ void end(unsigned char* shared) {
         scales = reinterpret_cast<RowScale*>(shared + T::LAST + 16);
@@ -95,7 +87,7 @@ DEVICE void linear_norm(const Rows<T>& x, const TensorMap& w, const float* sums,
     seen.n = e.n;
     seen.columns = columns;
     seen.eps = eps;
-    product<T>(x, w, Split{nullptr, nullptr}, e, steps, seen);
+    product<T>(x, w, Split{nullptr, nullptr}, e, ChannelMoments{nullptr, nullptr, nullptr, 1}, steps, seen);
 }
 
 // ---- entries ----------------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 // Tensors      x [m, columns_first], and x_second [m, others] whose columns follow (x again: there is none), by maps with boxes of 64 columns and
 //              a tile's rows; w [n, pitch], by a map with boxes of 64 columns and a block's share of a tile's columns, its own columns beyond
 //              those of x zero, its rows alternating value and gate if gated (Layout::Matrix); bias [n] f32; channels, row, residual, y as in
-//              epilogue.cuh; partial and counters as in split.cuh. All maps have swizzles of 128 bytes.
+//              epilogue.cuh; partial and counters as in split.cuh, blocks and moments as in channel_moments.cuh. All maps have swizzles of 128 bytes.
 // Arithmetic   products exact, f32 sums by wgmma in steps of 16 along K.
 // Launch       x: clusters of two blocks, each of which walks over tiles of the result; y: parts of K, each `part_steps` steps of 64 columns of all
 //              `steps`. A tile's number of rows of tiles is `tiles_down`. Threads and shared memory as product_sm90.cuh and src/cuda/product/sm90.rs say.
@@ -18,21 +18,22 @@
 // ---- kernel template --------------------------------------------------------------------------------------------------------------
 
 template <class T>
-DEVICE void linear(const Rows<T>& x, const TensorMap& w, const Split& split, const Epilogue<half>& e, const Steps& steps) {
-    product<T>(x, w, split, e, steps, Unseen());
+DEVICE void linear(const Rows<T>& x, const TensorMap& w, const Split& split, const Epilogue<half>& e, const ChannelMoments& asked,
+                   const Steps& steps) {
+    product<T>(x, w, split, e, asked, steps, Unseen());
 }
 
 // ---- entries ----------------------------------------------------------------------------------------------------------------------
 
 #define LINEAR                                                                                                                         \
-    half *y, float *partial, int *counters, TENSOR_MAP x, TENSOR_MAP x_second, TENSOR_MAP w, const float *bias, const half *channels,                 \
-        const float *row, const half *residual, int m, int n, int tiles_down, int steps, int part_steps, int columns_first,            \
+    half *y, float *partial, float *blocks, float *moments, int *counters, TENSOR_MAP x, TENSOR_MAP x_second, TENSOR_MAP w,           \
+        const float *bias, const half *channels, const float *row, const half *residual, int m, int n, int tiles_down, int steps, int part_steps, int columns_first,            \
         int rows_per_image, int channel_rows, int activation, int gate
 
 #define OPERAND x, x_second, columns_first
 #define RESULT                                                                                                                         \
     w, Split{partial, counters}, Epilogue<half>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}, \
-        Steps{tiles_down, steps, part_steps}
+        ChannelMoments{moments, blocks, counters, rows_per_image}, Steps{tiles_down, steps, part_steps}
 
 // Groups that multiply, 64 rows of each times so many, columns; stages; blocks of a cluster.
 ENTRY_90(384, 1, 2, linear_f16_256x160_sm90, LINEAR) { linear<Tile<2, 2, 160, 3, 2>>({OPERAND}, RESULT); }

@@ -233,8 +233,14 @@ DEVICE void each_eight_columns(const float (&sum)[T::ROWS][T::COLUMNS][4], int f
         [](const float*, int) {});
 }
 
+// The block of 64 rows, of those whose moments are found, that a row of D begins: an image's of all phases follow one another.
+DEVICE int moments_block(int row, int rows_per_image) {
+    const int own = rows_per_image / static_cast<int>(gridDim.z);
+    return (row / own * rows_per_image + static_cast<int>(blockIdx.z) * own + row % own) / BLOCK_ROWS;
+}
+
 // Finishes the tile. Where somebody asks for the moments of what is stored, that goes back to the rows in shared memory, whose columns are then
-// summed; rows of D are then those of the result.
+// summed.
 template <class T, class ResultRow>
 DEVICE void finish_tile(const float (&sum)[T::ROWS][T::COLUMNS][4], half* ring, const Epilogue<half>& e, const ChannelMoments& asked,
                         const ResultRow& result_row) {
@@ -261,7 +267,9 @@ DEVICE void finish_tile(const float (&sum)[T::ROWS][T::COLUMNS][4], half* ring, 
     };
     each_eight_columns<T>(sum, first_row<T>(e.n), first_column<T>(e.n), ring, take, then);
     if constexpr (MOMENTS) {
-        if (wanted) join_tile<T::BM, T::BN>(asked, means, means + FRAGMENTS * T::BN, first_row<T>(e.n), first_column<T>(e.n), e.n);
+        if (!wanted) return;
+        const int block = moments_block(first_row<T>(e.n), asked.rows_per_image);
+        join_tile<T::BM, T::BN>(asked, means, means + FRAGMENTS * T::BN, block, first_column<T>(e.n), e.n);
     }
 }
 

@@ -13,6 +13,7 @@
 // Weights are loaded before the grid before has ended, everything else after it.
 #pragma once
 
+#include "channel_moments_sm90.cuh"
 #include "epilogue.cuh"
 #include "hopper.cuh"
 #include "split.cuh"
@@ -32,6 +33,7 @@ struct Tile {
     // Columns that a warp lays out for the epilogue at a time, and floats from a row to the next: a fragment's rows are in different banks.
     static constexpr int PIECE = BN % 80 == 0 ? 80 : 64, PITCH = PIECE + 8;
     static constexpr int ROWS = STAGES * STAGE, ROWS_BYTES = 16 * PITCH * 4;
+    // Behind the barriers are words: one for all who multiply, and one for each warpgroup.
     static constexpr int BARRIERS = ROWS + WARPS * ROWS_BYTES, LAST = BARRIERS + 2 * STAGES * static_cast<int>(sizeof(Barrier));
     static_assert(BN % PIECE == 0 && BN / CLUSTER % 8 == 0, "a tile is made of whole pieces, and each block's share of W of whole swizzles");
 };
@@ -224,14 +226,15 @@ struct alignas(8) Floats2 {
     float x[2];
 };
 
-// Lays the warp's sums out in rows, sixteen rows of a piece at a time, and gives them away eight columns at a time: `take(row, column, v)`,
-// both counted from the tile's first.
-template <class T, class Take>
-DEVICE void each_eight_columns(const float (&sum)[T::FRAGMENTS][T::BN / 2], unsigned char* shared, const Take& take) {
+// Lays the warp's sums out in rows, sixteen rows of a piece at a time, and gives them away eight columns at a time: `take(row, column, v, at)`,
+// both counted from the tile's first, where `at` is their place in shared memory. `then(rows, row, column)` comes after a piece, of which the
+// warpgroup has 64 rows from `row` on.
+template <class T, class Take, class Then>
+DEVICE void each_eight_columns(const float (&sum)[T::FRAGMENTS][T::BN / 2], unsigned char* shared, const Take& take, const Then& then) {
     constexpr int EIGHTS = T::PIECE / COLUMNS_TOGETHER, PIECES = T::BN / T::PIECE;
     float* rows = reinterpret_cast<float*>(shared + T::ROWS + warp_index() * T::ROWS_BYTES);
     const int lane = lane_index();
-    const int first_row = warpgroup_index() * T::GROUP_ROWS + warp_index() % 4 * 16;
+    const int first_row = warpgroup_index() * T::GROUP_ROWS;
 #pragma unroll 1
     for (int i = 0; i < T::FRAGMENTS * PIECES; i++) {
         // Registers have no index: each of the pieces is compiled, and one is taken.
@@ -254,18 +257,46 @@ DEVICE void each_eight_columns(const float (&sum)[T::FRAGMENTS][T::BN / 2], unsi
             const int row = item / EIGHTS, column = item % EIGHTS * COLUMNS_TOGETHER;
             float v[COLUMNS_TOGETHER];
             load_columns(v, rows + row * T::PITCH + column, true, COLUMNS_TOGETHER);
-            take(first_row + i / PIECES * 64 + row, i % PIECES * T::PIECE + column, v);
+            take(first_row + i / PIECES * 64 + warp_index() % 4 * 16 + row, i % PIECES * T::PIECE + column, v, rows + row * T::PITCH + column);
         }
         sync_warp();
+        then(rows, first_row + i / PIECES * 64, i % PIECES * T::PIECE);
     }
+}
+
+// Finishes the tile that begins at `place` and column `first_column`. Where somebody asks for the moments of what is stored, that goes back to the
+// rows in shared memory, whose columns are then summed.
+template <class T, class Source, class Place, class Seen>
+DEVICE void finish_tile(const float (&sum)[T::FRAGMENTS][T::BN / 2], unsigned char* shared, const Epilogue<half>& e, const ChannelMoments& asked,
+                        const Source& source, const Place& place, int first_column, const Seen& seen) {
+    const bool wanted = asked.moments != nullptr;
+    const auto take = [&](int row, int column, float(&v)[COLUMNS_TOGETHER], float* at) {
+        seen.change(row, first_column + column, v);
+        finish(e, source.row(place, row), first_column + column, v);
+        if (!wanted) return;
+#pragma unroll
+        for (int k = 0; k < COLUMNS_TOGETHER; k++) v[k] = stored(v[k]);
+        store_columns(at, v, true, COLUMNS_TOGETHER);
+    };
+    const auto then = [&](float* rows, int row, int column) {
+        // Images are made of whole blocks: one that begins beyond the last row is of none.
+        if (!wanted || source.row(place, row) >= e.m) return;
+        const int block = source.block(place, row);
+        find_moments<T::PIECE, T::PITCH>(asked, rows, block, first_column + column, e.n);
+        if (column + T::PIECE < T::BN) return;
+        bring_block(asked, block, first_column, T::BN, e.n, reinterpret_cast<int*>(shared + T::LAST) + 1);
+    };
+    each_eight_columns<T>(sum, shared, take, then);
 }
 
 // ---- the block ----------------------------------------------------------------------------------------------------------------------
 
-// The block's tiles of D over its part of K. The block that completes a tile stores its result. `source.place(tile)` is where a tile begins, and
-// `row` of it the row of D that is the tile's row of this number.
+// The block's tiles of D over its part of K. The block that completes a tile stores its result, and its moments if they are asked for, whose counters
+// are behind those of tiles. `source.place(tile)` is where a tile begins, `row` of it the row of D that is the tile's row of this number, and
+// `block` the number of the 64 rows that begin there.
 template <class T, class Source, class Seen>
-DEVICE void product(const Source& source, const TensorMap& w, const Split& split, const Epilogue<half>& e, const Steps& steps, Seen seen) {
+DEVICE void product(const Source& source, const TensorMap& w, const Split& split, const Epilogue<half>& e, ChannelMoments asked, const Steps& steps,
+                    Seen seen) {
     SHARED_DYNAMIC_SWIZZLED(shared);
     if (threadIdx.x == 0) {
         Ring<T> ring = ring_of<T>(shared, 0);
@@ -289,20 +320,18 @@ DEVICE void product(const Source& source, const TensorMap& w, const Split& split
     } else {
         if (T::GROUPS > 1) registers_increase<232>();
         wait_for_previous_grid();
+        const int tiles = work.tiles * T::CLUSTER, all_tiles = tiles * static_cast<int>(gridDim.z);
+        asked.counters += all_tiles;
         Ring<T> ring = ring_of<T>(shared, 0);
 #pragma unroll 1
         for (int turn = first_turn<T>(); turn < work.tiles; turn += turns<T>()) {
             float sum[T::FRAGMENTS][T::BN / 2];
             multiply<T>(sum, ring, work.steps, seen);
             seen.end(shared);
-            const int tiles = work.tiles * T::CLUSTER, tile = static_cast<int>(blockIdx.z) * tiles + turn * T::CLUSTER + rank<T>();
-            if (split.partial != nullptr && !add_up<T>(sum, split, shared, tile, tiles * static_cast<int>(gridDim.z))) continue;
+            const int tile = static_cast<int>(blockIdx.z) * tiles + turn * T::CLUSTER + rank<T>();
+            if (split.partial != nullptr && !add_up<T>(sum, split, shared, tile, all_tiles)) continue;
             const auto place = source.place(tile_down<T>(work, turn));
-            const int first_column = turn % work.columns * T::BN;
-            each_eight_columns<T>(sum, shared, [&](int row, int column, float(&v)[COLUMNS_TOGETHER]) {
-                seen.change(row, first_column + column, v);
-                finish(e, source.row(place, row), first_column + column, v);
-            });
+            finish_tile<T>(sum, shared, e, asked, source, place, turn % work.columns * T::BN, seen);
         }
     }
     // No block ends while another still loads into it or hands stages back to it.

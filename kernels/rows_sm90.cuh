@@ -13,6 +13,7 @@ struct Rows {
     // The first row of a tile.
     __device__ __forceinline__ int place(int tile) const { return tile * T::BM; }
     __device__ __forceinline__ int row(int place, int tile_row) const { return place + tile_row; }
+    __device__ __forceinline__ int block(int place, int tile_row) const { return (place + tile_row) / BLOCK_ROWS; }
 
     // What comes next.
     struct At {

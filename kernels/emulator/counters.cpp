@@ -1,7 +1,7 @@
 // Where blocks meet: counters in global memory, at which each arrives once and the last goes on for all.
 //
-// No block waits for another, so blocks may still run one after the other. What a block did before its last barrier is released by its
-// arrival, and acquired by the last one's.
+// No block waits for another, so blocks may still run one after the other. What a block, or a warpgroup of it, did before its last barrier is
+// released by its arrival, and acquired by the last one's.
 #include "fault.h"
 #include "launch.h"
 #include "watch.h"

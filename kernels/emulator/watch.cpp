@@ -43,16 +43,25 @@ Released Watch::released(const Thread& self) {
     return released;
 }
 
-// A block that is met twice has done more by the second time, and who knows of that knows of the first.
+// A block may be met again, and more than once at one counter, where each of its warpgroups brings something: what the one knew then, the other
+// need not. Of this block's own it is knowledge like any other.
 void Watch::acquire(Thread& self, const std::vector<Released>& blocks) {
-    for (const Released& other : blocks) acquired_[other.block] = Acquired{other, clock_.stamp(self.index)};
+    for (const Released& other : blocks) {
+        if (other.block == number_) {
+            learn(self, other.known);
+        } else {
+            acquired_[other.block].push_back(Acquired{other, clock_.stamp(self.index)});
+        }
+    }
 }
 
 // Whether what a block of this launch did happened before what `self` does now.
 bool Watch::known(Thread& self, uint32_t block, Stamp stamp) const {
     if (block == number_) return clock_.ordered(stamp, self.index);
     const auto found = acquired_.find(block);
-    return found != acquired_.end() && found->second.other.holds(stamp) && clock_.ordered(found->second.since, self.index);
+    if (found == acquired_.end()) return false;
+    const auto knows = [&](const Acquired& at) { return at.other.holds(stamp) && clock_.ordered(at.since, self.index); };
+    return std::any_of(found->second.begin(), found->second.end(), knows);
 }
 
 void Watch::access(Thread& self, const Access& access) {

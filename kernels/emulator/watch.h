@@ -108,7 +108,7 @@ private:
         Released other;
         Stamp since;                  // what it did is known to whoever comes after this
     };
-    std::unordered_map<uint32_t, Acquired> acquired_;   // by the other block's number
+    std::unordered_map<uint32_t, std::vector<Acquired>> acquired_;   // by the other block's number
     const Region* latest_ = nullptr;  // where the last access was: the next one often is there too
 };
 

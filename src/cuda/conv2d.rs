@@ -6,26 +6,8 @@ use super::{Kernel, Layout, Recipe, Target};
 use crate::ops::{Conv2d, Upsampling};
 use crate::tensor::Shape;
 
+/// The launches; with the moments of the result, if they are asked for.
 pub(super) fn select(
-    op: &Conv2d,
-    inputs: &[Shape],
-    output: Shape,
-    target: &Target,
-) -> Result<Kernel, String> {
-    choose(op, inputs, output, target, false)
-}
-
-/// As [`select`], with the moments of the result.
-pub(super) fn with_moments(
-    op: &Conv2d,
-    inputs: &[Shape],
-    output: Shape,
-    target: &Target,
-) -> Result<Kernel, String> {
-    choose(op, inputs, output, target, true)
-}
-
-fn choose(
     op: &Conv2d,
     inputs: &[Shape],
     output: Shape,
@@ -86,6 +68,14 @@ fn choose(
     product.kernel(&sizes, rows, target)
 }
 
+/// How many products the result is made of.
+pub(super) fn phases(op: &Conv2d) -> usize {
+    match op.upsampling {
+        Upsampling::Phases => 4,
+        Upsampling::None | Upsampling::Repeated => 1,
+    }
+}
+
 /// The filter, the matrix beside it, and the sum of their biases.
 fn factor(op: &Conv2d) -> Factor {
     let n = op.weight.shape.batch();
@@ -136,7 +126,7 @@ fn factor(op: &Conv2d) -> Factor {
     Factor {
         n,
         k,
-        phases: if phases { 4 } else { 1 },
+        phases: self::phases(op),
         recipes,
     }
 }

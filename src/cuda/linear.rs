@@ -8,26 +8,8 @@ use super::{Argument, Kernel, Layout, Operand, Precision, Recipe, Target, layer_
 use crate::ops::{LayerNorm, Linear};
 use crate::tensor::Shape;
 
+/// The launches; with the moments of the result, if they are asked for.
 pub(super) fn select(
-    op: &Linear,
-    inputs: &[Shape],
-    output: Shape,
-    target: &Target,
-) -> Result<Kernel, String> {
-    choose(op, inputs, output, target, false)
-}
-
-/// As [`select`], with the moments of the result.
-pub(super) fn with_moments(
-    op: &Linear,
-    inputs: &[Shape],
-    output: Shape,
-    target: &Target,
-) -> Result<Kernel, String> {
-    choose(op, inputs, output, target, true)
-}
-
-fn choose(
     op: &Linear,
     inputs: &[Shape],
     output: Shape,

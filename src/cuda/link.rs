@@ -5,7 +5,7 @@
 //! in every batch, so an image's bytes do not depend on its company. Networks that may be computed in bands are left as they are, since a
 //! band's rows are not those in which moments are found.
 
-use super::kernel::{Argument, Kernel, Launch, Precision, Target};
+use super::kernel::{Argument, Kernel, Precision, Target};
 use super::{conv2d, group_norm, linear, moments};
 use crate::graph::{Graph, Node, Value};
 use crate::ops::{Epilogue, Op};
@@ -37,9 +37,7 @@ pub fn link(graph: &Graph, kernels: &mut [Kernel], target: &Target) -> Result<()
             continue;
         };
         let sources = node.inputs[..op.sources].iter();
-        let products: Option<Vec<usize>> = sources
-            .map(|&source| product(graph, kernels, source))
-            .collect();
+        let products: Option<Vec<usize>> = sources.map(|&source| product(graph, source)).collect();
         if let Some(products) = products {
             kernels[index] = kernel;
             given.extend(products);
@@ -48,8 +46,8 @@ pub fn link(graph: &Graph, kernels: &mut [Kernel], target: &Target) -> Result<()
     for index in given {
         let node = &nodes[index];
         kernels[index] = match &node.op {
-            Op::Linear(op) => linear::with_moments(op, &shapes(node), node.shape, target)?,
-            Op::Conv2d(op) => conv2d::with_moments(op, &shapes(node), node.shape, target)?,
+            Op::Linear(op) => linear::select(op, &shapes(node), node.shape, target, true)?,
+            Op::Conv2d(op) => conv2d::select(op, &shapes(node), node.shape, target, true)?,
             _ => continue,
         };
     }
@@ -68,25 +66,21 @@ fn has_bands(graph: &Graph, node: &Node, target: &Target) -> bool {
 }
 
 /// The node that computes `value` and can give its moments; a reshape is what it reshapes.
-fn product(graph: &Graph, kernels: &[Kernel], value: Value) -> Option<usize> {
+fn product(graph: &Graph, value: Value) -> Option<usize> {
     let shape = graph.shape(value);
     let mut value = value;
     while let Op::Reshape(_) = graph.node(value).op {
         value = *graph.node(value).inputs.first()?;
     }
     let node = graph.node(value);
-    let epilogue: &Epilogue = match &node.op {
-        Op::Linear(op) if op.norm.is_none() => &op.epilogue,
-        Op::Conv2d(op) => &op.epilogue,
+    let (epilogue, phases): (&Epilogue, usize) = match &node.op {
+        Op::Linear(op) if op.norm.is_none() => (&op.epilogue, 1),
+        Op::Conv2d(op) => (&op.epilogue, conv2d::phases(op)),
         _ => return None,
     };
     let sizes = |x: Shape| [x.batch(), x.rows(), x.channels()];
     let alike = sizes(shape) == sizes(node.shape);
-    let kernel = &kernels[value.index()];
-    // Kernels for Hopper GPUs alone find none, and those of phases have no rows of the result side by side. Both are one image's choice.
-    let finds = |launch: &Launch| !launch.entry.ends_with("_sm90") && launch.grid[2] == 1;
-    let finds = kernel.launches.iter().all(finds);
-    (alike && finds && moments::can_be_given(epilogue, node.shape)).then_some(value.index())
+    (alike && moments::can_be_given(epilogue, node.shape, phases)).then_some(value.index())
 }
 
 impl Kernel {

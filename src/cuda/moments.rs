@@ -5,12 +5,13 @@ use crate::ops::Epilogue;
 use crate::tensor::Shape;
 
 /// Rows whose moments one tile finds by itself.
-const BLOCK_ROWS: usize = 64;
+pub(super) const BLOCK_ROWS: usize = 64;
 
 /// Rows of an image whose moments are stored together.
 const PIECE_ROWS: usize = 512;
 
-/// Rows of the largest tile: an image is made of whole ones, whatever tile is chosen for its batch.
+/// Rows of the largest tile that must be of one image: each phase of it is made of whole ones, whatever tile is chosen for its batch. Tiles of
+/// Hopper GPUs need whole blocks only.
 const MOST_ROWS: usize = 128;
 
 /// A mean and squared deviations.
@@ -21,9 +22,9 @@ pub(super) fn bytes(x: Shape) -> usize {
     x.batch() * pieces(x) * x.channels() * PAIR_BYTES
 }
 
-/// Whether a product can store those of its result `y`, whatever the batch.
-pub(super) fn can_be_given(epilogue: &Epilogue, y: Shape) -> bool {
-    !epilogue.gate && !y.is_empty() && rows_of_image(y).is_multiple_of(MOST_ROWS)
+/// Whether a product in so many phases can store those of its result `y`, whatever the batch.
+pub(super) fn can_be_given(epilogue: &Epilogue, y: Shape, phases: usize) -> bool {
+    !epilogue.gate && !y.is_empty() && rows_of_image(y).is_multiple_of(phases * MOST_ROWS)
 }
 
 /// Whether a tile of so many rows finds the moments of blocks.

@@ -3,6 +3,7 @@
 //! A convolution is the product in which a row is a pixel of the result and a column a filter tap and a channel, so both operations differ
 //! only in the name of their entries and in a few sizes. Hopper GPUs have entries of their own (`sm90.rs`), chosen where they take less time.
 
+mod pixels;
 mod sm90;
 
 use super::kernel::{self, Argument, Kernel, Launch, Precision, Recipe, Target};
@@ -10,7 +11,8 @@ use super::moments;
 use super::tile::{Cut, PART, Problem};
 use crate::ops::{Activation, Channels, Epilogue};
 use crate::tensor::Shape;
-pub(super) use sm90::{Pixels, Rows};
+pub(super) use pixels::Pixels;
+pub(super) use sm90::Rows;
 
 /// The side of the f32 entries' tile.
 const F32_SIDE: usize = 64;
@@ -151,7 +153,7 @@ impl<'a> Product<'a> {
         }
         match target.precision {
             Precision::F16 => match rows.map(|rows| self.sm90(rows, target)).transpose()? {
-                Some(Some(kernel)) if !self.moments => Ok(kernel),
+                Some(Some(kernel)) => Ok(kernel),
                 _ => self.f16(sizes, target),
             },
             Precision::F32 => self.f32(sizes),
@@ -226,20 +228,11 @@ impl<'a> Product<'a> {
         let problem = self.problem();
         let Cut { tile, parts, part } = problem.cut(target)?;
         let tiles = self.tiles([tile.rows, tile.columns])?;
-        let (mut workspace_bytes, [partial, mut counters]) =
-            split(parts, tiles as usize * self.phases, tile.result_bytes());
-        let mut found = [Argument::Null; 2];
-        if self.moments {
-            let (arguments, scratch, more) =
-                moments::arguments(self.shape, tile.columns, workspace_bytes);
-            found = arguments;
-            workspace_bytes += scratch;
-            counters = Argument::Counters(tiles as usize + more);
-        }
+        let (workspace_bytes, together) =
+            self.together(parts, tiles as usize, [tile.rows, tile.columns]);
         let arguments = [
-            &[Argument::Output, partial][..],
-            &found,
-            &[counters],
+            &[Argument::Output][..],
+            &together,
             &self.pointers,
             &[Argument::Weight(0)],
             &self.addends(),
@@ -260,6 +253,36 @@ impl<'a> Product<'a> {
             workspace_bytes,
             recipes: self.recipes.clone(),
         })
+    }
+
+    /// The scratch memory of blocks whose sums or moments are added up, with `tiles` tiles of a phase, of so many rows and columns, whose `K` is in
+    /// so many parts; and what the entry is passed for it.
+    fn together(
+        &self,
+        parts: usize,
+        tiles: usize,
+        [rows, columns]: [usize; 2],
+    ) -> (usize, [Argument; 4]) {
+        let tiles = tiles * self.phases;
+        let (mut bytes, mut counters) = (0, 0);
+        let [mut partial, mut blocks, mut tail] = [Argument::Null; 3];
+        if parts > 1 {
+            bytes = parts * tiles * rows * columns * Precision::F32.bytes();
+            partial = Argument::Workspace { offset: 0, bytes };
+            counters = tiles;
+        }
+        if self.moments {
+            let (arguments, scratch, more) = moments::arguments(self.shape, columns, bytes);
+            [blocks, tail] = arguments;
+            bytes += scratch;
+            // Behind those of all tiles, whether they are used or not.
+            counters = tiles + more;
+        }
+        let counters = match counters {
+            0 => Argument::Null,
+            _ => Argument::Counters(counters),
+        };
+        (bytes, [partial, blocks, tail, counters])
     }
 
     fn problem(&self) -> Problem {
@@ -324,18 +347,6 @@ impl<'a> Product<'a> {
             Argument::Int(activation),
             Argument::Int(i32::from(self.epilogue.gate)),
         ])
-    }
-}
-
-/// The scratch memory of a product whose `K` is in so many parts, of tiles of `bytes` bytes as sums, and what its entry is passed for it.
-fn split(parts: usize, tiles: usize, bytes: usize) -> (usize, [Argument; 2]) {
-    match parts {
-        1 => (0, [Argument::Null; 2]),
-        _ => {
-            let bytes = parts * tiles * bytes;
-            let partial = Argument::Workspace { offset: 0, bytes };
-            (bytes, [partial, Argument::Counters(tiles)])
-        }
     }
 }
 

@@ -1,58 +1,103 @@
 //! Normalisations whose statistics come from the products that they read, on a checked emulator: held to the definition on what the products
-//! have stored, to the bits of every schedule, and to those of each image alone.
+//! have stored, to the bits of every schedule and tile, and to those of each image alone.
 
 use crate::bound::device_roundoff;
 use crate::cases::Case;
 use crate::checks::{Check, definition, same_bits};
 use crate::emulated;
-use latent_diffusion::cuda::{Precision, Target};
+use latent_diffusion::cuda::{Argument, Launch, Precision, Target, table};
 use latent_diffusion::graph::Value;
 use latent_diffusion::ops::{Axis, Op, Padding};
 use latent_diffusion::rng::Noise;
 use latent_diffusion::session::Program;
 use latent_diffusion::{Graph, Result, Session, Tensor, Weights};
+use std::collections::BTreeSet;
 
 const IMAGES: usize = 3;
+
+/// What makes the image that is normalised.
+#[derive(Clone, Copy, PartialEq)]
+enum Products {
+    /// 3x3 convolutions.
+    Convolutions,
+    /// Such convolutions over an upsampled image, in phases.
+    Phases,
+    /// Linear maps of tokens.
+    Maps,
+}
+use Products::{Convolutions, Maps, Phases};
 
 /// What an image is normalised after: its sides and channels, the channels of each product, and the groups.
 struct Network {
     name: &'static str,
     image: [usize; 3],
-    /// Of a 3x3 convolution, or of linear maps of tokens.
-    convolution: bool,
-    products: &'static [usize],
+    products: Products,
+    channels: &'static [usize],
     groups: usize,
+    /// Of the image's values, whose deviation is one.
+    mean: f32,
 }
 
-const NETWORKS: [Network; 5] = [
+#[rustfmt::skip]
+const NETWORKS: [Network; 14] = [
     // Four pieces of 512 rows and a half.
-    network("a convolution", [48, 48, 8], true, &[24], 3),
-    network("tokens", [64, 64, 40], false, &[40], 5),
+    network("a convolution", [48, 48, 8], Convolutions, &[24], 3),
+    network("tokens", [64, 64, 40], Maps, &[40], 5),
     // Groups of 16 channels, of which one has some of both.
-    network("two products", [40, 64, 16], true, &[24, 40], 4),
-    network("a split sum", [48, 48, 1040], false, &[32], 4),
-    network(
-        "one tile of columns cut short",
-        [64, 48, 24],
-        true,
-        &[200],
-        5,
-    ),
+    network("two products", [40, 64, 16], Convolutions, &[24, 40], 4),
+    network("a split sum", [48, 48, 1040], Maps, &[32], 4),
+    network("one tile of columns cut short", [64, 48, 24], Convolutions, &[200], 5),
+    // What follows is for the products of Hopper GPUs too. A block is a box of 8 x 8 pixels, a piece and a quarter an image.
+    network("boxes", [16, 40, 64], Convolutions, &[200], 2),
+    network("two products of boxes", [24, 48, 64], Convolutions, &[80, 160], 3),
+    network("a split sum over boxes", [16, 40, 192], Convolutions, &[80], 1),
+    // Phases of 384 pixels: pieces of more than one.
+    network("phases", [16, 24, 64], Phases, &[160], 2),
+    network("one column of pixels", [128, 5, 64], Convolutions, &[168], 1),
+    network("wide tokens", [16, 40, 328], Maps, &[328], 2),
+    // Channels that are no whole pieces.
+    network("a convolution of elements", [16, 24, 12], Convolutions, &[168], 1),
+    network("tokens of elements", [16, 24, 12], Maps, &[168], 1),
+    Network { mean: 100.0, ..network("a mean of a hundred deviations", [48, 40, 64], Maps, &[64], 64) },
 ];
 
 const fn network(
     name: &'static str,
     image: [usize; 3],
-    convolution: bool,
-    products: &'static [usize],
+    products: Products,
+    channels: &'static [usize],
     groups: usize,
 ) -> Network {
     Network {
         name,
         image,
-        convolution,
         products,
+        channels,
         groups,
+        // Far from zero, so that moments must not cancel.
+        mean: 2.0,
+    }
+}
+
+/// The tiles of both families, each taken where a product has it.
+const TILES: [[usize; 2]; 8] = [
+    [256, 160],
+    [256, 128],
+    [128, 160],
+    [128, 128],
+    [128, 64],
+    [64, 160],
+    [64, 80],
+    [64, 64],
+];
+
+fn hopper() -> Target {
+    Target {
+        precision: Precision::F16,
+        compute_capability: 90,
+        multiprocessors: 132,
+        shared_bytes_per_block: 227 << 10,
+        prefer: None,
     }
 }
 
@@ -63,17 +108,19 @@ impl Network {
         let [h, w, channels] = self.image;
         let x = g.input("x", [images, h, w, channels]);
         let mut read: Vec<Value> = vec![];
-        for (index, &features) in self.products.iter().enumerate() {
-            let of = match self.convolution {
-                true => g.scope(&index.to_string(), |g| {
+        for (index, &features) in self.channels.iter().enumerate() {
+            let of = g.scope(&index.to_string(), |g| match self.products {
+                Convolutions => g.conv2d(x, features, 3, 1, Padding::all(1)),
+                Phases => {
+                    let x = g.upsample2x(x)?;
                     g.conv2d(x, features, 3, 1, Padding::all(1))
-                })?,
-                false => {
-                    let tokens = g.reshape(x, [images, h * w, channels])?;
-                    let y = g.scope(&index.to_string(), |g| g.linear(tokens, features, true))?;
-                    g.reshape(y, [images, h, w, features])?
                 }
-            };
+                Maps => {
+                    let tokens = g.reshape(x, [images, h * w, channels])?;
+                    let y = g.linear(tokens, features, true)?;
+                    g.reshape(y, [images, h, w, features])
+                }
+            })?;
             g.output(&index.to_string(), of);
             read.push(of);
         }
@@ -86,19 +133,34 @@ impl Network {
         Ok(g)
     }
 
-    /// Values far from zero, so that moments must not cancel.
     fn values(&self) -> Tensor {
         let [h, w, channels] = self.image;
         let count = IMAGES * h * w * channels;
         let noise = Noise::cpu(3).normal(count);
-        let data = noise.iter().map(|x| 2.0 + x).collect();
+        let data = noise.iter().map(|x| self.mean + x).collect();
         Tensor::new([IMAGES, h, w, channels], data).unwrap()
+    }
+
+    /// The launches that find moments.
+    fn launches(&self, images: usize, target: Target) -> Result<Vec<Launch>> {
+        let program = Program::new(&*emulated(0, target), self.graph(images)?)?;
+        let launches = program.kernels().flat_map(|kernel| &kernel.launches);
+        let finds = |launch: &&Launch| {
+            let mut arguments = launch.arguments.iter();
+            arguments.any(|argument| matches!(argument, Argument::Tail(_)))
+        };
+        Ok(launches.filter(finds).cloned().collect())
     }
 }
 
 /// The results of a network for `x`: the normalisation's, and what it read.
-fn run(network: &Network, x: &Tensor, seed: u64) -> Result<(Op, Vec<Tensor>, Tensor)> {
-    let backend = emulated(seed, Target::a100(Precision::F16));
+fn run(
+    network: &Network,
+    x: &Tensor,
+    target: Target,
+    seed: u64,
+) -> Result<(Op, Vec<Tensor>, Tensor)> {
+    let backend = emulated(seed, target);
     let program = Program::new(&*backend, network.graph(x.shape().batch())?)?;
     assert!(program.is_linked(), "{}", network.name);
     let nodes = program.plan().graph.nodes().iter();
@@ -108,36 +170,98 @@ fn run(network: &Network, x: &Tensor, seed: u64) -> Result<(Op, Vec<Tensor>, Ten
     let mut session = Session::load(&backend, program, &Weights::synthetic(7))?;
     session.set("x", x)?;
     session.run()?;
-    let read = (0..network.products.len()).map(|index| session.get(&index.to_string()));
+    let read = (0..network.channels.len()).map(|index| session.get(&index.to_string()));
     Ok((norm, read.collect::<Result<_>>()?, session.get("y")?))
 }
 
-fn check(network: &Network) -> Check {
+fn check(network: &Network, target: Target) -> Check {
     let sentence = |error: latent_diffusion::Error| error.to_string();
     let x = network.values();
-    let (op, read, found) = run(network, &x, 0).map_err(sentence)?;
+    let (op, read, found) = run(network, &x, target, 0).map_err(sentence)?;
     let case = Case {
         name: String::new(),
         op,
         operands: vec![],
     };
-    let roundoff = device_roundoff(&*emulated(0, Target::a100(Precision::F16)));
+    let roundoff = device_roundoff(&*emulated(0, target));
     let (expected, bound) = definition(&case, &Weights::synthetic(7), &read, roundoff);
     bound.check(found.data(), expected.data())?;
-    let (_, _, other) = run(network, &x, 1).map_err(sentence)?;
+    let (_, _, other) = run(network, &x, target, 1).map_err(sentence)?;
     same_bits("another schedule", &found, &other)?;
     let image = x.item(1).map_err(sentence)?;
-    let (_, _, alone) = run(network, &image, 2).map_err(sentence)?;
-    same_bits("an image alone", &found.item(1).map_err(sentence)?, &alone)
+    let (_, _, alone) = run(network, &image, target, 2).map_err(sentence)?;
+    same_bits("an image alone", &found.item(1).map_err(sentence)?, &alone)?;
+    let mut met = vec![network.launches(IMAGES, target).map_err(sentence)?];
+    for tile in TILES {
+        let target = Target {
+            prefer: Some(tile),
+            ..target
+        };
+        let launches = network.launches(IMAGES, target).map_err(sentence)?;
+        if !met.contains(&launches) {
+            met.push(launches);
+            let (_, _, other) = run(network, &x, target, 3).map_err(sentence)?;
+            same_bits(&format!("a tile of {tile:?}"), &found, &other)?;
+        }
+    }
+    Ok(())
+}
+
+fn all(target: Target) {
+    let failed = NETWORKS.iter().filter_map(|network| {
+        let problem = check(network, target).err()?;
+        Some(format!("{}: {problem}", network.name))
+    });
+    let failed: Vec<String> = failed.collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
 #[test]
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn statistics_of_products_are_those_of_what_they_store() {
-    let failed = NETWORKS.iter().filter_map(|network| {
-        let problem = check(network).err()?;
-        Some(format!("{}: {problem}", network.name))
-    });
-    let failed: Vec<String> = failed.collect();
-    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    all(Target::a100(Precision::F16));
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn so_are_those_of_the_products_of_hopper_gpus() {
+    all(hopper());
+}
+
+/// Every entry that finds moments, whole and in parts, in one phase and in four.
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn every_product_that_finds_moments_is_met() {
+    let mut met = BTreeSet::new();
+    let mut ways = BTreeSet::new();
+    for target in [Target::a100(Precision::F16), hopper()] {
+        for tile in TILES {
+            let target = Target {
+                prefer: Some(tile),
+                ..target
+            };
+            let launches = NETWORKS.iter().map(|network| {
+                let launches = network.launches(IMAGES, target);
+                launches.unwrap_or_else(|problem| panic!("{}: {problem}", network.name))
+            });
+            for launch in launches.flatten() {
+                let [_, parts, phases] = launch.grid;
+                ways.insert((launch.entry.ends_with("_sm90"), parts > 1, phases));
+                met.insert(launch.entry);
+            }
+        }
+    }
+    let finds = |file: &str| file.starts_with("linear") || file.starts_with("conv2d");
+    let unmet: Vec<&str> = (table::ENTRIES.iter())
+        .filter(|entry| finds(entry.name) && !entry.name.contains("norm"))
+        .map(|entry| entry.name)
+        .filter(|name| !name.contains("_f32_") && !name.contains("_16x64"))
+        .filter(|name| !met.contains(*name))
+        .collect();
+    assert!(unmet.is_empty(), "no network runs {unmet:?}");
+    for hopper in [false, true] {
+        for way in [(hopper, false, 1), (hopper, true, 1), (hopper, false, 4)] {
+            assert!(ways.contains(&way), "{way:?}: {ways:?}");
+        }
+    }
 }

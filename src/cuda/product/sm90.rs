@@ -3,7 +3,8 @@
 //! They are left out, as one image's shape says and no batch, where the copy engine cannot bring the first operand (its channels are no whole
 //! pieces, its image is upsampled by repetition), and where a smaller tile of the other entries takes less time: with a few rows.
 
-use super::{EIGHT, Product, count, pitch, split};
+use super::pixels::{Patch, Pixels};
+use super::{EIGHT, Product, count, pitch};
 use crate::cuda::kernel::{self, Argument, Kernel, Launch, Operand, Precision, Target};
 use crate::cuda::tensor_map::{Axis, Swizzle, TensorMap};
 use crate::cuda::tile_sm90::{CLUSTER, Cut, DEPTH, Problem};
@@ -18,103 +19,6 @@ pub(in crate::cuda) enum Rows {
     Matrix,
     /// The pixels under a filter's taps.
     Pixels(Pixels),
-}
-
-/// A convolution, as the copy engine is told of it.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::cuda) struct Pixels {
-    /// Sources that the filter slides over; the others lie beside it, of the result's pixels.
-    pub(in crate::cuda) own: usize,
-    /// Height and width of the image.
-    pub(in crate::cuda) image: [usize; 2],
-    /// Of the result.
-    pub(in crate::cuda) output: [usize; 2],
-    /// Of the filter.
-    pub(in crate::cuda) filter: [usize; 2],
-    /// Pixels from one result's to the next's.
-    pub(in crate::cuda) stride: usize,
-    /// Zeros above and to the left of the image.
-    pub(in crate::cuda) padding: [usize; 2],
-}
-
-/// The pixels of the result that a tile's rows are: so many side by side, below each other, and in successive images.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Patch {
-    columns: usize,
-    rows: usize,
-    images: usize,
-}
-
-impl Pixels {
-    /// The patch of `tile_rows` pixels by which `images` results are covered with fewest tiles, and how many; the widest of several.
-    fn patch(&self, tile_rows: usize, images: usize) -> (Patch, usize) {
-        let powers = |limit: usize| {
-            (0..)
-                .map(|i| 1 << i)
-                .take_while(move |&p: &usize| p <= limit)
-        };
-        let [height, width] = self.output;
-        let widest = width.next_power_of_two().min(tile_rows).min(self.widest());
-        let patches = powers(widest).flat_map(|columns| {
-            let highest = height.next_power_of_two().min(tile_rows / columns);
-            let patch = move |rows| Patch {
-                columns,
-                rows,
-                images: tile_rows / columns / rows,
-            };
-            powers(highest.min(self.widest())).map(patch)
-        });
-        let counted = patches.map(|patch| {
-            let across = width.div_ceil(patch.columns) * height.div_ceil(patch.rows);
-            (patch, across * images.div_ceil(patch.images))
-        });
-        let least = |(best, fewest): (Patch, usize), (patch, tiles)| {
-            if tiles <= fewest {
-                (patch, tiles)
-            } else {
-                (best, fewest)
-            }
-        };
-        let single = Patch {
-            columns: 1,
-            rows: 1,
-            images: tile_rows,
-        };
-        counted.fold((single, usize::MAX), least)
-    }
-
-    /// The most pixels side by side that one box spans, which has at most 256 elements along an axis.
-    fn widest(&self) -> usize {
-        (256 - 1) / self.stride + 1
-    }
-
-    /// The map of the source of this number, which has `channels` channels, for patches of the result.
-    fn map(
-        &self,
-        source: usize,
-        images: usize,
-        channels: usize,
-        patch: Patch,
-    ) -> Result<TensorMap, String> {
-        let ([height, width], stride) = match source < self.own {
-            true => (self.image, self.stride),
-            false => (self.output, 1),
-        };
-        let bytes = channels * Precision::F16.bytes();
-        let strided = |extent, pitch, pixels| Axis {
-            extent,
-            pitch,
-            span: (pixels - 1) * stride + 1,
-            step: stride,
-        };
-        let axes = [
-            Axis::new(channels, Precision::F16.bytes(), DEPTH),
-            strided(width, bytes, patch.columns),
-            strided(height, width * bytes, patch.rows),
-            Axis::new(images, height * width * bytes, patch.images),
-        ];
-        TensorMap::new(0, &axes, Swizzle::Bytes128)
-    }
 }
 
 /// The map of a matrix, for boxes of so many rows.
@@ -183,7 +87,7 @@ impl Product<'_> {
         let [_, rows] = self.images_and_rows();
         move |tile_rows, images| match operand {
             Rows::Matrix => (images * rows).div_ceil(tile_rows),
-            Rows::Pixels(pixels) => pixels.patch(tile_rows, images).1,
+            Rows::Pixels(pixels) => pixels.patch(tile_rows, images, self.moments).1,
         }
     }
 
@@ -204,7 +108,10 @@ impl Product<'_> {
             (Rows::Matrix, [first, second]) => {
                 first.is_multiple_of(DEPTH) && second.is_multiple_of(EIGHT)
             }
-            (Rows::Pixels(_), sources) => sources.iter().all(|c| c.is_multiple_of(DEPTH)),
+            (Rows::Pixels(pixels), sources) => {
+                let blocks = !self.moments || pixels.has_blocks();
+                blocks && sources.iter().all(|c| c.is_multiple_of(DEPTH))
+            }
             _ => false,
         }
     }
@@ -253,7 +160,7 @@ impl Product<'_> {
         let patch = match operand {
             Rows::Matrix => None,
             Rows::Pixels(pixels) => {
-                let (patch, _) = pixels.patch(tile.rows, self.shape.batch());
+                let (patch, _) = pixels.patch(tile.rows, self.shape.batch(), self.moments);
                 Some((pixels, patch))
             }
         };
@@ -298,10 +205,11 @@ impl Product<'_> {
         };
         let sizes = sizes.into_iter().chain(own).map(kernel::int);
         let sizes: Vec<Argument> = sizes.collect::<Result<_, _>>()?;
-        let (workspace_bytes, split) = split(parts, cut.tiles * self.phases, tile.result_bytes());
+        let (workspace_bytes, together) =
+            self.together(parts, cut.tiles, [tile.rows, tile.columns]);
         let arguments = [
             &[Argument::Output][..],
-            &split,
+            &together,
             &operands,
             &self.addends(),
             &self.result_sizes()?,
@@ -314,71 +222,5 @@ impl Product<'_> {
             workspace_bytes,
             recipes: self.recipes.clone(),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pixels(output: [usize; 2], stride: usize) -> Pixels {
-        Pixels {
-            own: 1,
-            image: output.map(|side| side * stride),
-            output,
-            filter: [3, 3],
-            stride,
-            padding: [1, 1],
-        }
-    }
-
-    #[test]
-    fn patches_hold_a_tile_and_cover_every_pixel() {
-        for stride in [1, 2, 3] {
-            for output in [
-                [1, 1],
-                [7, 5],
-                [8, 8],
-                [9, 33],
-                [24, 40],
-                [64, 64],
-                [96, 72],
-                [3, 512],
-            ] {
-                for (tile_rows, images) in [(64, 1), (128, 2), (256, 5)] {
-                    let (patch, tiles) = pixels(output, stride).patch(tile_rows, images);
-                    let Patch {
-                        columns,
-                        rows,
-                        images: deep,
-                    } = patch;
-                    assert_eq!(columns * rows * deep, tile_rows);
-                    let [height, width] = output;
-                    let each = [
-                        width.div_ceil(columns),
-                        height.div_ceil(rows),
-                        images.div_ceil(deep),
-                    ];
-                    assert_eq!(each.iter().product::<usize>(), tiles);
-                    let map = pixels(output, stride).map(0, images, 64, patch);
-                    assert!(map.is_ok(), "{output:?} {patch:?}: {map:?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn of_sides_that_are_powers_of_two_a_tile_is_successive_pixels() {
-        for (side, tile_rows, patch) in [
-            (512, 256, [256, 1, 1]),
-            (64, 128, [64, 2, 1]),
-            (16, 64, [16, 4, 1]),
-            (8, 128, [8, 8, 2]),
-            (4, 64, [4, 4, 4]),
-        ] {
-            let (found, tiles) = pixels([side, side], 1).patch(tile_rows, 4);
-            assert_eq!([found.columns, found.rows, found.images], patch, "{side}");
-            assert_eq!(tiles, (4 * side * side).div_ceil(tile_rows), "{side}");
-        }
     }
 }

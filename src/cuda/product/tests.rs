@@ -48,7 +48,7 @@ fn linear(rows: usize, [first, second]: [usize; 2], n: usize, precision: Precisi
         [1].into(),
         output,
     ];
-    crate::cuda::linear::select(&op, &inputs, output, &target(precision)).unwrap()
+    crate::cuda::linear::select(&op, &inputs, output, &target(precision), false).unwrap()
 }
 
 fn conv2d(side: usize, channels: usize, n: usize, precision: Precision) -> Kernel {
@@ -63,7 +63,7 @@ fn conv2d(side: usize, channels: usize, n: usize, precision: Precision) -> Kerne
         epilogue: Epilogue::default(),
     };
     let [x, output] = [channels, n].map(|c| [1, side, side, c].into());
-    crate::cuda::conv2d::select(&op, &[x], output, &target(precision)).unwrap()
+    crate::cuda::conv2d::select(&op, &[x], output, &target(precision), false).unwrap()
 }
 
 fn kernels(precision: Precision) -> Vec<Kernel> {
@@ -137,7 +137,7 @@ fn what_cannot_be_counted_is_refused() {
         epilogue: Epilogue::default(),
     };
     let [x, output] = [[1, 1, 1 << 17].into(); 2];
-    let refused = crate::cuda::linear::select(&op, &[x], output, &target(Precision::F16));
+    let refused = crate::cuda::linear::select(&op, &[x], output, &target(Precision::F16), false);
     assert!(refused.unwrap_err().contains("too large"));
     let nothing = Linear {
         weight: param(&[4, 0]),
@@ -148,6 +148,7 @@ fn what_cannot_be_counted_is_refused() {
         &[[1, 2, 0].into()],
         [1, 2, 4].into(),
         &target(Precision::F16),
+        false,
     );
     assert!(refused.unwrap_err().contains("no channels"));
 }

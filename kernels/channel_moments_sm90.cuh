@@ -1,0 +1,40 @@
+// The moments of each channel of what a product of a Hopper GPU stores (channel_moments.cuh). A warpgroup has whole blocks of 64 rows, of which each
+// of its warps lays out one fragment: so it needs no other for a block's moments, and no shared memory but the rows they were found in.
+#pragma once
+
+#include "channel_moments.cuh"
+#include "hopper.cuh"
+
+// Waits for all threads of this warpgroup, of two at most. Barrier 1 is of all who multiply.
+DEVICE void sync_group() {
+    if (warpgroup_index() == 0) {
+        sync_named(2, WARPGROUP);
+    } else {
+        sync_named(3, WARPGROUP);
+    }
+}
+
+// The moments of a block's columns `column` to `column + COLUMNS - 1` of `n`: `rows` are this warp's sixteen, PITCH floats apart, those of the
+// warpgroup's warps one behind the other. They are not what they were afterwards. All threads of the warpgroup must call.
+template <int COLUMNS, int PITCH>
+DEVICE void find_moments(const ChannelMoments& to, float* rows, int block, int column, int n) {
+    static_assert(COLUMNS <= WARPGROUP, "each column has a thread");
+    // A lane has read all of a column when it leaves the column's moments in the first two rows.
+    fragment_moments(rows, PITCH, COLUMNS, rows, rows + PITCH);
+    sync_group();
+    const int thread = static_cast<int>(threadIdx.x) % WARPGROUP;
+    const float* const means = rows - warp_index() % BLOCK_FRAGMENTS * FRAGMENT_ROWS * PITCH + thread;
+    if (thread < COLUMNS && column + thread < n) join_fragments(to, means, means + PITCH, FRAGMENT_ROWS * PITCH, block, column + thread, n);
+    sync_group();
+}
+
+// A block has the moments of `columns` columns from `column` on: where it is the last of its piece, blocks are joined. `last` is a word of shared
+// memory for each warpgroup. All threads of the warpgroup must call.
+DEVICE void bring_block(const ChannelMoments& to, int block, int column, int columns, int n, int* last) {
+    const Piece piece = piece_of(block, to.rows_per_image);
+    const int thread = static_cast<int>(threadIdx.x) % WARPGROUP;
+    last += warpgroup_index();
+    if (thread == 0) *last = arrive(meeting(to, piece, column, columns, n), piece.blocks) ? 1 : 0;
+    sync_group();
+    if (*last != 0) join_blocks(to, piece, column, columns, n, thread, WARPGROUP);
+}
