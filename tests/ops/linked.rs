@@ -91,11 +91,12 @@ const TILES: [[usize; 2]; 8] = [
     [64, 64],
 ];
 
-fn hopper() -> Target {
+/// A Hopper GPU of so many multiprocessors: on a few of them a block computes one tile after another.
+fn hopper(multiprocessors: u32) -> Target {
     Target {
         precision: Precision::F16,
         compute_capability: 90,
-        multiprocessors: 132,
+        multiprocessors,
         shared_bytes_per_block: 227 << 10,
         prefer: None,
     }
@@ -190,7 +191,14 @@ fn check(network: &Network, target: Target) -> Check {
     same_bits("another schedule", &found, &other)?;
     let image = x.item(1).map_err(sentence)?;
     let (_, _, alone) = run(network, &image, target, 2).map_err(sentence)?;
-    same_bits("an image alone", &found.item(1).map_err(sentence)?, &alone)?;
+    same_bits("an image alone", &found.item(1).map_err(sentence)?, &alone)
+}
+
+/// Every tile gives the bits of the one that is chosen.
+fn check_tiles(network: &Network, target: Target) -> Check {
+    let sentence = |error: latent_diffusion::Error| error.to_string();
+    let x = network.values();
+    let (_, _, found) = run(network, &x, target, 0).map_err(sentence)?;
     let mut met = vec![network.launches(IMAGES, target).map_err(sentence)?];
     for tile in TILES {
         let target = Target {
@@ -207,9 +215,9 @@ fn check(network: &Network, target: Target) -> Check {
     Ok(())
 }
 
-fn all(target: Target) {
+fn every(check: impl Fn(&Network) -> Check) {
     let failed = NETWORKS.iter().filter_map(|network| {
-        let problem = check(network, target).err()?;
+        let problem = check(network).err()?;
         Some(format!("{}: {problem}", network.name))
     });
     let failed: Vec<String> = failed.collect();
@@ -219,13 +227,21 @@ fn all(target: Target) {
 #[test]
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn statistics_of_products_are_those_of_what_they_store() {
-    all(Target::a100(Precision::F16));
+    every(|network| check(network, Target::a100(Precision::F16)));
 }
 
 #[test]
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn so_are_those_of_the_products_of_hopper_gpus() {
-    all(hopper());
+    every(|network| check(network, hopper(132)));
+    every(|network| check(network, hopper(2)));
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn they_are_the_same_in_every_tile() {
+    every(|network| check_tiles(network, Target::a100(Precision::F16)));
+    every(|network| check_tiles(network, hopper(12)));
 }
 
 /// Every entry that finds moments, whole and in parts, in one phase and in four.
@@ -234,7 +250,7 @@ fn so_are_those_of_the_products_of_hopper_gpus() {
 fn every_product_that_finds_moments_is_met() {
     let mut met = BTreeSet::new();
     let mut ways = BTreeSet::new();
-    for target in [Target::a100(Precision::F16), hopper()] {
+    for target in [Target::a100(Precision::F16), hopper(12), hopper(132)] {
         for tile in TILES {
             let target = Target {
                 prefer: Some(tile),
