@@ -81,6 +81,27 @@ impl<B: Backend> Session<B> {
         Self::load(backend, program, weights)
     }
 
+    /// As [`new`](Self::new) for several graphs whose values are all there at the same time.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), where the device must have memory for all.
+    pub fn together(backend: &Arc<B>, graphs: Vec<Graph>, weights: &Weights) -> Result<Vec<Self>> {
+        let mut programs = Vec::with_capacity(graphs.len());
+        for graph in graphs {
+            let params = graph.params();
+            weights.check(params.map(|param| (param.name.as_str(), param.shape)))?;
+            programs.push(Program::new(&**backend, graph)?);
+        }
+        let arena_bytes = programs.iter().map(|program| program.plan.arena_bytes);
+        let loads: Vec<_> = programs.iter().flat_map(Program::loads).collect();
+        backend.admit(arena_bytes.sum(), &loads, weights)?;
+        drop(loads);
+        let programs = programs.into_iter();
+        programs
+            .map(|program| Self::load(backend, program, weights))
+            .collect()
+    }
+
     /// Loads a program with `weights`.
     ///
     /// # Errors

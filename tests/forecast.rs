@@ -1,15 +1,26 @@
 //! What a run is said to take of memory, before anything is loaded, to what it then takes.
 
 use latent_diffusion::Tensor;
+use latent_diffusion::backend::Backend;
 use latent_diffusion::cpu::Cpu;
 use latent_diffusion::cuda::{Cuda, Emulation, Precision, Target};
 use latent_diffusion::models::ModelFiles;
 use latent_diffusion::models::config::ModelConfig;
-use latent_diffusion::pipeline::{Model, Pipeline, Request, Stage, Tiling};
+use latent_diffusion::pipeline::{Interval, Model, Pipeline, Request, Stage, Tiling};
 use std::sync::Arc;
 
 fn cpu() -> Cpu {
     Cpu::new(2, Arc::default()).unwrap()
+}
+
+fn emulator() -> Arc<Cuda> {
+    let emulation = Emulation {
+        threads: 2,
+        check: false,
+        seed: 0,
+    };
+    let target = Target::a100(Precision::F16);
+    Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap())
 }
 
 fn request(model: &Model, size: usize, batch: usize) -> Request {
@@ -47,13 +58,7 @@ fn the_cpu_takes_what_was_said() {
 #[test]
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn the_emulator_takes_what_was_said() {
-    let emulation = Emulation {
-        threads: 2,
-        check: false,
-        seed: 0,
-    };
-    let target = Target::a100(Precision::F16);
-    let device = Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap());
+    let device = emulator();
     let pipeline = Pipeline::new(device.clone(), Model::demo().unwrap());
     let request = request(pipeline.model(), 32, 1);
     let stages = pipeline.forecast(&request).unwrap();
@@ -69,6 +74,42 @@ fn the_emulator_takes_what_was_said() {
     assert_eq!(device.meter().most(), decoder.arena_bytes);
     let weights = [text, unet, decoder].map(|stage| stage.weight_bytes);
     assert_eq!(device.loaded_bytes(), weights.into_iter().sum::<usize>());
+}
+
+/// Steps with guidance and steps without have programs of their own, both there from the first step to the last.
+fn an_interval_takes_what_was_said<B: Backend>(device: &Arc<B>, most: impl Fn() -> usize) {
+    let pipeline = Pipeline::new(device.clone(), Model::demo().unwrap());
+    let mut request = request(pipeline.model(), 32, 1);
+    request.options.steps = 3;
+    let unet = |request: &Request| stage(&pipeline.forecast(request).unwrap(), "UNet").clone();
+    let always = unet(&request);
+    request.guidance_scale = 1.0;
+    let never = unet(&request);
+    request.guidance_scale = 3.0;
+    request.guidance_interval = Some(Interval::new(0.5, 3.0).unwrap());
+    let both = unet(&request);
+    assert_eq!(both.arena_bytes, always.arena_bytes + never.arena_bytes);
+    assert_eq!(both.weight_bytes, always.weight_bytes, "weights are shared");
+    assert_eq!(
+        both.unguided.map(|u| u.arena_bytes),
+        Some(never.arena_bytes)
+    );
+    most();
+    pipeline.sample_latents(&request, &mut |_| ()).unwrap();
+    assert_eq!(most(), both.arena_bytes);
+}
+
+#[test]
+fn an_interval_of_guidance_takes_what_was_said() {
+    let cpu = Arc::new(cpu());
+    an_interval_takes_what_was_said(&cpu, || cpu.meter().most());
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn an_interval_of_guidance_takes_what_was_said_in_emulation() {
+    let emulator = emulator();
+    an_interval_takes_what_was_said(&emulator, || emulator.meter().most());
 }
 
 #[test]

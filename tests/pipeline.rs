@@ -3,7 +3,7 @@
 use latent_diffusion::cpu::Cpu;
 use latent_diffusion::models::ModelFiles;
 use latent_diffusion::models::config::{ClipActivation, ClipConfig, ModelConfig, TextConfig};
-use latent_diffusion::pipeline::{Event, InitImage, Model, Pipeline, Request};
+use latent_diffusion::pipeline::{Event, InitImage, Interval, Mask, Model, Pipeline, Request};
 use latent_diffusion::sampler::Sampler;
 use latent_diffusion::tokenizer::Tokenizer;
 use latent_diffusion::{Error, Tensor};
@@ -85,6 +85,33 @@ fn guidance_and_prompts_matter_and_scale_one_needs_no_negative_prompt() {
     );
     request.prompt.clear();
     assert_ne!(sample(&pipeline, &request), plain);
+}
+
+#[test]
+fn an_interval_of_guidance_is_kept_by_every_image_of_a_batch() {
+    let pipeline = pipeline(0);
+    let mut request = request(4);
+    (request.sampler, request.guidance_scale) = (Sampler::UniPc, 4.0);
+    let always = sample(&pipeline, &request).remove(0);
+    request.guidance_interval = Some(Interval::new(0.5, 3.0).unwrap());
+    let alone = sample(&pipeline, &request).remove(0);
+    assert_ne!(alone, always);
+    (request.batch, request.seed) = (2, 6);
+    assert_eq!(sample(&pipeline, &request)[1], alone);
+    // From an image, with a part of it kept.
+    let mask = Tensor::from_fn([1, 64, 64, 1], |i| f32::from(u8::from(i % 64 < 32)));
+    request.init = Some(InitImage {
+        image: alone.clone(),
+        mask: Some(Mask {
+            drawn: mask.clone(),
+            pasted: mask,
+        }),
+    });
+    let half = &sample(&pipeline, &request)[1];
+    let kept = |i: &usize| i / 3 % 64 >= 32;
+    let kept = (0..alone.data().len()).filter(kept);
+    assert!(kept.into_iter().all(|i| half.data()[i] == alone.data()[i]));
+    assert_ne!(*half, alone);
 }
 
 #[test]

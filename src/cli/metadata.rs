@@ -26,6 +26,7 @@ pub fn settings(request: &Request, settings: &Settings, seed: u64) -> Map<String
         "scheduler": options.sigmas.name(),
         "cfg_scale": short(request.guidance_scale),
         "guidance_rescale": short(request.guidance_rescale),
+        "guidance_interval": request.guidance_interval.map(|interval| interval.to_string()),
         "seed": seed,
         // What is enlarged decides the size.
         "width": request.keep.is_none().then_some(request.width),
@@ -109,6 +110,7 @@ fn extra(request: &Request, fields: &Map<String, Value>) -> Vec<(String, String)
         extra.push(("Class".to_owned(), class.to_string()));
     }
     for (name, key) in [
+        ("guidance_interval", "Guidance interval"),
         ("mask", "Mask"),
         ("invert_mask", "Mask mode"),
         ("mask_blur", "Mask blur"),

@@ -4,7 +4,7 @@
 use super::args::ModelArgs;
 use super::console::Console;
 use super::engine::{Engine, EngineArgs};
-use super::request::{count, set_size};
+use super::request::{count, interval, set_size};
 use super::settings::Settings;
 use super::stop::Stop;
 use super::{device, model};
@@ -71,19 +71,29 @@ pub fn run(args: &PlanArgs, console: &Console, stop: &Stop) -> Result<()> {
                 mib(bands.host_bytes)
             )
         });
+        let unguided = stage.unguided.map(|unguided| {
+            format!(
+                "  of which {} MiB of values for {} of {} steps without guidance",
+                mib(unguided.arena_bytes),
+                unguided.steps,
+                unguided.of
+            )
+        });
         console.result(&format!(
             "{:<13} {:>11} {:>11} {:>11}{}",
             stage.name,
             mib(stage.weight_bytes),
             mib(stage.arena_bytes),
             mib(stage.peak_bytes()),
-            bands.unwrap_or_default()
+            bands.or(unguided).unwrap_or_default()
         ))?;
     }
     console.result(&format!("{:<13} {:>35}", "peak", mib(peak)))?;
-    let expected = stages
-        .iter()
-        .filter_map(|stage| Some((stage.name, stage.expected?)));
+    let expected = stages.iter().flat_map(|stage| {
+        let unguided = stage.unguided.and_then(|unguided| unguided.expected);
+        let named = [(stage.name, stage.expected), ("  unguided", unguided)];
+        named.into_iter().filter_map(|(name, e)| Some((name, e?)))
+    });
     for (index, (name, expected)) in expected.enumerate() {
         if index == 0 {
             console.result("predictions, by a model that was never compared with hardware")?;
@@ -126,6 +136,7 @@ fn request(args: &PlanArgs, model: &Model) -> Result<Request> {
     if let Some(scale) = settings.cfg_scale {
         request.guidance_scale = scale as f32;
     }
+    request.guidance_interval = interval(settings)?;
     request.options.quantise = settings.quantize_x0;
     request.batch = count("batch size", settings.batch_size.unwrap_or(1))?.max(1);
     Ok(request)
@@ -139,11 +150,21 @@ fn as_json(stage: &Stage) -> Value {
             "host_bytes": bands.host_bytes,
         })
     });
-    let predicted = stage.expected.map(|expected| {
+    let predicted = |expected: Option<Expected>| {
+        expected.map(|expected| {
+            json!({
+                "seconds": expected.seconds,
+                "floor_seconds": expected.floor_seconds,
+                "launches": expected.launches,
+            })
+        })
+    };
+    let unguided = stage.unguided.map(|unguided| {
         json!({
-            "seconds": expected.seconds,
-            "floor_seconds": expected.floor_seconds,
-            "launches": expected.launches,
+            "steps": unguided.steps,
+            "of": unguided.of,
+            "arena_bytes": unguided.arena_bytes,
+            "predicted": predicted(unguided.expected),
         })
     });
     json!({
@@ -152,7 +173,8 @@ fn as_json(stage: &Stage) -> Value {
         "arena_bytes": stage.arena_bytes,
         "peak_bytes": stage.peak_bytes(),
         "bands": bands,
-        "predicted": predicted,
+        "predicted": predicted(stage.expected),
+        "unguided": unguided,
     })
 }
 

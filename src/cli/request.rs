@@ -5,7 +5,7 @@ use super::given;
 use super::retrieve::Retriever;
 use super::settings::Settings;
 use latent_diffusion::image::{blur_mask, read_image, read_mask, resize, resize_labels};
-use latent_diffusion::pipeline::{InitImage, Mask, Model, Request, Task};
+use latent_diffusion::pipeline::{InitImage, Interval, Mask, Model, Request, Task};
 use latent_diffusion::rng::NoiseSource;
 use latent_diffusion::sampler::{Sampler, SigmaSpacing};
 use latent_diffusion::schedule::Schedule;
@@ -61,6 +61,7 @@ pub fn build(
         request.guidance_scale = scale as f32;
     }
     request.guidance_rescale = settings.guidance_rescale.unwrap_or(0.0) as f32;
+    request.guidance_interval = interval(settings)?;
     request.seed = seed(settings.seed)?;
     request.batch = count("batch size", settings.batch_size.unwrap_or(1))?;
     request.rng = noise_source(settings.rng.as_deref())?;
@@ -224,6 +225,12 @@ fn seed(asked: Option<i128>) -> Result<u64> {
         // The standard library's hasher is keyed at random. 32 bits are all that PyTorch's CPU generator reads.
         _ => Ok(RandomState::new().build_hasher().finish() >> 32),
     }
+}
+
+/// The noise levels that guidance is kept to, if it is.
+pub(super) fn interval(settings: &Settings) -> Result<Option<Interval>> {
+    let interval = settings.guidance_interval.as_deref();
+    interval.map(Interval::parse).transpose()
 }
 
 /// Whose noise, by the names that users of other programs know.

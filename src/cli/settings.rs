@@ -19,6 +19,9 @@ pub struct Settings {
     /// How far guidance's contrast is brought back, 0 to 1
     #[arg(long, allow_negative_numbers = true, value_name = "X")]
     pub guidance_rescale: Option<f64>,
+    /// Guide only at noise levels (sigma, as k-diffusion counts) above START and up to END; elsewhere the network is asked once a step
+    #[arg(long, aliases = ["cfg-interval", "guidance-range"], allow_hyphen_values = true, value_name = "START:END")]
+    pub guidance_interval: Option<String>,
     /// Seed of the first image; -1 for a random one [default: random]
     #[arg(short, long, allow_negative_numbers = true, value_name = "N")]
     pub seed: Option<i128>,
@@ -110,6 +113,7 @@ impl Settings {
             steps: self.steps.or(base.steps),
             cfg_scale: self.cfg_scale.or(base.cfg_scale),
             guidance_rescale: self.guidance_rescale.or(base.guidance_rescale),
+            guidance_interval: self.guidance_interval.or(base.guidance_interval),
             seed: self.seed.or(base.seed),
             width: self.width.or(base.width),
             height: self.height.or(base.height),

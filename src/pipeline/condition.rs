@@ -1,11 +1,12 @@
 //! What the network is told besides the noisy latent: from a request, by what the model takes.
 
-use super::{Event, Given, Model, Pipeline, Request, Task, compute};
+use super::{Event, Given, Interval, Model, Pipeline, Request, Task, compute};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::models::condition::{build_class_embedder, build_rescaler};
 use crate::models::config::{Condition, RescalerConfig};
 use crate::rng::Noise;
+use crate::schedule::Level;
 use crate::tensor::{Shape, Tensor};
 
 /// What the network is told besides the noisy latent.
@@ -24,6 +25,8 @@ pub struct Guided {
     pub class_labels: Option<Tensor>,
     /// Scale and rescaling of guidance, if the network is asked twice.
     pub settings: Option<[f32; 2]>,
+    /// The noise levels at which it is, if not at all.
+    pub interval: Option<Interval>,
     /// The part of the image that is known beforehand, where the network is not told of it.
     pub kept: Option<Kept>,
     /// Entries of the first stage's codebook.
@@ -48,9 +51,32 @@ impl Guided {
             concat: None,
             class_labels: None,
             settings: None,
+            interval: None,
             kept: None,
             codebook: None,
         }
+    }
+
+    /// Whether the network is asked twice at a level.
+    pub fn guides(&self, at: Level) -> bool {
+        self.settings.is_some() && self.interval.is_none_or(|interval| interval.holds(at))
+    }
+
+    /// What guided calls are told without guidance: the condition's half.
+    pub(super) fn without_guidance(&self) -> Result<Self> {
+        let conditional = |value: &Option<Tensor>| {
+            let half = value.as_ref().map(|value| {
+                let half = value.data()[value.data().len() / 2..].to_vec();
+                Tensor::new(value.shape().with_batch(self.batch), half)
+            });
+            half.transpose()
+        };
+        Ok(Self {
+            context: conditional(&self.context)?,
+            class_labels: conditional(&self.class_labels)?,
+            settings: None,
+            ..self.clone()
+        })
     }
 }
 
@@ -131,7 +157,17 @@ impl Request {
                 "guidance scale {scale}: {} was not trained without its condition, so there is nothing to guide away from; the scale must be 1",
                 model.name
             ))),
-            _ => Ok(()),
+            None => match self.guidance_interval {
+                Some(interval) if guidable => Err(Error::request(format!(
+                    "guidance interval {interval}: the guidance scale is 1, so there is no guidance to keep to it; ask for another scale with `--cfg-scale`"
+                ))),
+                Some(interval) => Err(Error::request(format!(
+                    "guidance interval {interval}: {} was not trained without its condition, so there is no guidance to keep to it",
+                    model.name
+                ))),
+                None => Ok(()),
+            },
+            Some(_) => Ok(()),
         }
     }
 }

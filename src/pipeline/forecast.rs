@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::graph::Graph;
 use crate::models::config::Condition;
 use crate::models::{autoencoder, text};
+use crate::sampler::Row;
 use crate::schedule::Schedule;
 use crate::session::Program;
 use crate::weights::Weights;
@@ -23,6 +24,21 @@ pub struct Stage {
     /// How it runs in bands, if it does.
     pub bands: Option<InBands>,
     /// What a run of the whole should take, or a step of it; a prediction, where there is one.
+    pub expected: Option<Expected>,
+    /// The steps that a guidance interval leaves out, if it leaves out some and not all.
+    pub unguided: Option<Unguided>,
+}
+
+/// Steps without guidance, beside those with it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unguided {
+    /// How many.
+    pub steps: usize,
+    /// Of how many steps in all.
+    pub of: usize,
+    /// Bytes of their values, a part of the network's.
+    pub arena_bytes: usize,
+    /// What one of them should take; a prediction, where there is one.
     pub expected: Option<Expected>,
 }
 
@@ -67,33 +83,10 @@ impl<B: Backend> Pipeline<B> {
             let input = graph.input_exact("input_ids", [calls, text.positions()]);
             let hidden = text::forward(&mut graph, text, input)?;
             graph.output("context", hidden);
-            stages.push(self.stage("text encoder", graph, weights)?);
+            stages.push(self.stage("text encoder", &[self.program(graph)?], weights)?);
         }
-        if let Ok((unet, mut weights)) = self.model.unet() {
-            let schedule = Schedule::new(&config.schedule)?;
-            let trajectory = request.sampler.plan(&schedule, &request.options)?;
-            let tokens = config.context_tokens();
-            let context = |features| [calls * request.batch, tokens, features].into();
-            let (mut codebook, quantising) = (None, &mut None);
-            if let (true, Ok((first_stage, codes))) =
-                (trajectory.quantises(), self.model.autoencoder())
-            {
-                codebook = first_stage.codebook;
-                weights = quantising.insert(weights.with(FIRST_STAGE, codes));
-            }
-            let sizes = StepSizes {
-                batch: request.batch,
-                latent: self.model.latent_shape(request)?,
-                context: unet.context_dim.map(context),
-                concat: unet.concat_channels(),
-                class_labels: unet.num_classes.is_some(),
-                guided: calls == 2,
-                kept: false,
-                codebook,
-                rows: trajectory.rows.len(),
-                memory: trajectory.memory,
-            };
-            stages.push(self.stage("UNet", step(unet, &sizes)?, weights)?);
+        if self.model.unet().is_ok() {
+            stages.push(self.unet(request, calls)?);
         }
         if let Ok((config, weights)) = self.model.autoencoder() {
             let [height, width, _] = self.model.latent_shape(request)?;
@@ -108,14 +101,83 @@ impl<B: Backend> Pipeline<B> {
         Ok(stages)
     }
 
-    fn stage(&self, name: &'static str, graph: Graph, weights: &Weights) -> Result<Stage> {
-        let program = Program::new(&*self.backend, graph)?;
+    /// The UNet: a program of guided steps, one of those that are not, or both.
+    fn unet(&self, request: &Request, calls: usize) -> Result<Stage> {
+        let config = &self.model.config;
+        let (unet, mut weights) = self.model.unet()?;
+        let schedule = Schedule::new(&config.schedule)?;
+        let trajectory = request.sampler.plan(&schedule, &request.options)?;
+        let tokens = config.context_tokens();
+        let (mut codebook, quantising) = (None, &mut None);
+        if let (true, Ok((first_stage, codes))) = (trajectory.quantises(), self.model.autoencoder())
+        {
+            codebook = first_stage.codebook;
+            weights = quantising.insert(weights.with(FIRST_STAGE, codes));
+        }
+        let latent = self.model.latent_shape(request)?;
+        let graph = |calls: usize| {
+            let context = |features| [calls * request.batch, tokens, features].into();
+            let sizes = StepSizes {
+                batch: request.batch,
+                latent,
+                context: unet.context_dim.map(context),
+                concat: unet.concat_channels(),
+                class_labels: unet.num_classes.is_some(),
+                guided: calls == 2,
+                kept: false,
+                codebook,
+                rows: trajectory.rows.len(),
+                memory: trajectory.memory,
+            };
+            step(unet, &sizes)
+        };
+        let interval = request.guidance_interval.filter(|_| calls == 2);
+        let left_out = |row: &&Row| interval.is_some_and(|interval| !interval.holds(row.at));
+        let (of, steps) = (
+            trajectory.rows.len(),
+            trajectory.rows.iter().filter(left_out).count(),
+        );
+        let mut programs = vec![];
+        if steps < of {
+            programs.push(self.program(graph(calls)?)?);
+        }
+        if steps > 0 {
+            programs.push(self.program(graph(1)?)?);
+        }
+        let mut stage = self.stage("UNet", &programs, weights)?;
+        stage.unguided = programs.get(1).map(|program| Unguided {
+            steps,
+            of,
+            arena_bytes: program.plan().arena_bytes,
+            expected: self.expected(program),
+        });
+        Ok(stage)
+    }
+
+    fn program(&self, graph: Graph) -> Result<Program<B>> {
+        Program::new(&*self.backend, graph)
+    }
+
+    fn expected(&self, program: &Program<B>) -> Option<Expected> {
+        self.backend.expected(program.plan(), program.kernels())
+    }
+
+    /// What programs take whose values are there at the same time; of the time, the first.
+    fn stage(
+        &self,
+        name: &'static str,
+        programs: &[Program<B>],
+        weights: &Weights,
+    ) -> Result<Stage> {
+        let loads: Vec<_> = programs.iter().flat_map(Program::loads).collect();
+        let arenas = programs.iter().map(|program| program.plan().arena_bytes);
         Ok(Stage {
             name,
-            weight_bytes: self.backend.weight_bytes(&program.loads(), weights)?,
-            arena_bytes: program.plan().arena_bytes,
+            weight_bytes: self.backend.weight_bytes(&loads, weights)?,
+            arena_bytes: arenas.sum(),
             bands: None,
-            expected: self.backend.expected(program.plan(), program.kernels()),
+            expected: programs.first().and_then(|program| self.expected(program)),
+            unguided: None,
         })
     }
 
@@ -126,7 +188,7 @@ impl<B: Backend> Pipeline<B> {
         build: &dyn Fn(usize) -> Result<Graph>,
         weights: &Weights,
     ) -> Result<Stage> {
-        let whole = self.stage(name, build(1)?, weights)?;
+        let whole = self.stage(name, &[self.program(build(1)?)?], weights)?;
         let bands = self.tiling.bands(&self.backend, build, (1, weights))?;
         let Some(bands) = bands else {
             return Ok(whole);

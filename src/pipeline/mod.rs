@@ -16,22 +16,26 @@ mod demo;
 mod denoise;
 mod forecast;
 mod inpaint;
+mod interval;
 mod latent;
 mod model;
 mod neighbours;
 mod patches;
 mod request;
+mod step;
 mod task;
 mod text;
 
 pub use bands::Tiling;
 pub use condition::{Guided, Kept};
-pub use denoise::{Denoiser, FIRST_STAGE, StepSizes, step};
-pub use forecast::{InBands, Stage};
+pub use denoise::Denoiser;
+pub use forecast::{InBands, Stage, Unguided};
 pub use inpaint::Mask;
+pub use interval::Interval;
 pub use model::Model;
 pub use neighbours::{Database, Neighbour};
 pub use request::{Given, InitImage, Request};
+pub use step::{FIRST_STAGE, StepSizes, step};
 pub use task::Task;
 
 use crate::backend::Backend;
@@ -139,6 +143,7 @@ impl<B: Backend> Pipeline<B> {
         let shape = self.model.latent_shape(request)?;
         let noise = draw(&mut streams, shape)?;
         let mut guided = self.guided(request, &mut streams, report)?;
+        guided.interval = request.guidance_interval;
         if let (Some(mask), Some(latent)) = (to_keep, &latent) {
             guided.kept = Some(self.kept(latent, mask)?);
         }
@@ -153,7 +158,7 @@ impl<B: Backend> Pipeline<B> {
         if trajectory.quantises() {
             let (first_stage, codes) = self.model.autoencoder()?;
             guided.codebook = first_stage.codebook;
-            quantising = weights.with(denoise::FIRST_STAGE, codes);
+            quantising = weights.with(FIRST_STAGE, codes);
             weights = &quantising;
         }
         let unet = (unet, weights);

@@ -1,7 +1,7 @@
 //! What a user asks for, checked against the model before anything is loaded.
 
 use super::denoise::no_codebook;
-use super::{Mask, Model};
+use super::{Interval, Mask, Model};
 use crate::error::{Error, Result};
 use crate::models::config::Condition;
 use crate::rng::NoiseSource;
@@ -33,6 +33,8 @@ pub struct Request {
     pub guidance_scale: f32,
     /// How far guidance's contrast is brought back to the conditional answer's (arXiv:2305.08891): 0 not, 1 wholly.
     pub guidance_rescale: f32,
+    /// The noise levels at which guidance acts, if not at all of them.
+    pub guidance_interval: Option<Interval>,
     /// Seed of the first image; image `i` has this plus `i`.
     pub seed: u64,
     /// Whose noise.
@@ -104,6 +106,7 @@ impl Request {
             },
             guidance_scale: defaults.guidance_scale.unwrap_or(usual_scale) as f32,
             guidance_rescale: 0.0,
+            guidance_interval: None,
             seed: 0,
             rng: NoiseSource::Cpu,
             batch: 1,

@@ -8,6 +8,7 @@ mod convert;
 #[cfg(target_os = "linux")]
 mod driver;
 mod inpaint;
+mod interval;
 mod output;
 mod packed;
 mod plan;
