@@ -1,4 +1,4 @@
-//! `ldm tune`: times every tile of every product of a model on this GPU, and writes down which was the quickest.
+//! `ldm tune`: times every tile of every product and attention of a model on this GPU, and writes down which was the quickest.
 //!
 //! Results do not change by a bit: all tiles add in the same order, and over how many blocks a sum is split is not asked here. The emulator has no
 //! times; there a tile takes what the model of time predicts for the GPU it stands for, so that the table is the same everywhere.

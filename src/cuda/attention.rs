@@ -118,8 +118,9 @@ impl Sizes {
         let keys = if text { TEXT_KEYS } else { keys };
         // Few tall tiles would leave multiprocessors idle.
         let tall = match target.prefer {
-            Some([queries, _]) => queries >= 128,
-            None => self.queries.div_ceil(128) * self.heads >= target.multiprocessors as usize,
+            Some([128, preferred]) if preferred == keys => true,
+            Some([64, preferred]) if preferred == keys => false,
+            _ => self.queries.div_ceil(128) * self.heads >= target.multiprocessors as usize,
         };
         let queries = if TALL.contains(&head) && tall && !text {
             128

@@ -70,6 +70,11 @@ impl Tile {
         (rows + self.stages * of_stage * self.keys) * CHUNK * Precision::F16.bytes()
     }
 
+    /// Queries and keys.
+    fn size(&self) -> [usize; 2] {
+        [self.groups * ROWS, self.keys]
+    }
+
     /// Blocks along x.
     fn blocks(&self, queries: usize) -> usize {
         queries.div_ceil(self.groups * ROWS)
@@ -82,6 +87,11 @@ impl Tile {
     }
 }
 
+/// Queries and keys of every tile.
+pub(super) fn sizes() -> impl Iterator<Item = [usize; 2]> {
+    TILES.iter().map(Tile::size)
+}
+
 /// The launch, if the target is a Hopper GPU and there is a kernel for these sizes.
 pub(super) fn select(sizes: &Sizes, target: &Target) -> Result<Option<Kernel>, String> {
     let hopper = target.compute_capability == 90 && target.precision == Precision::F16;
@@ -90,8 +100,10 @@ pub(super) fn select(sizes: &Sizes, target: &Target) -> Result<Option<Kernel>, S
     }
     let few = sizes.keys <= FEW_KEYS;
     let of_size = |tile: &&Tile| tile.head == sizes.head_size && (tile.keys == FEW_KEYS) == few;
-    let Some(tile) = (TILES.iter().filter(of_size)).min_by_key(|tile| tile.time(sizes, target))
-    else {
+    let suited = || TILES.iter().filter(of_size);
+    let preferred = suited().find(|tile| target.prefer == Some(tile.size()));
+    let quickest = || suited().min_by_key(|tile| tile.time(sizes, target));
+    let Some(tile) = preferred.or_else(quickest) else {
         return Ok(None);
     };
     let [q, k, v] = &sizes.operands;
@@ -205,6 +217,44 @@ mod tests {
         };
         let launch = choose([2, 4096, 4096, 8, 40], Qkv::Separate, &older);
         assert_eq!(launch.entry, "attention_f16_40_128x64");
+    }
+
+    #[test]
+    fn a_preferred_tile_is_taken_where_it_adds_in_the_same_order() {
+        for (shape, prefer, expected) in [
+            (
+                [2, 4096, 4096, 8, 40],
+                [192, 128],
+                "attention_f16_40_192x128_sm90",
+            ),
+            (
+                [2, 1024, 1024, 8, 80],
+                [64, 128],
+                "attention_f16_80_64x128_sm90",
+            ),
+            // No such tile of so many keys, or of this head.
+            (
+                [2, 4096, 4096, 8, 40],
+                [128, 80],
+                "attention_f16_40_128x128_sm90",
+            ),
+            (
+                [2, 4096, 77, 8, 40],
+                [192, 128],
+                "attention_f16_40_128x80_sm90",
+            ),
+            (
+                [2, 256, 256, 8, 160],
+                [128, 128],
+                "attention_f16_160_64x128_sm90",
+            ),
+        ] {
+            let target = Target {
+                prefer: Some(prefer),
+                ..H200
+            };
+            assert_eq!(choose(shape, Qkv::Separate, &target).entry, expected);
+        }
     }
 
     /// Queries and keys, with every number of each that matters, for all head sizes.

@@ -19,7 +19,7 @@ pub struct Target {
     pub multiprocessors: u32,
     /// Bytes of shared memory that one block may ask for.
     pub shared_bytes_per_block: u32,
-    /// The tile of products to take where there is one of these rows and columns, instead of the one that should be quickest.
+    /// The tile to take where there is one of these rows and columns, or queries and keys, instead of the one that should be quickest.
     pub prefer: Option<[usize; 2]>,
 }
 

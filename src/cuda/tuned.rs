@@ -11,7 +11,7 @@
 //! tile of a family adds in the same order.
 
 use super::kernel::Target;
-use super::{Cuda, tile, tile_sm90};
+use super::{Cuda, attention_sm90, tile, tile_sm90};
 use crate::error::{Error, Result};
 use crate::ops::Op;
 use crate::tensor::Shape;
@@ -54,7 +54,8 @@ pub fn shape_name(op: &Op, inputs: &[Shape], output: Shape) -> Option<String> {
 
 /// Every tile that a table may name.
 pub fn tile_sizes() -> Vec<TileSize> {
-    let mut sizes: Vec<TileSize> = tile::sizes().chain(tile_sm90::sizes()).collect();
+    let products = tile::sizes().chain(tile_sm90::sizes());
+    let mut sizes: Vec<TileSize> = products.chain(attention_sm90::sizes()).collect();
     sizes.sort_unstable();
     sizes.dedup();
     sizes
