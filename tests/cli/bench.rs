@@ -1,6 +1,6 @@
 //! `bench`, and the trace it writes.
 
-use super::support::{Place, model};
+use super::support::Place;
 use latent_diffusion::cuda::table;
 use serde_json::Value;
 use std::fs;
@@ -8,24 +8,8 @@ use std::fs;
 /// The trace of a sampler's step of the small model, and how many operations it has.
 fn trace(device: &str) -> (Vec<Value>, usize) {
     let place = Place::new();
-    let model = model().to_str().unwrap();
-    let command = [
-        "bench",
-        "-m",
-        model,
-        "--what",
-        "step",
-        "--repeat",
-        "1",
-        "-t",
-        "2",
-        "--device",
-        device,
-        "--trace",
-        "trace.json",
-        "--json",
-    ];
-    let run = place.ldm(&command);
+    let line = "bench --what step --repeat 1 -t 2 --trace trace.json --json";
+    let run = place.on_model(line, &["--device", device]);
     assert_eq!(run.code, 0, "{}", run.stderr);
     let text = fs::read_to_string(place.path().join("trace.json")).unwrap();
     let trace: Value = serde_json::from_str(&text).unwrap();
@@ -107,19 +91,7 @@ fn a_trace_of_the_kernels_names_each_of_them() {
 
 #[test]
 fn a_trace_that_cannot_be_written_is_an_output_that_cannot() {
-    let model = model().to_str().unwrap();
-    let command = [
-        "bench",
-        "-m",
-        model,
-        "--what",
-        "text",
-        "--repeat",
-        "1",
-        "--device",
-        "cpu",
-        "--trace",
-        "no/where.json",
-    ];
-    Place::new().ldm(&command).refused(6, &["no/where.json"]);
+    let line = "bench --what text --repeat 1 --device cpu --trace no/where.json";
+    let run = Place::new().on_model(line, &[]);
+    run.refused(6, &["no/where.json"]);
 }

@@ -1,6 +1,6 @@
 //! `plan`, and what `--memory` and `--vae-tiling` make of it.
 
-use crate::support::{Place, model};
+use crate::support::Place;
 use latent_diffusion::Tensor;
 use latent_diffusion::image::encode_latent;
 use serde_json::Value;
@@ -8,15 +8,7 @@ use std::fs;
 
 /// The answer of `ldm plan --json` for the small model.
 fn plan(place: &Place, arguments: &[&str]) -> Value {
-    let command = [
-        "plan",
-        "-m",
-        model().to_str().unwrap(),
-        "--json",
-        "--device",
-        "cpu",
-    ];
-    let run = place.ldm(&[&command, arguments].concat());
+    let run = place.on_model("plan --json --device cpu", arguments);
     serde_json::from_str(run.lines()[0]).unwrap()
 }
 
@@ -40,9 +32,8 @@ fn a_plan_names_every_network_and_the_peak() {
     let lines = place.ldm(&["plan", "--device", "cpu"]);
     let lines = lines.lines();
     assert!(lines[1].starts_with("stage") && lines.last().unwrap().starts_with("peak"));
-    let model = model().to_str().unwrap();
     place
-        .ldm(&["plan", "-m", model, "--size", "30x32"])
+        .on_model("plan --size 30x32", &[])
         .refused(2, &["multiples of 4"]);
 }
 
@@ -52,17 +43,8 @@ fn an_image_is_the_same_in_bands() {
     let latent = Tensor::from_fn([1, 40, 24, 4], |i| ((i * 37) % 101) as f32 / 50.0 - 1.0);
     place.file("latent.safetensors", encode_latent(&latent, None).unwrap());
     let decode = |arguments: &[&str]| {
-        let model = model().to_str().unwrap();
-        let command = [
-            "decode",
-            "-m",
-            model,
-            "latent.safetensors",
-            "--device",
-            "cpu",
-            "-o",
-        ];
-        place.ldm(&[&command, arguments].concat())
+        let line = "decode latent.safetensors --device cpu";
+        place.on_model(line, &[&["-o"], arguments].concat())
     };
     let whole = plan(&place, &["--size", "48x80"])["stages"][2].clone();
     let [weights, arena] = ["weight_bytes", "arena_bytes"].map(|key| whole[key].as_u64().unwrap());

@@ -163,10 +163,16 @@ impl Place {
         Run::of(self.command(arguments).output().unwrap())
     }
 
+    /// Runs the words of `line`, a command first, on the small model, with these arguments besides.
+    pub fn on_model(&self, line: &str, arguments: &[&str]) -> Run {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let model = ["-m", model().to_str().unwrap()];
+        self.ldm(&[&words, &model[..], arguments].concat())
+    }
+
     /// Runs `ldm sample` on the small model.
     pub fn sample(&self, arguments: &[&str]) -> Run {
-        let model = ["sample", "-m", model().to_str().unwrap(), "-t", "1"];
-        self.ldm(&[&model, arguments].concat())
+        self.on_model("sample -t 1", arguments)
     }
 }
 

@@ -1,51 +1,20 @@
 //! `tune`, its tables, and what is made of those that are none.
 
-use super::support::{Place, model};
+use super::support::Place;
 use std::fs;
 
 /// Images of the small model by the kernels, with these arguments besides.
 fn image(place: &Place, name: &str, arguments: &[&str]) -> Vec<u8> {
-    let model = model().to_str().unwrap();
-    let command = [
-        "sample",
-        "-m",
-        model,
-        "-p",
-        "a",
-        "-s",
-        "1",
-        "--steps",
-        "1",
-        "--no-metadata",
-        "--device",
-        "emulator",
-        "-o",
-        name,
-    ];
-    let run = place.ldm(&[&command, arguments].concat());
+    let line = "sample -p a -s 1 --steps 1 --no-metadata --device emulator";
+    let run = place.on_model(line, &[&["-o", name], arguments].concat());
     assert_eq!(run.code, 0, "{}", run.stderr);
     fs::read(place.path().join(name)).unwrap()
 }
 
 /// How many kernels of the network have tiles of 128x64, with these arguments.
 fn kernels(place: &Place, arguments: &[&str]) -> usize {
-    let model = model().to_str().unwrap();
-    let command = [
-        "bench",
-        "-m",
-        model,
-        "--what",
-        "unet",
-        "--batch",
-        "2",
-        "--repeat",
-        "1",
-        "--device",
-        "emulator",
-        "--trace",
-        "trace.json",
-    ];
-    assert_eq!(place.ldm(&[&command, arguments].concat()).code, 0);
+    let line = "bench --what unet --batch 2 --repeat 1 --device emulator --trace trace.json";
+    place.on_model(line, arguments).lines();
     let trace = fs::read_to_string(place.path().join("trace.json")).unwrap();
     trace.matches("_f16_128x64\"").count()
 }
@@ -54,12 +23,9 @@ fn kernels(place: &Place, arguments: &[&str]) -> usize {
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn a_table_is_the_same_twice_and_changes_no_image() {
     let place = Place::new();
-    let model = model().to_str().unwrap();
     let tune = |file: &str| {
-        let line = [
-            "tune", "-m", model, "--device", "emulator", "--batch", "2", "-o", file,
-        ];
-        assert_eq!(place.ldm(&line).lines(), [file]);
+        let run = place.on_model("tune --device emulator --batch 2", &["-o", file]);
+        assert_eq!(run.lines(), [file]);
         fs::read_to_string(place.path().join(file)).unwrap()
     };
     let table = tune("a.txt");
