@@ -42,16 +42,8 @@ fn an_image_says_its_interval_and_is_drawn_again_from_it() {
 #[test]
 fn a_plan_says_what_steps_without_guidance_take() {
     let place = Place::new();
-    let interval = ["--guidance-interval", "0.5:3", "--device", "cpu"];
-    let plan = |more: &[&str]| {
-        let model = super::support::model();
-        let plan = ["plan", "-m", model.to_str().unwrap(), "--steps", "3"];
-        let said = place
-            .ldm(&[&plan[..], &interval, more].concat())
-            .lines()
-            .join("\n");
-        said
-    };
+    let line = "plan --steps 3 --guidance-interval 0.5:3 --device cpu";
+    let plan = |more: &[&str]| place.on_model(line, more).lines().join("\n");
     let answer: Value = serde_json::from_str(&plan(&["--json"])).unwrap();
     let unet = &answer["stages"][1];
     let [whole, part] = [&unet["arena_bytes"], &unet["unguided"]["arena_bytes"]];
