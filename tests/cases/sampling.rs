@@ -38,9 +38,11 @@ pub(super) fn cases() -> Vec<Case> {
     for (combined, copied, terms) in [(1, 0, 1), (2, 3, 5), (4, 4, 8)] {
         let shape = [IMAGES, 5, 7, 4];
         // Every third coefficient is zero, which hides a term from some combinations or from all.
-        let zeros = |vector: usize, i: usize| if (i + vector / 2) % 3 == 0 { 0.0 } else { 0.4 };
         let table = |vector: usize| {
-            let values = (0..2 * terms).map(|i| zeros(vector, i) * (i as f32 - 2.5));
+            let values = (0..2 * terms).map(|i| match (i + vector / 2) % 3 {
+                0 => 0.0,
+                _ => 0.4 * i as f32 - 1.0,
+            });
             Operand::table([2, terms], &values.collect::<Vec<f32>>())
         };
         let mut operands = vec![];
