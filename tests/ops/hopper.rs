@@ -96,8 +96,10 @@ fn every_one_of_them_is_met_by_a_case() {
             );
         }
     }
+    // Primitives and ceilings are no operation's.
+    let of_none = |file: &str| file.contains("primitives") || file.contains("probe");
     let unmet: Vec<&str> = (table::ENTRIES.iter())
-        .filter(|entry| entry.file.ends_with("_sm90.cu") && !entry.file.contains("primitives"))
+        .filter(|entry| entry.file.ends_with("_sm90.cu") && !of_none(entry.file))
         .map(|entry| entry.name)
         .filter(|name| !met.contains(*name))
         .collect();
