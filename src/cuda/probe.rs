@@ -139,7 +139,7 @@ fn multiply(door: &dyn Door, target: &Target, probe: &Multiply) -> Result<(Durat
     Ok((door.time(&call)?, sums))
 }
 
-#[cfg(all(test, emulator))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::cuda::emulator::{self, Emulation};
@@ -186,6 +186,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
     fn probes_do_the_work_that_they_are_timed_for() {
         let door = emulator::open(Emulation {
             threads: 2,
