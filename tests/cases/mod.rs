@@ -20,6 +20,7 @@ pub use conv2d::{Filter, conv2d};
 pub use linear::linear;
 pub use real::real;
 
+use latent_diffusion::cuda::{self, Kernel, Target};
 use latent_diffusion::graph::Param;
 use latent_diffusion::ops::{Channels, Cost, Epilogue, Op};
 use latent_diffusion::rng::Noise;
@@ -184,12 +185,24 @@ impl Case {
             .collect()
     }
 
+    fn shapes(&self) -> Vec<Shape> {
+        self.operands.iter().map(|operand| operand.shape).collect()
+    }
+
     /// The work of one run.
     pub fn cost(&self) -> Cost {
-        let shapes: Vec<Shape> = self.operands.iter().map(|operand| operand.shape).collect();
-        let operator = self.op.operator();
+        let (shapes, operator) = (self.shapes(), self.op.operator());
         let output = operator.infer(&shapes);
         output.map_or(Cost::default(), |output| operator.cost(&shapes, output))
+    }
+
+    /// What a GPU of this kind runs for it.
+    pub fn kernel(&self, target: &Target) -> Kernel {
+        let shapes = self.shapes();
+        let output = self.op.operator().infer(&shapes);
+        let output = output.unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        let kernel = cuda::select(&self.op, &shapes, output, target);
+        kernel.unwrap_or_else(|problem| panic!("{}: {problem}", self.name))
     }
 }
 

@@ -4,8 +4,7 @@
 use crate::cases::{self, Case};
 use crate::checks::{self, Check, every};
 use crate::{emulated, emulator_of};
-use latent_diffusion::Shape;
-use latent_diffusion::cuda::{self, Launch, Precision, Target, table};
+use latent_diffusion::cuda::{Launch, Precision, Target, table};
 use std::collections::HashSet;
 
 /// GPUs that between them take every tile: with so many multiprocessors.
@@ -23,10 +22,7 @@ fn target(multiprocessors: u32) -> Target {
 
 /// The launches of kernels for Hopper GPUs alone that compute a case.
 fn launches(case: &Case, target: &Target) -> Vec<Launch> {
-    let inputs: Vec<Shape> = case.operands.iter().map(|operand| operand.shape).collect();
-    let output = case.op.operator().infer(&inputs).unwrap();
-    let kernel = cuda::select(&case.op, &inputs, output, target).unwrap();
-    let launches = kernel.launches.into_iter();
+    let launches = case.kernel(target).launches.into_iter();
     launches
         .filter(|launch| launch.entry.ends_with("_sm90"))
         .collect()
