@@ -4,7 +4,7 @@ use crate::cases::{self, Case};
 use crate::compile::{self, Change};
 use crate::door::Way;
 use crate::hopper;
-use crate::{SEEDS, all, launch, primitives, products, way};
+use crate::{SEEDS, all, launch, moments, primitives, products, way};
 use latent_diffusion::cuda::{Kernel, Precision};
 use libloading::Library;
 
@@ -28,6 +28,8 @@ pub enum On {
     Gpu(u32, &'static str),
     /// A product that Hopper GPUs have a kernel for; whether its K is split over blocks.
     Product { split: bool },
+    /// A product that finds moments, for this compute capability and in tiles of so many rows and columns.
+    Moments([usize; 3]),
     /// The first case of this entry in `tests/primitives`.
     Primitive(&'static str),
 }
@@ -67,7 +69,7 @@ impl On {
     fn launches(self) -> Launches {
         let of = |name, target| {
             let case = case(name);
-            let kernel = launch::kernel(&case, &target);
+            let kernel = case.kernel(&target);
             Launches::Of(case, kernel)
         };
         match self {
@@ -76,6 +78,10 @@ impl On {
             Self::Gpu(multiprocessors, name) => of(name, launch::gpu(multiprocessors)),
             Self::Product { split } => {
                 let (case, kernel) = products::case(split);
+                Launches::Of(case, kernel)
+            }
+            Self::Moments(tile) => {
+                let (case, kernel) = moments::case(tile);
                 Launches::Of(case, kernel)
             }
             Self::Primitive(entry) => Launches::Primitive(primitives::case(entry)),

@@ -31,15 +31,7 @@ pub fn target(precision: Precision) -> Target {
     }
 }
 
-/// The launches that compute a case.
-pub fn kernel(case: &Case, target: &Target) -> Kernel {
-    let shapes: Vec<Shape> = case.operands.iter().map(|operand| operand.shape).collect();
-    let output = case.op.operator().infer(&shapes).unwrap();
-    let kernel = cuda::select(&case.op, &shapes, output, target);
-    kernel.unwrap_or_else(|problem| panic!("{}: {problem}", case.name))
-}
-
-/// The entries that those launches name.
+/// The entries that launches name.
 pub fn entries(kernel: &Kernel) -> Vec<String> {
     let launches = kernel.launches.iter();
     launches.map(|launch| launch.entry.clone()).collect()
@@ -95,15 +87,29 @@ impl<'a> Memories<'a> {
         }
     }
 
+    /// The result, and what is left behind it.
+    fn output(&mut self, element: Element) -> &Memory<'a> {
+        self.output.get_or_insert_with(|| {
+            let shapes: Vec<Shape> = self.inputs.iter().map(Tensor::shape).collect();
+            let output = self.case.op.operator().infer(&shapes).unwrap();
+            let bytes = output.len() * element_bytes(element) + self.kernel.tail_bytes();
+            Memory::new(self.library, bytes)
+        })
+    }
+
     /// Address and length of what a pointer of `element` stands for. Operands are stored as the first kernel that takes them declares.
     fn place(&mut self, argument: Argument, element: Element) -> (*mut c_void, usize) {
         let library = self.library;
         let memory = match argument {
-            Argument::Output => self.output.get_or_insert_with(|| {
-                let shapes: Vec<Shape> = self.inputs.iter().map(Tensor::shape).collect();
-                let output = self.case.op.operator().infer(&shapes).unwrap();
-                Memory::new(library, output.len() * element_bytes(element))
-            }),
+            Argument::Output => {
+                let (address, all) = self.output(element).place();
+                return (address, all - self.kernel.tail_bytes());
+            }
+            Argument::Tail(bytes) => {
+                let output = self.output.as_ref().expect("the result is passed first");
+                let (address, all) = output.place();
+                return (address.wrapping_byte_add(all - bytes), bytes);
+            }
             Argument::Input(index) => self.input[index]
                 .get_or_insert_with(|| Memory::of(library, self.inputs[index].data(), element)),
             Argument::Weight(index) => self.weight[index].get_or_insert_with(|| {
@@ -128,8 +134,7 @@ impl<'a> Memories<'a> {
                 return (self.counters.place().0, count * size_of::<i32>());
             }
             Argument::Null => return (std::ptr::null_mut(), 0),
-            Argument::Tail(_)
-            | Argument::InputTail(..)
+            Argument::InputTail(..)
             | Argument::Map { .. }
             | Argument::Int(_)
             | Argument::Float(_) => {

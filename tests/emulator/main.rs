@@ -22,6 +22,7 @@ mod launch;
 #[allow(dead_code, reason = "the tests of primitives use the rest")]
 #[path = "../primitives/layout.rs"]
 mod layout;
+mod moments;
 mod primitives;
 mod products;
 #[path = "../primitives/tensor.rs"]
@@ -92,7 +93,7 @@ fn cases_and_kernels() -> Vec<(Case, Kernel)> {
     let cases: Vec<Case> = cases::awkward().into_iter().chain(large).collect();
     let both = |case: &Case| {
         [Precision::F16, Precision::F32].map(|precision| {
-            let kernel = launch::kernel(case, &launch::target(precision));
+            let kernel = case.kernel(&launch::target(precision));
             (case.clone(), kernel)
         })
     };
@@ -116,7 +117,7 @@ fn kernels_as_they_are_raise_nothing() {
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn too_little_shared_memory_is_named() {
     let case = fault::case("attention: 40 on 700, 2 heads of 24, deviation 1");
-    let kernel = launch::kernel(&case, &launch::target(Precision::F16));
+    let kernel = case.kernel(&launch::target(Precision::F16));
     let kernels = compile::library(&launch::entries(&kernel), None);
     let way = Way {
         withheld: 1024,

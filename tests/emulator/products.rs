@@ -3,8 +3,7 @@
 use crate::cases::{self, Case};
 use crate::fault::{Fault, On, are_named, fault};
 use crate::{clean, compile, launch};
-use latent_diffusion::Shape;
-use latent_diffusion::cuda::{self, Kernel};
+use latent_diffusion::cuda::Kernel;
 use latent_diffusion::ops::Epilogue;
 
 /// A fault that shows where all of K is summed by one block.
@@ -65,10 +64,7 @@ pub fn case(split: bool) -> (Case, Kernel) {
         .flat_map(|shape| sizes.map(|size| (*shape, size)));
     let found = tried.find_map(|([rows, k, n], multiprocessors)| {
         let case = cases::linear([3, rows, k].into(), n, true, Epilogue::default());
-        let target = launch::gpu(multiprocessors);
-        let inputs: Vec<Shape> = case.operands.iter().map(|operand| operand.shape).collect();
-        let output = case.op.operator().infer(&inputs).unwrap();
-        let kernel = cuda::select(&case.op, &inputs, output, &target).unwrap();
+        let kernel = case.kernel(&launch::gpu(multiprocessors));
         let first = &kernel.launches[0];
         let suits = first.entry.ends_with("_sm90") && (first.grid[1] > 1) == split;
         suits.then_some((case, kernel))

@@ -1,0 +1,134 @@
+//! Faults planted where products find the moments of what they store.
+
+use crate::cases::{Case, Operand};
+use crate::fault::{Fault, On, are_named, fault};
+use crate::{clean, compile, launch};
+use latent_diffusion::cuda::{Cuda, Emulation, Kernel, Target};
+use latent_diffusion::session::Program;
+use latent_diffusion::{Graph, Result};
+use std::sync::Arc;
+
+/// A product that every GPU runs, by tiles of one block of rows; three images of a piece and a quarter.
+const EVERY: On = On::Moments(TILES[0]);
+/// By tiles of two blocks of rows.
+const TALL: On = On::Moments(TILES[1]);
+/// One of Hopper GPUs, by tiles of two warpgroups.
+const HOPPER: On = On::Moments(TILES[2]);
+/// Compute capability, rows and columns.
+const TILES: [[usize; 3]; 3] = [[80, 64, 64], [80, 128, 64], [90, 128, 160]];
+
+/// A map of tokens that is normalised, for GPUs of this compute capability, in tiles of so many rows and columns.
+pub fn case([compute_capability, rows, columns]: [usize; 3]) -> (Case, Kernel) {
+    let target = Target {
+        compute_capability: compute_capability as u32,
+        prefer: Some([rows, columns]),
+        ..launch::gpu(132)
+    };
+    let shape = [3, 640, 328];
+    let graph = || -> Result<Graph> {
+        let mut g = Graph::new();
+        let x = g.input("x", shape);
+        let y = g.linear(x, 328, true)?;
+        let y = g.reshape(y, [3, 16, 40, 328])?;
+        let y = g.group_norm(y, 2, 1e-5)?;
+        g.output("y", y);
+        Ok(g)
+    };
+    let emulation = Emulation {
+        threads: 1,
+        check: false,
+        seed: 0,
+    };
+    let device = Cuda::emulator(emulation, target, Arc::default()).unwrap();
+    let program = Program::new(&device, graph().unwrap()).unwrap();
+    let mut nodes = program.plan().graph.nodes().iter().zip(program.kernels());
+    let found = nodes.find(|(_, kernel)| kernel.tail_bytes() > 0);
+    let (node, kernel) = found.expect("a product that finds moments");
+    let tile = format!("_{rows}x{columns}");
+    assert!(kernel.launches[0].entry.contains(&tile), "{kernel:?}");
+    let case = Case {
+        name: format!("moments of tiles of {rows}x{columns}"),
+        op: node.op.clone(),
+        operands: vec![Operand::normal(shape)],
+    };
+    (case, kernel.clone())
+}
+
+#[rustfmt::skip]
+const FAULTS: &[Fault] = &[
+    // ---- rows to fragments ----
+    fault("product.cuh", "own, own + FRAGMENTS * T::BN);\n        sync_warp();\n", "own, own + FRAGMENTS * T::BN);\n",
+        EVERY, &["RACE_WRITE_AFTER_READ", "RACE_READ_AFTER_WRITE"]),
+    fault("channel_moments.cuh", "const float mean = sum * (1.0f / FRAGMENT_ROWS);", "const float mean = x[0];",
+        EVERY, &[]),
+    // ---- fragments to blocks ----
+    fault("channel_moments.cuh", "threads = static_cast<int>(blockDim.x);\n    sync_block();\n", "threads = static_cast<int>(blockDim.x);\n",
+        EVERY, &["SHARED_UNINITIALISED", "RACE_READ_AFTER_WRITE", "RACE_WRITE_AFTER_READ"]),
+    fault("channel_moments.cuh", "if (column + c < n) join_fragments", "join_fragments",
+        EVERY, &["BLOCK_RACE", "GLOBAL_OUT_OF_BOUNDS"]),
+    fault("channel_moments.cuh", "COLUMNS, first + block, column + c, n);", "COLUMNS, first, column + c, n);",
+        TALL, &["RACE_WRITE_AFTER_WRITE"]),
+    fault("channel_moments.cuh", "2 * (static_cast<size_t>(block) * n + column);", "2 * (static_cast<size_t>(block + 1) * n + column);",
+        EVERY, &["GLOBAL_OUT_OF_BOUNDS", "BLOCK_RACE"]),
+    fault("channel_moments.cuh", "means[i * pitch], squares[i * pitch]};", "means[i * pitch], squares[0]};",
+        EVERY, &[]),
+    // ---- blocks that meet ----
+    fault("channel_moments.cuh", "piece.blocks * BLOCK_ROWS / ROWS)) return;", "piece.blocks * BLOCK_ROWS / ROWS + 1)) return;",
+        EVERY, &["COUNTER_LEFT"]),
+    fault("channel_moments.cuh", "piece.blocks * BLOCK_ROWS / ROWS)) return;", "PIECE_ROWS / ROWS)) return;",
+        EVERY, &["COUNTER_LEFT"]),
+    fault("channel_moments.cuh", "piece.blocks * BLOCK_ROWS / ROWS)) return;", "piece.blocks * BLOCK_ROWS / ROWS - 1)) return;",
+        EVERY, &["BLOCK_RACE", "COUNTER_LEFT"]),
+    fault("channel_moments.cuh", "if (!last_to_arrive(meeting(to, piece, column, COLUMNS, n), piece.blocks * BLOCK_ROWS / ROWS)) return;", "last_to_arrive(meeting(to, piece, column, COLUMNS, n), piece.blocks * BLOCK_ROWS / ROWS);",
+        EVERY, &["BLOCK_RACE"]),
+    fault("channel_moments.cuh", "to.counters + piece.number *", "to.counters + (piece.number + 1) *",
+        EVERY, &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("channel_moments.cuh", " + column / columns;", ";",
+        EVERY, &["BLOCK_RACE"]),
+    // ---- blocks to moments ----
+    fault("channel_moments.cuh", "            if (i >= piece.blocks) continue;\n", "",
+        EVERY, &["BLOCK_RACE", "GLOBAL_OUT_OF_BOUNDS"]),
+    fault("channel_moments.cuh", "image * blocks + piece * PIECE_BLOCKS,", "image * blocks,",
+        EVERY, &["BLOCK_RACE"]),
+    fault("channel_moments.cuh", "2 * (static_cast<size_t>(piece.number) * n + c);", "2 * (static_cast<size_t>(piece.first) * n + c);",
+        EVERY, &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("channel_moments.cuh", "part[i] = {0.0f, 0.0f, 0.0f};", "part[i] = {1.0f, 0.0f, 0.0f};",
+        EVERY, &[]),
+    // ---- warpgroups ----
+    fault("channel_moments_sm90.cuh", "rows, rows + PITCH);\n    sync_group();\n", "rows, rows + PITCH);\n",
+        HOPPER, &["RACE_READ_AFTER_WRITE", "SHARED_UNINITIALISED"]),
+    fault("channel_moments_sm90.cuh", "block, column + thread, n);\n    sync_group();\n", "block, column + thread, n);\n",
+        HOPPER, &["RACE_WRITE_AFTER_READ", "RACE_READ_AFTER_WRITE", "BLOCK_RACE"]),
+    fault("channel_moments_sm90.cuh", "sync_named(3, WARPGROUP);", "sync_named(3, 2 * WARPGROUP);",
+        HOPPER, &["DIVERGENT_BARRIER", "DEADLOCK"]),
+    fault("channel_moments_sm90.cuh", "thread < COLUMNS && column", "column",
+        HOPPER, &["SHARED_UNINITIALISED", "RACE_WRITE_AFTER_WRITE", "RACE_READ_AFTER_WRITE"]),
+    fault("channel_moments_sm90.cuh", "? 1 : 0;\n    sync_group();\n", "? 1 : 0;\n",
+        HOPPER, &["SHARED_UNINITIALISED", "RACE_READ_AFTER_WRITE"]),
+    fault("channel_moments_sm90.cuh", "    last += warpgroup_index();\n", "",
+        HOPPER, &["RACE_WRITE_AFTER_WRITE", "RACE_READ_AFTER_WRITE"]),
+    fault("channel_moments_sm90.cuh", "columns, n), piece.blocks) ? 1", "columns, n), piece.blocks + 1) ? 1",
+        HOPPER, &["COUNTER_LEFT"]),
+    fault("channel_moments_sm90.cuh", "if (*last != 0) join_blocks", "join_blocks",
+        HOPPER, &["BLOCK_RACE", "RACE_WRITE_AFTER_READ", "RACE_READ_AFTER_WRITE"]),
+    fault("product_sm90.cuh", "if (!wanted || source.row(place, row) >= e.m) return;", "if (!wanted) return;",
+        HOPPER, &["GLOBAL_OUT_OF_BOUNDS", "COUNTER_MISUSED"]),
+    fault("product_sm90.cuh", "        if (column + T::PIECE < T::BN) return;\n", "",
+        HOPPER, &["BLOCK_RACE", "COUNTER_LEFT", "RACE_WRITE_AFTER_READ", "RACE_READ_AFTER_WRITE"]),
+];
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn products_that_find_moments_raise_nothing() {
+    for tile in TILES {
+        let (case, kernel) = case(tile);
+        let kernels = compile::library(&launch::entries(&kernel), None);
+        clean(&kernels, &case, &kernel).unwrap();
+    }
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn faults_planted_where_products_find_moments_are_named() {
+    are_named(FAULTS);
+}
