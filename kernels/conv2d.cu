@@ -14,7 +14,8 @@
 //              Layout::Phases);
 //              bias [n] f32; channels, row, residual, y [m = images out_h out_w, n] as in epilogue.cuh; partial and counters as in
 //              product.cuh.
-// Arithmetic   as linear.cu: K runs over taps, and within a tap over channels, then over the channels beside.
+// Arithmetic   as linear.cu: K runs over taps, and within a tap over channels, then over the channels beside. `_half`: of whole stages of taps the
+//              sums are in halves, as product.cuh says; those of channels beside are f32.
 // Launch       as linear.cu; grid x covers one phase, and grid z the phases.
 // Requirements as linear.cu, of both numbers of channels. Any filter, stride and padding; what lies below and to the right of the image follows
 //              from out_h and out_w.
@@ -30,7 +31,14 @@
 //                16x64            64     8        8           5      98
 //
 //              of which about ninety (with tiles of 64 rows or fewer: fifty) are run only where a tap or a source ends and the next begins:
-//              with 320 channels in every tenth stage.
+//              with 320 channels in every tenth stage. Of the code for sm_89 with sums in halves, whose stages are twice as deep and whose
+//              loop holds both ways to multiply one:
+//
+//                tile      registers  HMMA.F16  HMMA.F32  LDSM.x4  LDGSTS.128  FADD  others
+//                128x160         221        80        80       56           9    80     358
+//                128x128         185        64        64       48           8    64     333
+//                128x64          207        64        64       48          12    64     438
+//                64x64           126        32        32       32           8    32     301
 #include "product.cuh"
 #include "product_f32.cuh"
 
@@ -219,18 +227,19 @@ struct PixelElements {
 
 // ---- kernel template --------------------------------------------------------------------------------------------------------------
 
+// Columns of the product: those of taps, whose values may be known to be normalised, and all.
 template <typename T>
-DEVICE int columns(const Image<T>& in) {
-    const int taps = in.filter_h * in.filter_w * (in.channels_first + in.channels_second);
-    return taps + in.channels_beside_first + in.channels_beside_second;
-}
+DEVICE int bounded_columns(const Image<T>& in) { return in.filter_h * in.filter_w * (in.channels_first + in.channels_second); }
+template <typename T>
+DEVICE int columns(const Image<T>& in) { return bounded_columns(in) + in.channels_beside_first + in.channels_beside_second; }
 
 template <class T>
 DEVICE void conv2d(const Split& split, const Image<half>& image, const half* w, const Epilogue<half>& e, const ChannelMoments& asked,
                  int pitch, int k_part) {
     const Image<half> in = own_phase(image);
     AlignedPixels<T> a = aligned_pixels<T>(in, first_row<T>(e.n), static_cast<int>(blockIdx.y) * k_part);
-    product<T>(a, own_weights(w, e.n, pitch), pitch, columns(in), k_part, split, e, asked, PhaseRow{in.out_w, in.out_h * in.out_w == e.rows_per_image});
+    const PhaseRow rows{in.out_w, in.out_h * in.out_w == e.rows_per_image};
+    product<T>(a, own_weights(w, e.n, pitch), pitch, columns(in), bounded_columns(in), k_part, split, e, asked, rows);
 }
 
 template <class T>
@@ -241,7 +250,8 @@ DEVICE void conv2d_any(const Split& split, const Image<half>& image, const half*
     a.source.in = in;
 #pragma unroll
     for (int i = 0; i < T::A_PASSES; i++) a.source.set(i, first_row<T>(e.n) + copied_row<T>(i));
-    product<T>(a, own_weights(w, e.n, pitch), pitch, columns(in), k_part, split, e, asked, PhaseRow{in.out_w, in.out_h * in.out_w == e.rows_per_image});
+    const PhaseRow rows{in.out_w, in.out_h * in.out_w == e.rows_per_image};
+    product<T>(a, own_weights(w, e.n, pitch), pitch, columns(in), 0, k_part, split, e, asked, rows);
 }
 
 DEVICE void conv2d_f32(const Image<float>& image, const float* w, const Epilogue<float>& e, int pitch) {
@@ -286,5 +296,10 @@ ENTRY(128, 3, conv2d_f16_128x64, CONV2D_F16) { conv2d<Tile<128, 64, 32, 3, 2, 2>
 ENTRY(128, 2, conv2d_f16_64x160, CONV2D_F16) { conv2d<Tile<64, 160, 32, 3, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
 ENTRY(128, 4, conv2d_f16_64x64, CONV2D_F16) { conv2d<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
 ENTRY(128, 4, conv2d_f16_16x64, CONV2D_F16) { conv2d<Tile<16, 64, 64, 4, 1, 4>>(SPLIT, IMAGE(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+// The same with the sums of 64 columns in halves, for consumer GPUs.
+ENTRY(256, 1, conv2d_f16_128x160_half, CONV2D_F16) { conv2d<Tile<128, 160, 64, 2, 4, 2, true>>(SPLIT, IMAGE(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(256, 1, conv2d_f16_128x128_half, CONV2D_F16) { conv2d<Tile<128, 128, 64, 2, 2, 4, true>>(SPLIT, IMAGE(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(128, 2, conv2d_f16_128x64_half, CONV2D_F16) { conv2d<Tile<128, 64, 64, 2, 2, 2, true>>(SPLIT, IMAGE(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(128, 3, conv2d_f16_64x64_half, CONV2D_F16) { conv2d<Tile<64, 64, 64, 2, 2, 2, true>>(SPLIT, IMAGE(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
 ENTRY(128, 4, conv2d_any_f16_64x64, CONV2D_F16) { conv2d_any<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
 ENTRY(256, 2, conv2d_f32_64x64, CONV2D_F32) { conv2d_f32(IMAGE(float), w, EPILOGUE(float), pitch); }

@@ -152,6 +152,15 @@ DEVICE void multiply_tile(float (&d)[ROWS][COLUMNS][4], const uint32_t (&a)[ROWS
         for (int j = 0; j < COLUMNS; j++) multiply_accumulate(d[i][j], a[i], b[j]);
     }
 }
+// The same with the sums kept in halves.
+template <int ROWS, int COLUMNS>
+DEVICE void multiply_tile_half(uint32_t (&d)[ROWS][COLUMNS][2], const uint32_t (&a)[ROWS][4], const uint32_t (&b)[COLUMNS][2]) {
+#pragma unroll
+    for (int i = 0; i < ROWS; i++) {
+#pragma unroll
+        for (int j = 0; j < COLUMNS; j++) multiply_accumulate_half(d[i][j], a[i], b[j]);
+    }
+}
 
 // 2^x, to 2 units in the last place; denormals become zero.
 DEVICE float exp2_approximate(float x) {

@@ -6,8 +6,9 @@
 //              w [n, pitch], its columns beyond those of x zero, its rows alternating value and gate if gated (Layout::Matrix);
 //              bias [n] f32; channels, row, residual, y as in epilogue.cuh; partial and
 //              counters as in product.cuh.
-// Arithmetic   f16: products exact, f32 sums by mma.sync in steps of 16 along K; f32: fused multiply-adds along K.
-// Launch       x: tiles of the result, along n first; y: parts of K, each `k_part` columns. 128 threads (f32: 256), shared memory as
+// Arithmetic   f16: products exact, f32 sums by mma.sync in steps of 16 along K; `_half`: sums of 64 columns in halves, then added to f32, as
+//              product.cuh says; f32: fused multiply-adds along K.
+// Launch       x: tiles of the result, along n first; y: parts of K, each `k_part` columns. 128 threads (f32, and 128 rows or columns in halves: 256), shared memory as
 //              src/cuda/product.rs says: (rows + columns) * depth * stages * 2 bytes.
 // Requirements `_f16_`: both widths are multiples of 8 (`_any_` takes the others); pitch is a multiple of 64 and at least the width; k_part
 //              is a multiple of 64; every size fits in 31 bits. src/cuda/product.rs sees to all of them.
@@ -22,7 +23,14 @@
 //                64x64            96    16        8           4      58
 //                16x64            60     8        8           5      69
 //
-//              of which eleven are run only where one source ends and the next begins.
+//              of which eleven are run only where one source ends and the next begins. Of the code for sm_89 with sums in halves, whose
+//              stages are twice as deep:
+//
+//                tile      registers  HMMA.F16  LDSM.x4  LDGSTS.128  FADD  others
+//                128x160         211        80       28           9    80     175
+//                128x128         175        64       24           8    64     156
+//                128x64          183        64       24          12    64     164
+//                64x64           116        32       16           8    32     123
 #include "product_f32.cuh"
 #include "rows.cuh"
 
@@ -49,7 +57,8 @@ template <class T>
 DEVICE void linear(const Split& split, const Rows<half>& x, const half* w, const Epilogue<half>& e, const ChannelMoments& asked, int pitch,
                  int k_part) {
     AlignedRows<T> a = aligned_rows<T>(x, first_row<T>(e.n), static_cast<int>(blockIdx.y) * k_part);
-    product<T>(a, w, pitch, x.columns_first + x.columns_second, k_part, split, e, asked, SameRow());
+    const int columns = x.columns_first + x.columns_second;
+    product<T>(a, w, pitch, columns, columns, k_part, split, e, asked, SameRow());
 }
 
 template <class T>
@@ -62,7 +71,7 @@ DEVICE void linear_any(const Split& split, const Rows<half>& x, const half* w, c
         const int wanted = first_row<T>(e.n) + copied_row<T>(i);
         a.source.row[i] = wanted < x.m ? wanted : x.m - 1;
     }
-    product<T>(a, w, pitch, x.columns_first + x.columns_second, k_part, split, e, asked, SameRow());
+    product<T>(a, w, pitch, x.columns_first + x.columns_second, 0, k_part, split, e, asked, SameRow());
 }
 
 DEVICE void linear_f32(const Rows<float>& x, const float* w, const Epilogue<float>& e, int pitch) {
@@ -101,6 +110,11 @@ ENTRY(128, 3, linear_f16_128x64, LINEAR_F16) { linear<Tile<128, 64, 32, 3, 2, 2>
 ENTRY(128, 2, linear_f16_64x160, LINEAR_F16) { linear<Tile<64, 160, 32, 3, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
 ENTRY(128, 4, linear_f16_64x64, LINEAR_F16) { linear<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
 ENTRY(128, 4, linear_f16_16x64, LINEAR_F16) { linear<Tile<16, 64, 64, 4, 1, 4>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+// The same with the sums of 64 columns in halves, for consumer GPUs.
+ENTRY(256, 1, linear_f16_128x160_half, LINEAR_F16) { linear<Tile<128, 160, 64, 2, 4, 2, true>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(256, 1, linear_f16_128x128_half, LINEAR_F16) { linear<Tile<128, 128, 64, 2, 2, 4, true>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(128, 2, linear_f16_128x64_half, LINEAR_F16) { linear<Tile<128, 64, 64, 2, 2, 2, true>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
+ENTRY(128, 3, linear_f16_64x64_half, LINEAR_F16) { linear<Tile<64, 64, 64, 2, 2, 2, true>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
 ENTRY(128, 4, linear_any_f16_64x64, LINEAR_F16) { linear_any<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
 ENTRY(256, 2, linear_f32_64x64, LINEAR_F32) {
     linear_f32(Rows<float>{x, x_second, m, columns_first, columns_second}, w,

@@ -9,7 +9,7 @@
 // Tensors      x [m, columns]; w [n, pitch], its columns beyond those of x zero, its rows alternating value and gate if gated (Layout::Scaled);
 //              sums [n] f32, of the rows of w as rounded, so that a mean far from zero costs nothing (Layout::ScaledSums);
 //              bias [n] f32 (Layout::Addends); channels, row, residual, y as in epilogue.cuh.
-// Arithmetic   products as in linear.cu. The sums of a row and of its squares are f32 and less the row's first element; of every 32 columns the
+// Arithmetic   products as in linear.cu, `_half` of the rows as they are. The sums of a row and of its squares are f32 and less the row's first element; of every 32 columns the
 //              first and the second 16 are summed apart, in every tile, so that the bits are no tile's.
 // Launch       x: tiles of the result, along n first. 128 threads, shared memory as in linear.cu.
 // Requirements columns is a multiple of 8, pitch one of 64 and at least that; every size fits in 31 bits. src/cuda/linear.rs sees to all of them.
@@ -22,6 +22,14 @@
 //                128x64          147    32       12           6        4          96     103
 //                64x160          175    40       14           7        2          48      85
 //                64x64            96    16        8           4        2          48      79
+//
+//              and of the code for sm_89 with sums in halves, whose stages are twice as deep:
+//
+//                tile      registers  HMMA.F16  LDSM.x4  LDGSTS.128  LDS.128  FADD, FFMA  others
+//                128x160         226        80       28           9        4         176     208
+//                128x128         186        64       24           8        4         160     195
+//                128x64          200        64       24          12        8         256     242
+//                64x64           128        32       16           8        4         128     158
 #include "moments.cuh"
 #include "rows.cuh"
 
@@ -36,7 +44,7 @@ struct NormalisedRows {
     float shift;
     float sum[HALVES];
     float squares[HALVES];
-    static_assert(T::BK == 32 && SHARES * HALVES == 2, "a stage is two halves, of one thread or of two");
+    static_assert(T::BK % 32 == 0 && SHARES * HALVES == 2, "32 columns are two halves, of one thread or of two");
 };
 
 template <class T>
@@ -61,16 +69,17 @@ template <class T>
 DEVICE void look_at(NormalisedRows<T>& a, const half* stage) {
     constexpr int SHARES = NormalisedRows<T>::SHARES;
 #pragma unroll
-    for (int i = 0; i < NormalisedRows<T>::HALVES * 2; i++) {
-        const int chunk = static_cast<int>(threadIdx.x) % SHARES * 2 + i;
+    for (int i = 0; i < NormalisedRows<T>::HALVES * T::BK / 16; i++) {
+        constexpr int OF_32 = NormalisedRows<T>::HALVES * 2;
+        const int chunk = i / OF_32 * (32 / CHUNK) + static_cast<int>(threadIdx.x) % SHARES * 2 + i % OF_32, half = i % OF_32 / 2;
         if (chunk * CHUNK >= a.left) continue;
         float x[CHUNK];
         widen(load_16(stage + place<T::BK>(row_of_share<T>(), chunk)), x);
 #pragma unroll
         for (int e = 0; e < CHUNK; e++) {
             const float distance = x[e] - a.shift;
-            a.sum[i / 2] += distance;
-            a.squares[i / 2] = fmaf(distance, distance, a.squares[i / 2]);
+            a.sum[half] += distance;
+            a.squares[half] = fmaf(distance, distance, a.squares[half]);
         }
     }
     a.left -= T::BK;
@@ -99,7 +108,8 @@ DEVICE void linear_norm(const Rows<half>& x, const half* w, const float* sums, c
     const int first = first_row<T>(e.n);
     NormalisedRows<T> a = normalised_rows<T>(x, first);
     Weights<T> loader = weights<T>(w, pitch, e.n, first_column<T>(e.n), 0);
-    multiply<T>(sum, a, loader, (x.columns_first + T::BK - 1) / T::BK, ring);
+    const int steps = (x.columns_first + T::BK - 1) / T::BK;
+    multiply<T>(sum, a, loader, steps, steps, ring);
     // Behind the rows that the epilogue lays out.
     constexpr int LAID_OUT = T::THREADS / WARP * 16 * T::PITCH;
     static_assert((LAID_OUT + 2 * T::BM) * 4 <= T::STAGES * T::STAGE * 2, "the rows' scales fit in the ring");
@@ -129,3 +139,8 @@ ENTRY(128, 2, linear_norm_f16_128x128, LINEAR_NORM_F16) { linear_norm<Tile<128, 
 ENTRY(128, 3, linear_norm_f16_128x64, LINEAR_NORM_F16) { linear_norm<Tile<128, 64, 32, 3, 2, 2>>(NORMALISED, w, sums, EPILOGUE, pitch, eps); }
 ENTRY(128, 2, linear_norm_f16_64x160, LINEAR_NORM_F16) { linear_norm<Tile<64, 160, 32, 3, 2, 2>>(NORMALISED, w, sums, EPILOGUE, pitch, eps); }
 ENTRY(128, 4, linear_norm_f16_64x64, LINEAR_NORM_F16) { linear_norm<Tile<64, 64, 32, 4, 2, 2>>(NORMALISED, w, sums, EPILOGUE, pitch, eps); }
+// The same with the sums of 64 columns in halves, for consumer GPUs.
+ENTRY(256, 1, linear_norm_f16_128x160_half, LINEAR_NORM_F16) { linear_norm<Tile<128, 160, 64, 2, 4, 2, true>>(NORMALISED, w, sums, EPILOGUE, pitch, eps); }
+ENTRY(256, 1, linear_norm_f16_128x128_half, LINEAR_NORM_F16) { linear_norm<Tile<128, 128, 64, 2, 2, 4, true>>(NORMALISED, w, sums, EPILOGUE, pitch, eps); }
+ENTRY(128, 2, linear_norm_f16_128x64_half, LINEAR_NORM_F16) { linear_norm<Tile<128, 64, 64, 2, 2, 2, true>>(NORMALISED, w, sums, EPILOGUE, pitch, eps); }
+ENTRY(128, 3, linear_norm_f16_64x64_half, LINEAR_NORM_F16) { linear_norm<Tile<64, 64, 64, 2, 2, 2, true>>(NORMALISED, w, sums, EPILOGUE, pitch, eps); }

@@ -6,7 +6,7 @@
 //   copy_async_B       two groups of copies of B bytes a lane; bit l of `setting` says whether lane l's first copy is valid, its second one is
 //                      if the first is not. The first group is read once at most one is under way, the second, a neighbour's, after a barrier
 //   load_matrix        four 8 x 8 matrices, each lane's row of them `setting` rows away from the one before; and transposed
-//   multiply           one product of fragments: accumulated in f32, in halves, and for a tile of 2 x 3 fragments at once
+//   multiply           one product of fragments: accumulated in f32 and in halves, and so for a tile of 2 x 3 fragments at once
 //   last_to_arrive     several blocks, of which the last to come adds up what all have written
 //   exp2, reciprocal   one number a thread; maximum   of two
 //   pack, unpack, narrow, widen   floats to halves and back, `setting` numbers
@@ -144,6 +144,19 @@ DEVICE void multiply_fragments(float* y, const float* x) {
     for (int i = 0; i < 24; i++) y[24 * lane + i] = d[i / 12][i / 4 % 3][i % 4];
 }
 
+// x [32][2 x 4 of a, 3 x 2 of b, 2 x 3 x 2 of d]; y [32][2 x 3 x 2 of d].
+DEVICE void multiply_fragments_half(float* y, const float* x) {
+    wait_for_previous_grid();
+    const int lane = lane_index();
+    const float* own = x + 26 * lane;
+    uint32_t a[2][4], b[3][2], d[2][3][2];
+    for (int i = 0; i < 2; i++) load_words(a[i], words(own + 4 * i));
+    for (int j = 0; j < 3; j++) load_words(b[j], words(own + 8 + 2 * j));
+    for (int i = 0; i < 6; i++) load_words(d[i / 3][i % 3], words(own + 14 + 2 * i));
+    multiply_tile_half(d, a, b);
+    for (int i = 0; i < 12; i++) words(y)[12 * lane + i] = d[i / 6][i / 2 % 3][i % 2];
+}
+
 DEVICE int number_of_thread() { return static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); }
 
 // x, y [setting].
@@ -239,6 +252,7 @@ ENTRY(32, 1, primitive_last_to_arrive, float* y, const float* x, int* counter) {
 ENTRY(32, 1, primitive_multiply, float* y, const float* x) { multiply(y, x); }
 ENTRY(32, 1, primitive_multiply_half, float* y, const float* x) { multiply_half(y, x); }
 ENTRY(32, 1, primitive_multiply_tile, float* y, const float* x) { multiply_fragments(y, x); }
+ENTRY(32, 1, primitive_multiply_tile_half, float* y, const float* x) { multiply_fragments_half(y, x); }
 ENTRY(256, 1, primitive_exp2, BITS) { exp2(y, x, setting); }
 ENTRY(256, 1, primitive_reciprocal, BITS) { reciprocal(y, x, setting); }
 ENTRY(256, 1, primitive_maximum, BITS) { larger(y, x, setting); }

@@ -7,6 +7,10 @@
 // Order of sums: along K, one step of 16 after the other, in every tile, so that an element's bits do not depend on the tile it was in.
 // Where K is split over blocks (blockIdx.y), each part is summed so, and the parts then in their order (split.cuh).
 //
+// Consumer GPUs multiply twice as fast with sums in halves. Tiles for them take stages of 64 columns and sum each in halves, from zero, in four
+// steps of which each rounds once; the stage's sums are then promoted, which is added to those in f32. Parts of K begin at multiples of 64, so where
+// sums are promoted follows from K alone. A stage's sum beyond the range of halves is infinite, and so is then the result.
+//
 // Shared memory: rows of BK halves, in chunks of 8. Chunk `c` of row `r` lies where `place` says: an exclusive-or with the row's low bits, so
 // that neither a copy nor a load of matrices (eight rows, one chunk) finds two of its addresses in one bank.
 #pragma once
@@ -18,8 +22,10 @@
 // Halves in 16 bytes: what one asynchronous copy moves.
 #define CHUNK 8
 
-template <int BM_, int BN_, int BK_, int STAGES_, int WARPS_M_, int WARPS_N_>
+template <int BM_, int BN_, int BK_, int STAGES_, int WARPS_M_, int WARPS_N_, bool HALVES_ = false>
 struct Tile {
+    // Stages are summed in halves, as far as the caller lets them.
+    static constexpr bool HALVES = HALVES_;
     static constexpr int BM = BM_, BN = BN_, BK = BK_, STAGES = STAGES_, WARPS_N = WARPS_N_;
     static constexpr int THREADS = WARP * WARPS_M_ * WARPS_N_;
     // What one warp computes, and the fragments of it.
@@ -34,6 +40,7 @@ struct Tile {
     static constexpr int PITCH = WARP_COLUMNS % 16 == 0 ? WARP_COLUMNS + 8 : WARP_COLUMNS;
     static_assert(BM % PASS == 0 && BN % PASS == 0 && PASS % 8 == 0 && COLUMNS % 2 == 0, "a tile is made of whole passes and fragments");
     static_assert(THREADS / WARP * 16 * PITCH * 4 <= STAGES * STAGE * 2, "the epilogue's rows fit in the ring");
+    static_assert(!HALVES || BK == 64, "sums in halves are promoted every 64 columns");
 };
 
 // Where the block's tile begins in D, which has `n` columns: tiles go along them first.
@@ -122,32 +129,67 @@ DEVICE void copy_rows(Elements<T, Source>& a, half* stage) {
 template <class T, class A>
 DEVICE void look_at(A&, const half*) {}
 
-// Multiplies one stage into the warp's sums.
+// Loads what the warp multiplies in step `k` of 16 of a stage.
 template <class T>
-DEVICE void multiply_stage(float (&sum)[T::ROWS][T::COLUMNS][4], const half* stage, int a_place, int w_place) {
+DEVICE void load_step(uint32_t (&a)[T::ROWS][4], uint32_t (&w)[T::COLUMNS][2], const half* stage, int a_place, int w_place, int k) {
+    // The chunk two further on: `place` only turns the low bits, so its own bit can be turned afterwards.
+    const int step = 2 * k * CHUNK;
+#pragma unroll
+    for (int i = 0; i < T::ROWS; i++) load_matrix_x4(a[i], stage + (a_place ^ step) + i * 16 * T::BK);
+#pragma unroll
+    for (int j = 0; j < T::COLUMNS; j += 2) {
+        uint32_t both[4];
+        load_matrix_x4(both, stage + T::BM * T::BK + (w_place ^ step) + j * 8 * T::BK);
+        w[j][0] = both[0];
+        w[j][1] = both[1];
+        w[j + 1][0] = both[2];
+        w[j + 1][1] = both[3];
+    }
+}
+
+// Multiplies one stage into sums in halves, and promotes them: adds them to the warp's.
+template <class T>
+DEVICE void multiply_stage_half(float (&sum)[T::ROWS][T::COLUMNS][4], const half* stage, int a_place, int w_place) {
+    uint32_t part[T::ROWS][T::COLUMNS][2];
+#pragma unroll
+    for (int i = 0; i < T::ROWS; i++) {
+#pragma unroll
+        for (int j = 0; j < T::COLUMNS; j++) part[i][j][0] = part[i][j][1] = 0;
+    }
 #pragma unroll
     for (int k = 0; k < T::BK / 16; k++) {
         uint32_t a[T::ROWS][4], w[T::COLUMNS][2];
-        // The chunk two further on: `place` only turns the low bits, so its own bit can be turned afterwards.
-        const int step = 2 * k * CHUNK;
+        load_step<T>(a, w, stage, a_place, w_place, k);
+        multiply_tile_half<T::ROWS, T::COLUMNS>(part, a, w);
+    }
 #pragma unroll
-        for (int i = 0; i < T::ROWS; i++) load_matrix_x4(a[i], stage + (a_place ^ step) + i * 16 * T::BK);
+    for (int i = 0; i < T::ROWS; i++) {
 #pragma unroll
-        for (int j = 0; j < T::COLUMNS; j += 2) {
-            uint32_t both[4];
-            load_matrix_x4(both, stage + T::BM * T::BK + (w_place ^ step) + j * 8 * T::BK);
-            w[j][0] = both[0];
-            w[j][1] = both[1];
-            w[j + 1][0] = both[2];
-            w[j + 1][1] = both[3];
+        for (int j = 0; j < T::COLUMNS; j++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) sum[i][j][e] += e % 2 == 0 ? low_half(part[i][j][e / 2]) : high_half(part[i][j][e / 2]);
         }
+    }
+}
+
+// Multiplies one stage into the warp's sums; `in_halves` is the same for the whole block.
+template <class T>
+DEVICE void multiply_stage(float (&sum)[T::ROWS][T::COLUMNS][4], const half* stage, int a_place, int w_place, bool in_halves) {
+    if constexpr (T::HALVES) {
+        if (in_halves) return multiply_stage_half<T>(sum, stage, a_place, w_place);
+    }
+#pragma unroll
+    for (int k = 0; k < T::BK / 16; k++) {
+        uint32_t a[T::ROWS][4], w[T::COLUMNS][2];
+        load_step<T>(a, w, stage, a_place, w_place, k);
         multiply_tile<T::ROWS, T::COLUMNS>(sum, a, w);
     }
 }
 
-// The warp's sums over `steps` stages of the block's tile; `A` says how its rows are brought, by `copy_rows(a, stage)`.
+// The warp's sums over `steps` stages of the block's tile, of which the first `in_halves` may be summed in halves; `A` says how its rows are
+// brought, by `copy_rows(a, stage)`.
 template <class T, class A>
-DEVICE void multiply(float (&sum)[T::ROWS][T::COLUMNS][4], A& a, Weights<T>& w, int steps, half* ring) {
+DEVICE void multiply(float (&sum)[T::ROWS][T::COLUMNS][4], A& a, Weights<T>& w, int steps, int in_halves, half* ring) {
 #pragma unroll
     for (int i = 0; i < T::ROWS; i++) {
 #pragma unroll
@@ -183,7 +225,7 @@ DEVICE void multiply(float (&sum)[T::ROWS][T::COLUMNS][4], A& a, Weights<T>& w, 
         copy_async_commit();
         filled = filled == (T::STAGES - 1) * T::STAGE ? 0 : filled + T::STAGE;
         look_at<T>(a, ring + read);
-        multiply_stage<T>(sum, ring + read, a_place, w_place);
+        multiply_stage<T>(sum, ring + read, a_place, w_place, step < in_halves);
         read = read == (T::STAGES - 1) * T::STAGE ? 0 : read + T::STAGE;
     }
     copy_async_wait<0>();
@@ -288,10 +330,10 @@ DEVICE bool add_up(float (&sum)[T::ROWS][T::COLUMNS][4], const Split& split) {
     return true;
 }
 
-// The block's part: its tile of D over its part of K, `k_part` columns of all `k`. The block that completes the tile stores the result, and
-// its moments if they are asked for. `result_row(row)` is the row of the result that row `row` of D is; a grid along z is of several such products.
+// The block's part: its tile of D over its part of K, `k_part` columns of all `k`, of which whole stages of the first `bounded` may be summed in
+// halves. The block that completes the tile stores the result, and its moments if they are asked for. `result_row(row)` is the row of the result that row `row` of D is; a grid along z is of several such products.
 template <class T, class A, class ResultRow>
-DEVICE void product(A& a, const half* w, int pitch, int k, int k_part, const Split& split, const Epilogue<half>& e, const ChannelMoments& asked,
+DEVICE void product(A& a, const half* w, int pitch, int k, int bounded, int k_part, const Split& split, const Epilogue<half>& e, const ChannelMoments& asked,
                     const ResultRow& result_row) {
     wait_for_previous_grid();
     let_next_grid_start();
@@ -300,7 +342,9 @@ DEVICE void product(A& a, const half* w, int pitch, int k, int k_part, const Spl
     const int part = static_cast<int>(blockIdx.y), left = k - part * k_part, columns = left < k_part ? left : k_part;
     float sum[T::ROWS][T::COLUMNS][4];
     Weights<T> loader = weights<T>(w, pitch, e.n, first_column<T>(e.n), part * k_part);
-    multiply<T>(sum, a, loader, (columns + T::BK - 1) / T::BK, ring);
+    const int steps = (columns + T::BK - 1) / T::BK;
+    // Behind the last column is nothing but zeros.
+    multiply<T>(sum, a, loader, steps, bounded == k ? steps : (bounded - part * k_part) / T::BK, ring);
     if (split.partial != nullptr && !add_up<T>(sum, split)) return;
     finish_tile<T>(sum, ring, e, asked, result_row);
 }

@@ -38,6 +38,11 @@ pub trait Backend: Sized {
         None
     }
 
+    /// Whether some sums are kept in elements of 16 bits, and overflow where one in f32 would not.
+    fn sums_in_halves(&self) -> bool {
+        false
+    }
+
     /// Refuses a program that the device has no room for, before any of it is loaded: `arena_bytes` of values, and the weights of `loads`.
     ///
     /// # Errors

@@ -9,8 +9,9 @@ from collections import Counter
 
 from kernel_code import is_for_hopper, is_tensor
 
-# Tensor core instructions of the code that every architecture has.
+# Tensor core instructions of the code that every architecture has: with sums in f32, and in halves.
 TENSOR = "HMMA.16816.F32"
+HALVES = "HMMA.16816.F16"
 
 # What measures products alone, and copies nothing.
 PROBE_90 = r"probe_multiply_f16_sm90"
@@ -18,6 +19,9 @@ PROBE_90 = r"probe_multiply_f16_sm90"
 # What the main loop of an entry must hold. Loops of kernels that are not listed have no tensor core instructions.
 MAIN_LOOPS = [
     (r"(linear|linear_norm|conv2d)_f16_\d+x\d+", {TENSOR, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"}),
+    (r"(linear|linear_norm)_f16_\d+x\d+_half", {HALVES, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128", "HADD2.F32", "FADD"}),
+    # What is beside an image is summed in f32, by the same loop.
+    (r"conv2d_f16_\d+x\d+_half", {HALVES, TENSOR, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128", "HADD2.F32", "FADD"}),
     (r"(linear|conv2d)_any_f16_.*", {TENSOR, "LDSM.16.M88.4"}),
     (r"attention_scores_f16", {TENSOR, "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"}),
     (r"attention_(f16_\d+_\d+x\d+|mix_f16)", {TENSOR, "LDSM.16.M88.4", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS.128"}),
@@ -36,6 +40,9 @@ SHARES = [
     (r"conv2d_f16_128x128", 20),
     (r"conv2d_f16_(128x64|64x160)", 11),
     (r"conv2d_f16_64x64", 8),
+    # Half of conv2d's are for what is summed in f32.
+    (r"(linear|conv2d)_f16_128x\d+_half", 18),
+    (r"(linear|conv2d)_f16_64x64_half", 13),
 ]
 # Of sm_90a's, one of which keeps the tensor cores busy for as long as a warp issues many others: instructions for each, at most.
 PER_PRODUCT = [

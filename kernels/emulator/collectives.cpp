@@ -171,12 +171,14 @@ void ldm_multiply(float* d, const uint32_t* a, const uint32_t* b, int rows, int 
     part(block, self);
 }
 
-void ldm_multiply_half(uint32_t* d, const uint32_t* a, const uint32_t* b, ldm_site site) {
+void ldm_multiply_half(uint32_t* d, const uint32_t* a, const uint32_t* b, int rows, int columns, ldm_site site) {
     Block& block = *current.block;
     Thread& self = *current.thread;
     Warp& warp = block.warps[self.warp()];
     warp.deposit[self.lane()] = Deposit{a, b, d, 0};
-    if (!meet(block, self, Collective::multiply_half, 0, site, __builtin_return_address(0))) return block.wait(self, Waiting::warp, site);
-    multiply_half(*block.operands, warp.deposit);
+    if (!meet(block, self, Collective::multiply_half, static_cast<uint32_t>(rows << 16 | columns), site, __builtin_return_address(0))) {
+        return block.wait(self, Waiting::warp, site);
+    }
+    multiply_half(*block.operands, warp.deposit, rows, columns);
     part(block, self);
 }

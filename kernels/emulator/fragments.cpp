@@ -176,20 +176,19 @@ void multiply(Operands& scratch, const Deposit (&lanes)[WARP], int rows, int col
     chosen(scratch, lanes, rows, columns);
 }
 
-void multiply_half(Operands& scratch, const Deposit (&lanes)[WARP]) {
+void multiply_half(Operands& scratch, const Deposit (&lanes)[WARP], int rows, int columns) {
+    const int count = rows * columns * 2;
     Deposit wide[WARP];
-    float d[WARP][4];
     for (uint32_t lane = 0; lane < WARP; lane++) {
         wide[lane] = lanes[lane];
-        wide[lane].result = d[lane];
-        widen_portable(static_cast<const uint32_t*>(lanes[lane].result), d[lane], 2);
+        wide[lane].result = scratch.sums[lane];
+        widen_portable(static_cast<const uint32_t*>(lanes[lane].result), scratch.sums[lane], count);
     }
-    multiply(scratch, wide, 1, 1);
+    multiply(scratch, wide, rows, columns);
     for (uint32_t lane = 0; lane < WARP; lane++) {
         uint32_t* const result = static_cast<uint32_t*>(lanes[lane].result);
-        for (int i = 0; i < 2; i++) {
-            result[i] = half_bits::narrow(d[lane][2 * i]) | static_cast<uint32_t>(half_bits::narrow(d[lane][2 * i + 1])) << 16;
-        }
+        const float* const sum = scratch.sums[lane];
+        for (int i = 0; i < count; i++) result[i] = half_bits::narrow(sum[2 * i]) | static_cast<uint32_t>(half_bits::narrow(sum[2 * i + 1])) << 16;
     }
 }
 

@@ -94,13 +94,18 @@ DEVICE void multiply_accumulate(float (&d)[4], const uint32_t (&a)[4], const uin
     ldm_multiply(d, a, b, 1, 1, {file, line});
 }
 DEVICE void multiply_accumulate_half(uint32_t (&d)[2], const uint32_t (&a)[4], const uint32_t (&b)[2], LDM_SITE) {
-    ldm_multiply_half(d, a, b, {file, line});
+    ldm_multiply_half(d, a, b, 1, 1, {file, line});
 }
 // The warp meets once for the whole tile, and not once for each of its fragments: the sums are the same.
 template <int ROWS, int COLUMNS>
 DEVICE void multiply_tile(float (&d)[ROWS][COLUMNS][4], const uint32_t (&a)[ROWS][4], const uint32_t (&b)[COLUMNS][2], LDM_SITE) {
     static_assert(ROWS <= 32 && COLUMNS <= 32, "the emulator has room for as many fragments");
     ldm_multiply(&d[0][0][0], &a[0][0], &b[0][0], ROWS, COLUMNS, {file, line});
+}
+template <int ROWS, int COLUMNS>
+DEVICE void multiply_tile_half(uint32_t (&d)[ROWS][COLUMNS][2], const uint32_t (&a)[ROWS][4], const uint32_t (&b)[COLUMNS][2], LDM_SITE) {
+    static_assert(ROWS * COLUMNS <= 32, "the emulator has room for as many fragments");
+    ldm_multiply_half(&d[0][0][0], &a[0][0], &b[0][0], ROWS, COLUMNS, {file, line});
 }
 
 DEVICE float exp2_approximate(float x) {

@@ -34,5 +34,5 @@ bool ldm_arrive(int* counter, int count, ldm_site site);
 
 void ldm_load_matrix(uint32_t* fragment, const void* row, bool transposed, ldm_site site);
 void ldm_multiply(float* d, const uint32_t* a, const uint32_t* b, int rows, int columns, ldm_site site);
-void ldm_multiply_half(uint32_t* d, const uint32_t* a, const uint32_t* b, ldm_site site);
+void ldm_multiply_half(uint32_t* d, const uint32_t* a, const uint32_t* b, int rows, int columns, ldm_site site);
 }

@@ -76,6 +76,27 @@ impl FromStr for Dtype {
     }
 }
 
+/// What products are summed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accumulate {
+    /// What is quickest on the device, where it is precise enough.
+    Auto,
+    /// 32 bits, always.
+    F32,
+}
+
+impl FromStr for Accumulate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse()? {
+            Dtype::Auto => Ok(Self::Auto),
+            Dtype::F32 => Ok(Self::F32),
+            _ => Err("expected auto or f32".into()),
+        }
+    }
+}
+
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory(pub usize);
@@ -207,6 +228,10 @@ fn configured(device: Cuda, args: &EngineArgs, console: &Console) -> Result<Devi
     let device = match args.packed {
         true => device.with_packed(Box::new(console.warner())),
         false => device,
+    };
+    let device = match args.accumulate {
+        Accumulate::Auto => device,
+        Accumulate::F32 => device.with_f32_sums(),
     };
     let device = tuned(device, args, console)?;
     let device = device.with_limit(limit(args)).with_cuts(args.cuts);

@@ -167,7 +167,7 @@ mod tests {
             compute_capability: 86,
             multiprocessors: 82,
             shared_bytes_per_block: 99 << 10,
-            prefer: None,
+            ..Target::a100(Precision::F16)
         },
         A100,
     ];

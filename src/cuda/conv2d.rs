@@ -87,6 +87,7 @@ fn factor(op: &Conv2d) -> Factor {
         false => depth(op.weight.shape),
     };
     let k = own + matrix.map_or(0, depth);
+    let bounded = own;
     let [rows, columns] = [n, product::pitch(k)];
     let own = usize::from(op.bias.is_some());
     let second = op.beside.as_ref().is_some_and(|b| b.map.bias.is_some());
@@ -127,6 +128,7 @@ fn factor(op: &Conv2d) -> Factor {
         n,
         k,
         phases: self::phases(op),
+        bounded,
         recipes,
     }
 }

@@ -1,7 +1,7 @@
 //! A GPU as its driver describes it, and what follows from that.
 
 use super::diagnosis;
-use super::kernel::{Precision, Target};
+use super::kernel::{Precision, Sums, Target};
 use crate::error::{Error, Result};
 use std::fmt;
 
@@ -102,6 +102,7 @@ impl Gpu {
             multiprocessors: self.multiprocessors,
             shared_bytes_per_block: self.shared_bytes_per_block,
             prefer: None,
+            sums: Sums::of(self.compute_capability),
         }
     }
 

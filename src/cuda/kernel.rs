@@ -21,6 +21,8 @@ pub struct Target {
     pub shared_bytes_per_block: u32,
     /// The tile to take where there is one of these rows and columns, or queries and keys, instead of the one that should be quickest.
     pub prefer: Option<[usize; 2]>,
+    /// What products of halves are summed in.
+    pub sums: Sums,
 }
 
 impl Target {
@@ -32,6 +34,7 @@ impl Target {
             multiprocessors: 108,
             shared_bytes_per_block: 163 << 10,
             prefer: None,
+            sums: Sums::F32,
         }
     }
 }
@@ -59,6 +62,27 @@ impl Precision {
         match self {
             Self::F16 => "f16",
             Self::F32 => "f32",
+        }
+    }
+}
+
+/// What products of halves are summed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sums {
+    /// f32.
+    F32,
+    /// Halves, promoted to f32 every 64 products, where a node's [place in its network](super::sums) allows it.
+    Allowed,
+    /// So wherever a kernel can: what `Allowed` becomes for such a node.
+    Halves,
+}
+
+impl Sums {
+    /// What GPUs of a compute capability gain by: consumer cards multiply twice as fast with sums in halves.
+    pub const fn of(compute_capability: u32) -> Self {
+        match compute_capability {
+            86 | 89 => Self::Allowed,
+            _ => Self::F32,
         }
     }
 }

@@ -72,7 +72,7 @@ mod tests {
                 compute_capability: 80,
                 multiprocessors: 108,
                 shared_bytes_per_block: 163 << 10,
-                prefer: None,
+                ..Target::a100(precision)
             };
             let kernel = select(&op, [1, rows, channels].into(), &target).unwrap();
             let launch = &kernel.launches[0];

@@ -30,6 +30,7 @@ pub(super) fn select(
             n: op.features(),
             k: op.weight.shape.channels(),
             phases: 1,
+            bounded: op.weight.shape.channels(),
             recipes,
         };
         Product::new(name, sources, factor, &op.epilogue, output)

@@ -5,29 +5,49 @@
 //! in every batch, so an image's bytes do not depend on its company. Networks that may be computed in bands are left as they are, since a
 //! band's rows are not those in which moments are found.
 
-use super::kernel::{Argument, Kernel, Precision, Target};
-use super::{conv2d, group_norm, linear, moments};
+use super::kernel::{Argument, Kernel, Precision, Sums, Target};
+use super::{Tuned, conv2d, group_norm, linear, moments, select, sums};
 use crate::graph::{Graph, Node, Value};
 use crate::ops::{Epilogue, Op};
 use crate::tensor::Shape;
 use std::collections::BTreeSet;
 
-/// Changes the kernels of a graph's nodes so that those which read one another's results spare what can be spared.
+/// Changes the kernels of a graph's nodes so that those which read one another's results spare what can be spared, and products of what
+/// normalisations made sum as the target allows.
 ///
 /// # Errors
 /// A sentence, if the device cannot hold what is chosen then.
 pub fn link(graph: &Graph, kernels: &mut [Kernel], target: &Target) -> Result<(), String> {
+    link_tuned(graph, kernels, target, &Tuned::default())
+}
+
+/// As [`link`], with the tiles of a table.
+pub(super) fn link_tuned(
+    graph: &Graph,
+    kernels: &mut [Kernel],
+    target: &Target,
+    tuned: &Tuned,
+) -> Result<(), String> {
     let nodes = graph.nodes();
-    if target.precision != Precision::F16 || nodes.iter().any(|node| has_bands(graph, node, target))
-    {
-        return Ok(());
-    }
     let shapes = |node: &Node| {
         node.inputs
             .iter()
             .map(|&v| graph.shape(v))
             .collect::<Vec<_>>()
     };
+    let allowed = sums::targets(graph, target).into_iter().zip(nodes);
+    let targets: Vec<Target> = allowed
+        .map(|(own, node)| tuned.target(&own, &node.op, &shapes(node), node.shape))
+        .collect();
+    for (index, node) in nodes.iter().enumerate() {
+        if targets[index].sums == Sums::Halves {
+            kernels[index] = select(&node.op, &shapes(node), node.shape, &targets[index])?;
+        }
+    }
+    if target.precision != Precision::F16 || nodes.iter().any(|node| has_bands(graph, node, target))
+    {
+        return Ok(());
+    }
     let mut given = BTreeSet::new();
     for (index, node) in nodes.iter().enumerate() {
         let Op::GroupNorm(op) = &node.op else {
@@ -46,8 +66,8 @@ pub fn link(graph: &Graph, kernels: &mut [Kernel], target: &Target) -> Result<()
     for index in given {
         let node = &nodes[index];
         kernels[index] = match &node.op {
-            Op::Linear(op) => linear::select(op, &shapes(node), node.shape, target, true)?,
-            Op::Conv2d(op) => conv2d::select(op, &shapes(node), node.shape, target, true)?,
+            Op::Linear(op) => linear::select(op, &shapes(node), node.shape, &targets[index], true)?,
+            Op::Conv2d(op) => conv2d::select(op, &shapes(node), node.shape, &targets[index], true)?,
             _ => continue,
         };
     }

@@ -34,6 +34,7 @@ mod recipe;
 mod replay;
 mod sampling;
 mod select;
+mod sums;
 pub mod table;
 pub mod tensor_map;
 mod tile;
@@ -44,7 +45,7 @@ mod weights;
 pub use driver::gpus;
 pub use emulator::Emulation;
 pub use gpu::Gpu;
-pub use kernel::{Argument, Kernel, Launch, Operand, Precision, Target};
+pub use kernel::{Argument, Kernel, Launch, Operand, Precision, Sums, Target};
 pub use link::link;
 pub use packed::Warn;
 pub use predict::{Predicted, floor, predict};
@@ -62,6 +63,7 @@ use crate::tensor::Shape;
 use crate::weights::Weights;
 use counters::Counters;
 use door::{Call, Door, Memory, Span};
+use link::link_tuned;
 use memory::made;
 use probe::Effort;
 use rayon::ThreadPool;
@@ -206,6 +208,10 @@ impl Backend for Cuda {
         self.target.precision.bytes()
     }
 
+    fn sums_in_halves(&self) -> bool {
+        self.target.sums != Sums::F32
+    }
+
     fn wider(&self) -> Option<Self> {
         (self.target.precision == Precision::F16).then(|| {
             self.at(Target {
@@ -231,15 +237,8 @@ impl Backend for Cuda {
         group_norm::rows_of_block(groups, x, &self.target)
     }
 
-    /// Blocks along y divide sums, or channels; never the pixels. What only one architecture has may add within a step in an order of its own.
     fn sums_alike(&self, whole: &Kernel, band: &Kernel) -> bool {
-        let order = |kernel: &Kernel| -> Vec<(bool, u32)> {
-            let launches = kernel.launches.iter();
-            launches
-                .map(|launch| (launch.entry.ends_with("_sm90"), launch.grid[1]))
-                .collect()
-        };
-        order(whole) == order(band)
+        sums::order(whole) == sums::order(band)
     }
 
     fn transfer(&self) -> Transfer {
@@ -297,7 +296,7 @@ impl Backend for Cuda {
         selections: Vec<Selection<Self>>,
     ) -> Result<Vec<Selection<Self>>> {
         let mut kernels: Vec<Kernel> = selections.into_iter().map(|s| s.kernel).collect();
-        link(graph, &mut kernels, &self.target).map_err(Error::Device)?;
+        link_tuned(graph, &mut kernels, &self.target, &self.tuned).map_err(Error::Device)?;
         let selection = |kernel: Kernel| Selection {
             workspace_bytes: kernel.workspace_bytes,
             tail_bytes: kernel.tail_bytes(),

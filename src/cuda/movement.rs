@@ -183,7 +183,7 @@ mod tests {
         compute_capability: 90,
         multiprocessors: 132,
         shared_bytes_per_block: 227 << 10,
-        prefer: None,
+        ..Target::a100(Precision::F16)
     };
 
     fn ints(launch: &Launch) -> Vec<i32> {

@@ -7,9 +7,11 @@
 use super::cost::{Blocks, START, joined, launched, streamed};
 use super::gpu::Gpu;
 use super::kernel::{Argument, Kernel, Launch, Layout, Precision, Target};
-use super::{Cuda, table, tile, tile_sm90};
+use super::product::HALVES;
+use super::tile::{self, IN_HALVES};
+use super::{Cuda, table, tile_sm90};
 use crate::backend::Expected;
-use crate::ops::{Attention, Op};
+use crate::ops::{Attention, Conv2d, Op};
 use crate::plan::Plan;
 use crate::tensor::Shape;
 
@@ -259,11 +261,26 @@ impl<'a> Node<'a> {
         {
             return tile.blocks(count, depth);
         }
-        let efficiency = tile::efficiency([rows, columns]).unwrap_or(EFFICIENCY);
+        let in_halves = launch.entry.ends_with(HALVES);
+        let efficiency = tile::efficiency([rows, columns], in_halves).unwrap_or(EFFICIENCY);
+        let multiplied = match (in_halves, self.op) {
+            (false, _) => depth,
+            // What is beside is summed in f32.
+            (
+                true,
+                Op::Conv2d(Conv2d {
+                    beside: Some(b), ..
+                }),
+            ) => {
+                let beside = b.map.weight.shape.channels() as f64 / parts as f64;
+                beside + (depth - beside) * IN_HALVES
+            }
+            (true, _) => depth * IN_HALVES,
+        };
         Blocks {
             count,
             at_once: 1,
-            products: (rows * columns) as f64 * depth / efficiency,
+            products: (rows * columns) as f64 * multiplied / efficiency,
             exponentials: 0.0,
             fetched: ((rows + columns) * self.target.precision.bytes()) as f64 * depth,
             wgmma: false,

@@ -3,6 +3,7 @@
 //! A convolution is the product in which a row is a pixel of the result and a column a filter tap and a channel, so both operations differ
 //! only in the name of their entries and in a few sizes. Hopper GPUs have entries of their own (`sm90.rs`), chosen where they take less time.
 
+mod halves;
 mod pixels;
 mod sm90;
 
@@ -11,6 +12,7 @@ use super::moments;
 use super::tile::{Cut, PART, Problem};
 use crate::ops::{Activation, Channels, Epilogue};
 use crate::tensor::Shape;
+pub(super) use halves::HALVES;
 pub(super) use pixels::Pixels;
 pub(super) use sm90::Rows;
 
@@ -30,6 +32,8 @@ pub(super) struct Product<'a> {
     k: usize,
     /// As the factor's.
     phases: usize,
+    /// As the factor's.
+    bounded: usize,
     /// Channels of the tensors that make up the first operand.
     sources: Vec<usize>,
     /// Those tensors, as the entry takes them.
@@ -60,6 +64,8 @@ pub(super) struct Factor {
     pub(super) k: usize,
     /// How many products the result is made of, each some of an image's rows with a weight of its own: the z of the grid.
     pub(super) phases: usize,
+    /// Columns, the first of `k`, that a normalisation may have made. What lies beside an image is what it is.
+    pub(super) bounded: usize,
     /// The weight in rows of [`pitch`] columns and, where there is one, the bias.
     pub(super) recipes: Vec<Recipe>,
 }
@@ -105,6 +111,7 @@ impl<'a> Product<'a> {
             n,
             k,
             phases,
+            bounded,
             recipes,
         } = factor;
         let product = Self {
@@ -112,6 +119,7 @@ impl<'a> Product<'a> {
             shape: output.with_channels(n),
             k,
             phases,
+            bounded,
             sources: sources.shapes.iter().map(Shape::channels).collect(),
             pointers: sources.pointers,
             recipes,
@@ -176,7 +184,8 @@ impl<'a> Product<'a> {
         if let Some(kernel) = self.normalised_sm90(eps, target)? {
             return Ok(kernel);
         }
-        let tile = self.problem().undivided(target)?;
+        let problem = self.quicker_sums(target, Problem::nominal_undivided_clocks);
+        let tile = problem.undivided(target)?;
         let [bias, others @ ..] = self.addends();
         let arguments = [
             &[Argument::Output, Argument::Input(0)][..],
@@ -188,7 +197,7 @@ impl<'a> Product<'a> {
             &[Argument::Float(eps)],
         ];
         let launch = Launch {
-            entry: format!("{}_f16_{}x{}", self.name, tile.rows, tile.columns),
+            entry: self.entry(&problem, &tile),
             grid: [self.tiles([tile.rows, tile.columns])?, 1, 1],
             shared_bytes: count(tile.shared_bytes())?,
             arguments: arguments.concat(),
@@ -225,7 +234,7 @@ impl<'a> Product<'a> {
     }
 
     fn f16(&self, sizes: &[Argument], target: &Target) -> Result<Kernel, String> {
-        let problem = self.problem();
+        let problem = self.quicker_sums(target, Problem::nominal_clocks);
         let Cut { tile, parts, part } = problem.cut(target)?;
         let tiles = self.tiles([tile.rows, tile.columns])?;
         let (workspace_bytes, together) =
@@ -241,9 +250,8 @@ impl<'a> Product<'a> {
             &[kernel::int(pitch(self.k))?, kernel::int(part)?],
             &self.epilogue_sizes()?,
         ];
-        let what = if problem.aligned { "" } else { "_any" };
         let launch = Launch {
-            entry: format!("{}{what}_f16_{}x{}", self.name, tile.rows, tile.columns),
+            entry: self.entry(&problem, &tile),
             grid: [tiles, count(parts)?, count(self.phases)?],
             shared_bytes: count(tile.shared_bytes())?,
             arguments: arguments.concat(),
@@ -295,6 +303,7 @@ impl<'a> Product<'a> {
             k: self.k,
             aligned: self.sources.iter().all(|c| c.is_multiple_of(EIGHT)),
             moments: self.moments,
+            in_halves: 0,
         }
     }
 

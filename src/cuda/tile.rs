@@ -37,6 +37,17 @@ const ALIGNED: [Tile; 6] = [
     tile([16, 64], [64, 4], 4, 0.25),
 ];
 
+/// Those of them that sum 64 columns at a time in halves, where they may.
+const HALVES: [Tile; 4] = [
+    tile([128, 160], [64, 2], 1, 0.78),
+    tile([128, 128], [64, 2], 1, 0.76),
+    tile([128, 64], [64, 2], 2, 0.65),
+    tile([64, 64], [64, 2], 3, 0.52),
+];
+
+/// The time that a column summed in halves takes, of that of one summed in f32: on the GPUs that are asked to sum so.
+pub(super) const IN_HALVES: f64 = 0.5;
+
 /// The tile for all other operands.
 const ANY: [Tile; 1] = [tile([64, 64], [32, 4], 4, 0.10)];
 
@@ -105,6 +116,8 @@ pub(super) struct Problem {
     pub(super) aligned: bool,
     /// Whether the tile is to find moments of the result.
     pub(super) moments: bool,
+    /// Columns that are summed in halves, the first of `k`.
+    pub(super) in_halves: usize,
 }
 
 /// How a product is cut.
@@ -189,7 +202,11 @@ impl Problem {
 
     /// The tiles that a block of the device has memory for, and that find moments if they are asked for.
     fn tiles(&self, target: &Target) -> impl Iterator<Item = &'static Tile> {
-        let tiles = if self.aligned { &ALIGNED[..] } else { &ANY };
+        let tiles = match (self.aligned, self.in_halves) {
+            (true, 0) => &ALIGNED[..],
+            (true, _) => &HALVES,
+            (false, _) => &ANY,
+        };
         let most = target.shared_bytes_per_block as usize;
         let fits = move |tile: &&Tile| tile.shared_bytes() <= most;
         let finds = !self.moments;
@@ -226,11 +243,13 @@ impl Problem {
         let rows = self.images * self.rows;
         let tiles = rows.div_ceil(tile.rows) * self.n.div_ceil(tile.columns);
         let depth = self.k.div_ceil(parts) as f64;
+        let in_halves = self.in_halves as f64 / self.k as f64;
+        let multiplied = depth * (1.0 - in_halves * (1.0 - IN_HALVES));
         let bytes = (tile.rows + tile.columns) * Precision::F16.bytes();
         let blocks = Blocks {
             count: self.phases * tiles * parts,
             at_once: tile.blocks,
-            products: (tile.rows * tile.columns) as f64 * depth / tile.efficiency,
+            products: (tile.rows * tile.columns) as f64 * multiplied / tile.efficiency,
             exponentials: 0.0,
             fetched: bytes as f64 * depth,
             wgmma: false,
@@ -244,9 +263,10 @@ pub(super) fn sizes() -> impl Iterator<Item = [usize; 2]> {
     ALIGNED.iter().map(Tile::size)
 }
 
-/// What a tile of so many rows and columns reaches of the tensor cores' rate; `None` where there is none.
-pub(super) fn efficiency(size: [usize; 2]) -> Option<f64> {
-    let found = ALIGNED.iter().find(|tile| tile.size() == size);
+/// What a tile of so many rows and columns, which sums in halves or not, reaches of the tensor cores' rate; `None` where there is none.
+pub(super) fn efficiency(size: [usize; 2], in_halves: bool) -> Option<f64> {
+    let tiles = if in_halves { &HALVES[..] } else { &ALIGNED };
+    let found = tiles.iter().find(|tile| tile.size() == size);
     found.map(|tile| tile.efficiency)
 }
 

@@ -236,7 +236,7 @@ mod tests {
             compute_capability: 90,
             multiprocessors,
             shared_bytes_per_block: 227 << 10,
-            prefer: None,
+            ..Target::a100(Precision::F16)
         })
     }
 

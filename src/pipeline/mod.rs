@@ -267,6 +267,9 @@ fn not_finite<B: Backend>(
 /// The refusal of `what` was found in the result of a stage, with what to do about it.
 fn broken<B: Backend>(backend: &B, stage: String, what: String) -> Error {
     let mut hint = "look for damaged weights with `ldm inspect --check-weights`".to_owned();
+    if backend.sums_in_halves() {
+        hint += ", or keep all sums in f32 with `--accumulate f32`";
+    }
     if backend.wider().is_some() {
         hint += ", or compute in f32 with `--dtype f32`";
     }

@@ -27,7 +27,7 @@ const SHARE: f64 = 0.01;
 
 /// The least that a product of them fills, of the multiprocessors' time, by the images in the batch. The least of all is of one that normalises
 /// its rows first, and so has no parts.
-const LEAST_FILL: [f64; BATCHES.len()] = [0.55, 0.6, 0.75, 0.8, 0.85];
+const LEAST_FILL: [f64; BATCHES.len()] = [0.55, 0.6, 0.75, 0.78, 0.84];
 
 /// Floating-point operations of a product that is over in the time of a launch: more blocks would not end it sooner.
 const SMALL: f64 = 1e9;

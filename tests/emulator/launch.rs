@@ -19,7 +19,7 @@ pub fn gpu(multiprocessors: u32) -> Target {
         compute_capability: 90,
         multiprocessors,
         shared_bytes_per_block: 227 << 10,
-        prefer: None,
+        ..Target::a100(Precision::F16)
     }
 }
 

@@ -8,6 +8,7 @@
 //! # Source
 //! Higham and Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41 (2019), theorem 2.4.
 
+mod halves;
 mod parts;
 mod statistics;
 

@@ -5,7 +5,7 @@
 
 use crate::cases::{self, Case};
 use crate::checks::{self, every};
-use crate::{emulator_of, some};
+use crate::{emulator_of, halves, some};
 use latent_diffusion::Shape;
 use latent_diffusion::cuda::{
     self, Cuda, Launch, Precision, Target, TileSize, Tuned, shape_name, table,
@@ -43,9 +43,10 @@ fn products_are_right_and_reproducible_in_every_tile() {
     }
 }
 
-/// GPUs between which all families of kernels run: an A100, a GeForce RTX 4090, a small Hopper GPU and an H200; and of how many cases one is run.
-fn tuned() -> [(Target, usize); 4] {
-    [
+/// GPUs between which all families of kernels run: one that sums in halves, an A100, a GeForce RTX 4090, a small Hopper GPU and an H200; and of
+/// how many cases one is run.
+fn tuned() -> impl Iterator<Item = (Target, usize)> {
+    let others = [
         (80, 108, 163, 2),
         (89, 128, 99, 5),
         (90, 2, 227, 1),
@@ -59,7 +60,9 @@ fn tuned() -> [(Target, usize); 4] {
             ..Target::a100(Precision::F16)
         };
         (target, stride)
-    })
+    });
+    let [_, halves, _] = halves::targets();
+    [(halves, 2)].into_iter().chain(others)
 }
 
 /// A table of `ldm tune` may name any tile for any shape.
@@ -134,7 +137,8 @@ fn floats_agree_with_the_definitions() {
 fn every_entry_of_a_product_is_met_by_a_case() {
     let targets = [Precision::F16, Precision::F32].map(Target::a100);
     let mut met = HashSet::new();
-    for target in targets.into_iter().chain(few_multiprocessors()) {
+    let targets = targets.into_iter().chain(few_multiprocessors());
+    for target in targets.chain(halves::targets()) {
         for case in cases::awkward().iter().filter(|case| is_product(case)) {
             let launches = case.kernel(&target).launches.into_iter();
             met.extend(launches.map(|launch| launch.entry));

@@ -4,7 +4,7 @@
 use crate::bound::device_roundoff;
 use crate::cases::Case;
 use crate::checks::{Check, definition, same_bits};
-use crate::emulated;
+use crate::{emulated, halves};
 use latent_diffusion::cuda::{Argument, Launch, Precision, Target, table};
 use latent_diffusion::graph::Value;
 use latent_diffusion::ops::{Axis, Op, Padding};
@@ -98,7 +98,7 @@ fn hopper(multiprocessors: u32) -> Target {
         compute_capability: 90,
         multiprocessors,
         shared_bytes_per_block: 227 << 10,
-        prefer: None,
+        ..Target::a100(Precision::F16)
     }
 }
 
@@ -244,13 +244,21 @@ fn they_are_the_same_in_every_tile() {
     every(|network| check_tiles(network, hopper(12)));
 }
 
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn so_are_those_of_products_that_sum_in_halves() {
+    every(|network| check(network, halves::targets()[1]));
+    every(|network| check_tiles(network, halves::targets()[1]));
+}
+
 /// Every entry that finds moments, whole and in parts, in one phase and in four.
 #[test]
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn every_product_that_finds_moments_is_met() {
     let mut met = BTreeSet::new();
     let mut ways = BTreeSet::new();
-    for target in [Target::a100(Precision::F16), hopper(12), hopper(132)] {
+    let targets = [Target::a100(Precision::F16), hopper(12), hopper(132)];
+    for target in targets.into_iter().chain([halves::targets()[1]]) {
         for tile in TILES {
             let target = Target {
                 prefer: Some(tile),

@@ -9,6 +9,7 @@ mod bound;
 mod cases;
 mod checks;
 mod entries;
+mod halves;
 mod hopper;
 mod linked;
 mod random;
@@ -140,7 +141,7 @@ fn the_emulator_computes_as_other_gpus_would() {
             compute_capability: sm,
             multiprocessors,
             shared_bytes_per_block: shared << 10,
-            prefer: None,
+            ..Target::a100(Precision::F16)
         };
         emulator_of(target)
     });

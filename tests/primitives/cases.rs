@@ -46,7 +46,7 @@ impl Expected {
 
 /// Every case.
 pub fn all() -> Vec<Case> {
-    let mut cases = vec![vector(), multiply_special(), tile()];
+    let mut cases = vec![vector(), multiply_special(), tile(false), tile(true)];
     cases.extend([1, 2, 3, 8, 16, 31].map(shuffle));
     cases.extend([
         reduce(|lane| lane as f32 - 20.0),
@@ -216,7 +216,8 @@ fn multiply_half(seed: usize) -> Case {
     warp("primitive_multiply_half", x.collect(), None, expected)
 }
 
-fn tile() -> Case {
+/// A tile of fragments, with sums in f32 or in halves.
+fn tile(halves: bool) -> Case {
     let a = [0, 1].map(|i| Matrix::from_fn(16, 16, |row, k| integer(30 + i, row, k)));
     let b = [0, 1, 2].map(|j| Matrix::from_fn(16, 8, |k, column| integer(40 + j, k, column)));
     let pairs = || (0..2).flat_map(|i| (0..3).map(move |j| (i, j)));
@@ -226,7 +227,10 @@ fn tile() -> Case {
     let x = (0..WARP).flat_map(|lane| {
         let left = a.iter().flat_map(|a| fragment_a(a, lane));
         let right = b.iter().flat_map(|b| fragment_b(b, lane));
-        let sums = pairs().flat_map(|(i, j)| bits(&fragment_d(&sum(i, j), lane)));
+        let sums = pairs().flat_map(|(i, j)| match halves {
+            false => bits(&fragment_d(&sum(i, j), lane)),
+            true => fragment_d_halves(&sum(i, j), lane).to_vec(),
+        });
         left.chain(right).chain(sums).collect::<Vec<_>>()
     });
     let products: Vec<Matrix> = pairs()
@@ -234,8 +238,17 @@ fn tile() -> Case {
         .collect();
     let expected =
         (0..WARP).flat_map(|lane| products.iter().flat_map(move |d| fragment_d(d, lane)));
-    let expected = Expected::Floats(expected.collect());
-    warp("primitive_multiply_tile", x.collect(), None, expected)
+    let (entry, expected) = match halves {
+        false => (
+            "primitive_multiply_tile",
+            Expected::Floats(expected.collect()),
+        ),
+        true => (
+            "primitive_multiply_tile_half",
+            Expected::Halves(expected.map(f16::from_f32).collect()),
+        ),
+    };
+    warp(entry, x.collect(), None, expected)
 }
 
 /// One number a thread.

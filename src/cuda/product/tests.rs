@@ -14,7 +14,7 @@ fn target(precision: Precision) -> Target {
         compute_capability: 80,
         multiprocessors: 108,
         shared_bytes_per_block: 166_912,
-        prefer: None,
+        ..Target::a100(precision)
     }
 }
 

@@ -16,7 +16,7 @@ fn targets() -> [Target; 4] {
             compute_capability,
             multiprocessors,
             shared_bytes_per_block,
-            prefer: None,
+            ..Target::a100(Precision::F16)
         },
     )
 }
@@ -73,6 +73,7 @@ fn problem([rows, n, k]: [usize; 3], images: usize) -> Problem {
         k,
         aligned: k.is_multiple_of(8),
         moments: false,
+        in_halves: 0,
     }
 }
 

@@ -1,0 +1,147 @@
+//! Products that sum 64 columns at a time in halves, as consumer GPUs do where they may: here wherever there is a kernel for it, in every tile. Only
+//! cases are run for which one of these kernels is chosen.
+
+use crate::cases::Case;
+use crate::checks::{self, Check, every};
+use crate::{emulated, emulator_of};
+use latent_diffusion::cuda::{self, Launch, Precision, Sums, Target};
+use latent_diffusion::session::Program;
+use latent_diffusion::weights::Weights;
+use latent_diffusion::{Graph, Session, Shape, Tensor};
+
+/// GPUs that between them take every tile: with so many multiprocessors.
+const SIZES: [u32; 3] = [1, 6, 128];
+
+fn target(multiprocessors: u32, sums: Sums) -> Target {
+    Target {
+        precision: Precision::F16,
+        compute_capability: 89,
+        multiprocessors,
+        shared_bytes_per_block: 99 << 10,
+        prefer: None,
+        sums,
+    }
+}
+
+/// As said above.
+pub fn targets() -> [Target; 3] {
+    SIZES.map(|size| target(size, Sums::Halves))
+}
+
+/// The launches of such a kernel that compute a case.
+fn launches(case: &Case, target: &Target) -> Vec<Launch> {
+    let inputs: Vec<Shape> = case.operands.iter().map(|operand| operand.shape).collect();
+    let output = case.op.operator().infer(&inputs).unwrap();
+    let kernel = cuda::select(&case.op, &inputs, output, target).unwrap();
+    let launches = kernel.launches.into_iter();
+    launches
+        .filter(|launch| launch.entry.ends_with("_half"))
+        .collect()
+}
+
+/// Asks `check` of every case that runs such a kernel, on a GPU of each size that has other launches for it.
+fn every_size(what: &str, check: impl Fn(&Target, &Case) -> Check) {
+    every(what, |case| {
+        let mut met = vec![vec![]];
+        for target in targets() {
+            let launches = launches(case, &target);
+            if !met.contains(&launches) {
+                met.push(launches);
+                check(&target, case)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn they_compute_what_the_definitions_say_within_the_budget_of_their_sums() {
+    every_size("the definition", |target, case| {
+        checks::agrees_in_halves(&emulator_of(*target), case)
+    });
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn they_give_each_image_what_it_gets_alone_and_again() {
+    every_size("one image's bits", |target, case| {
+        checks::reproducible(&emulator_of(*target), case)
+    });
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn they_pass_nan_on_and_keep_it_in_its_image() {
+    every_size("NaN", |target, case| {
+        checks::passes_nan_on(&emulator_of(*target), case)
+    });
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn the_order_of_threads_and_blocks_changes_nothing() {
+    every_size("one schedule's bits", |target, case| {
+        let expected = checks::result(&emulator_of(*target), case)?;
+        for seed in [1, 2] {
+            let found = checks::result(&emulated(seed, *target), case)?;
+            checks::same_bits(&format!("schedule {seed}"), &expected, &found)?;
+        }
+        Ok(())
+    });
+}
+
+/// `outside` of a normalisation or behind one, a product of 128 columns, told of a timestep.
+fn network(outside: bool) -> Graph {
+    let mut g = Graph::new();
+    let t = g.input_exact("t", [1]);
+    let t = g.timestep_embedding(t, 8).unwrap();
+    g.output("t", t);
+    let x = g.input("x", [1, 8, 16, 128]);
+    let normalised = g.scope("norm", |g| g.group_norm(x, 8, 1e-5)).unwrap();
+    let read = if outside { x } else { normalised };
+    g.output("norm", normalised);
+    let y = g.scope("product", |g| g.linear(read, 64, false)).unwrap();
+    g.output("y", y);
+    g
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn what_a_normalisation_made_is_summed_so_and_nothing_else() {
+    let halves = |graph, sums| {
+        let backend = emulator_of(target(1, sums));
+        let program = Program::new(&*backend, graph).unwrap();
+        let mut launches = program.kernels().flat_map(|kernel| &kernel.launches);
+        launches.any(|launch| launch.entry.ends_with("_half"))
+    };
+    assert!(halves(network(false), Sums::Allowed));
+    assert!(!halves(network(true), Sums::Allowed));
+    assert!(!halves(network(false), Sums::F32));
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn a_sum_of_64_that_leaves_the_range_of_halves_is_infinite_and_its_node_is_found() {
+    let weights = Weights::synthetic(7);
+    let shape: Shape = [64, 128].into();
+    let w = weights.get("product.weight", &shape).unwrap().to_f32();
+    // The first 64 products of a column are as large as the next 64 are small: their sum is within the range, and the first's is not.
+    let x = Tensor::from_fn([1, 8, 16, 128], |i| {
+        let k = i % 128;
+        let sign = if k < 64 { 1.0 } else { -1.0 };
+        30_000.0 * sign * w[k].signum()
+    });
+    let first: f32 = w[..64].iter().map(|w| 30_000.0 * w.abs()).sum();
+    let run = |sums| {
+        let backend = emulator_of(target(1, sums));
+        let mut session = Session::new(&backend, network(true), &weights).unwrap();
+        session.set("x", &x).unwrap();
+        session.run().unwrap();
+        let finite = session.get("y").unwrap().count_not_finite() == 0;
+        (finite, session.first_not_finite().unwrap())
+    };
+    assert!(first > 65_520.0, "{first}");
+    assert_eq!(run(Sums::F32), (true, None));
+    assert_eq!(run(Sums::Halves), (false, Some("product".to_owned())));
+}
