@@ -36,7 +36,7 @@ pub enum On {
 
 /// What is launched then.
 enum Launches {
-    Of(Case, Kernel),
+    Of(Box<(Case, Kernel)>),
     Primitive(hopper::Case),
 }
 
@@ -70,20 +70,14 @@ impl On {
         let of = |name, target| {
             let case = case(name);
             let kernel = case.kernel(&target);
-            Launches::Of(case, kernel)
+            Launches::Of(Box::new((case, kernel)))
         };
         match self {
             Self::Case(name) => of(name, launch::target(Precision::F16)),
             Self::Floats(name) => of(name, launch::target(Precision::F32)),
             Self::Gpu(multiprocessors, name) => of(name, launch::gpu(multiprocessors)),
-            Self::Product { split } => {
-                let (case, kernel) = products::case(split);
-                Launches::Of(case, kernel)
-            }
-            Self::Moments(tile) => {
-                let (case, kernel) = moments::case(tile);
-                Launches::Of(case, kernel)
-            }
+            Self::Product { split } => Launches::Of(Box::new(products::case(split))),
+            Self::Moments(tile) => Launches::Of(Box::new(moments::case(tile))),
             Self::Primitive(entry) => Launches::Primitive(primitives::case(entry)),
         }
     }
@@ -93,7 +87,7 @@ impl Launches {
     /// The entries, with or without a change.
     fn compiled(&self, change: Option<&Change>) -> compile::Loaded {
         match self {
-            Self::Of(_, kernel) => compile::library(&launch::entries(kernel), change),
+            Self::Of(of) => compile::library(&launch::entries(&of.1), change),
             Self::Primitive(case) => compile::library(&[case.entry.to_owned()], change),
         }
     }
@@ -101,7 +95,7 @@ impl Launches {
     /// The bytes of the result, or what the checker says.
     fn run(&self, library: &Library, way: Way) -> Result<Vec<u8>, String> {
         match self {
-            Self::Of(case, kernel) => launch::run(library, case, kernel, way),
+            Self::Of(of) => launch::run(library, &of.0, &of.1, way),
             Self::Primitive(case) => primitives::run(library, case, way),
         }
     }
