@@ -8,6 +8,7 @@ use super::map::Bytes;
 use super::save::{header_of, whole};
 use super::{Checkpoint, Dtype, TensorView, header};
 use crate::error::{Error, Result};
+use rayon::prelude::*;
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -26,6 +27,9 @@ const SUMS: &str = "checksums";
 /// Pieces of a weights file that stand for all of it, spread over its length, and how long each is.
 const SAMPLES: u64 = 256;
 const SAMPLE_BYTES: u64 = 4096;
+
+/// Bytes that a thread sums up at a time.
+const PIECE: usize = 1 << 20;
 
 /// What is to be kept.
 pub struct Made {
@@ -200,10 +204,21 @@ fn sample(path: &Path, hash: &mut Sha256) -> io::Result<()> {
     Ok(())
 }
 
-/// Four sums side by side, so that it takes no longer than reading: what is left of the bytes counts as zeros. A change of one word always changes it.
+/// The sum of the sums of pieces, which threads share: it is to take no longer than reading.
 fn checksum(bytes: &[u8]) -> u64 {
-    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-    let add = |sum: u64, word: u64| (sum ^ word).wrapping_mul(FACTOR).rotate_left(29);
+    let sums: Vec<u64> = bytes.par_chunks(PIECE).map(piece_sum).collect();
+    sums.into_iter().fold(bytes.len() as u64, add)
+}
+
+/// A change of one word always changes what follows.
+fn add(sum: u64, word: u64) -> u64 {
+    (sum ^ word)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .rotate_left(29)
+}
+
+/// Four sums side by side, none of which waits for another. What is left of the bytes counts as if zeros followed.
+fn piece_sum(bytes: &[u8]) -> u64 {
     let mut sums = [1, 2, 3, 4];
     let (blocks, rest) = bytes.as_chunks::<32>();
     let mut last = [0; 32];
@@ -214,7 +229,7 @@ fn checksum(bytes: &[u8]) -> u64 {
             *sum = add(*sum, u64::from_le_bytes(*word));
         }
     }
-    sums.into_iter().fold(bytes.len() as u64, add)
+    sums.into_iter().fold(0, add)
 }
 
 #[cfg(test)]
