@@ -8,8 +8,8 @@
 //              counters as in product.cuh.
 // Arithmetic   f16: products exact, f32 sums by mma.sync in steps of 16 along K; `_half`: sums of 64 columns in halves, then added to f32, as
 //              product.cuh says; f32: fused multiply-adds along K.
-// Launch       x: tiles of the result, along n first; y: parts of K, each `k_part` columns. 128 threads (f32, and 128 rows or columns in halves: 256), shared memory as
-//              src/cuda/product.rs says: (rows + columns) * depth * stages * 2 bytes.
+// Launch       x: tiles of the result, along n first; y: parts of K, each `k_part` columns. 128 threads (f32, and 128x160 and 128x128
+//              `_half`: 256), shared memory as src/cuda/product.rs says: (rows + columns) * depth * stages * 2 bytes.
 // Requirements `_f16_`: both widths are multiples of 8 (`_any_` takes the others); pitch is a multiple of 64 and at least the width; k_part
 //              is a multiple of 64; every size fits in 31 bits. src/cuda/product.rs sees to all of them.
 // Cost         2 m n k FLOPs; reads x once per column of tiles and w once per row of tiles, mostly from the second-level cache.

@@ -1,7 +1,7 @@
 //! Prompt to image through the CUDA kernels, in emulation: the picture of the CPU, one image's bytes whatever the batch, and no black pictures.
 
 use latent_diffusion::cpu::Cpu;
-use latent_diffusion::cuda::{Cuda, Emulation, Precision, Target};
+use latent_diffusion::cuda::{Cuda, Emulation, Precision, Sums, Target};
 use latent_diffusion::models::OpenOptions;
 use latent_diffusion::pipeline::{Event, InitImage, Mask, Model, Pipeline, Request};
 use latent_diffusion::rng::Noise;
@@ -103,8 +103,8 @@ fn a_part_of_an_image_is_drawn_as_on_the_cpu_and_the_rest_is_kept() {
     assert_eq!(alone[0], found[1]);
 }
 
-/// The demo model with the decoder's first convolution scaled by `factor`: what follows is normalised, so the picture is as finite as before.
-fn loud_decoder(folder: &Path, factor: f32) -> Model {
+/// The demo model with the convolution `name` scaled by `factor`. What follows the decoder's first is normalised, so the picture is as finite as before.
+fn loud(folder: &Path, name: &str, factor: f32) -> Model {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
     for name in ["config.yaml", "vocab.json", "merges.txt"] {
         std::fs::copy(assets.join(name), folder.join(name)).unwrap();
@@ -112,8 +112,7 @@ fn loud_decoder(folder: &Path, factor: f32) -> Model {
     let mut bytes = std::fs::read(assets.join("model.safetensors")).unwrap();
     let (header, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
     for part in ["weight", "bias"] {
-        let name = format!("first_stage_model.decoder.conv_in.{part}");
-        let info = metadata.info(&name).unwrap();
+        let info = metadata.info(&format!("{name}.{part}")).unwrap();
         assert_eq!(info.dtype, safetensors::Dtype::F16);
         let (begin, end) = info.data_offsets;
         // The length field and the header come first.
@@ -130,7 +129,7 @@ fn loud_decoder(folder: &Path, factor: f32) -> Model {
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn what_overflows_halves_is_decoded_again_in_floats_and_named() {
     let folder = tempfile::tempdir().unwrap();
-    let model = loud_decoder(folder.path(), 50_000.0);
+    let model = loud(folder.path(), "first_stage_model.decoder.conv_in", 50_000.0);
     let noise = Noise::cpu(1).normal(8 * 8 * 4);
     let latent = Tensor::new([1, 8, 8, 4], noise).unwrap();
     let mut reports = vec![];
@@ -150,6 +149,40 @@ fn what_overflows_halves_is_decoded_again_in_floats_and_named() {
     let expected = Pipeline::new(cpu(), model).decode(&latent, &mut |_| ());
     let error = image.relative_error(&expected.unwrap());
     assert!(error < 1e-5, "{error}");
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn what_overflows_a_step_is_named_with_the_ways_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let conv = "input_blocks.1.0.in_layers.2";
+    let name = format!("model.diffusion_model.{conv}");
+    let model = loud(folder.path(), &name, 50_000.0);
+    let mut request = request(&model, 1);
+    (request.width, request.height) = (16, 16);
+    for (sums, summed) in [(Sums::F32, false), (Sums::of(89), true)] {
+        let target = Target {
+            compute_capability: 89,
+            multiprocessors: 1,
+            shared_bytes_per_block: 99 << 10,
+            sums,
+            ..Target::a100(Precision::F16)
+        };
+        let emulation = Emulation {
+            threads: 2,
+            check: false,
+            seed: 0,
+        };
+        let device = Cuda::emulator(emulation, target, Arc::default()).unwrap();
+        let pipeline = Pipeline::new(Arc::new(device), model.clone());
+        let Err(Error::NotFinite { stage, hint, .. }) = pipeline.sample(&request, &mut |_| ())
+        else {
+            panic!("{sums:?}: infinity went through the UNet")
+        };
+        assert!(stage.contains("input_blocks.1.0"), "{stage}");
+        assert!(hint.contains("--dtype f32"), "{hint}");
+        assert_eq!(hint.contains("--accumulate f32"), summed, "{hint}");
+    }
 }
 
 #[test]

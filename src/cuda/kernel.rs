@@ -71,7 +71,7 @@ impl Precision {
 pub enum Sums {
     /// f32.
     F32,
-    /// Halves, promoted to f32 every 64 products, where a node's [place in its network](super::sums) allows it.
+    /// Halves, promoted to f32 every 64 products, where a node's place in its network allows it (`sums.rs`).
     Allowed,
     /// So wherever a kernel can: what `Allowed` becomes for such a node.
     Halves,

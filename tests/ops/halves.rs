@@ -4,7 +4,9 @@
 use crate::cases::Case;
 use crate::checks::{self, Check, every};
 use crate::{emulated, emulator_of};
+use half::f16;
 use latent_diffusion::cuda::{self, Launch, Precision, Sums, Target};
+use latent_diffusion::rng::Noise;
 use latent_diffusion::session::Program;
 use latent_diffusion::weights::Weights;
 use latent_diffusion::{Graph, Session, Shape, Tensor};
@@ -104,6 +106,55 @@ fn network(outside: bool) -> Graph {
     let y = g.scope("product", |g| g.linear(read, 64, false)).unwrap();
     g.output("y", y);
     g
+}
+
+/// What a plain loop makes of a row and a column: sums of 64 products in halves, which each step of 16 rounds once, then added to f32.
+fn promoted(x: &[f32], w: &[f32]) -> f32 {
+    let chunks = x.chunks(64).zip(w.chunks(64));
+    let sum = chunks.fold(0.0, |sum, (x, w)| {
+        let steps = x.chunks(16).zip(w.chunks(16));
+        let chunk = steps.fold(f16::ZERO, |chunk, (x, w)| {
+            let products = x.iter().zip(w).map(|(x, w)| x * w);
+            f16::from_f32(products.fold(chunk.to_f32(), |sum, product| sum + product))
+        });
+        sum + chunk.to_f32()
+    });
+    f16::from_f32(sum).to_f32()
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn sums_are_promoted_every_64_columns() {
+    let weights = Weights::synthetic(7);
+    // Three chunks and a part of one.
+    let [rows, columns, features] = [128, 200, 64];
+    let w = weights.get("weight", &[features, columns].into());
+    let w = w.unwrap().to_f32();
+    let x = Noise::cpu(5).normal(rows * columns);
+    let x = Tensor::new([1, rows, columns], x).unwrap();
+    let run = |sums| {
+        let backend = emulator_of(target(1, sums));
+        let mut g = Graph::new();
+        let x_in = g.input("x", [1, rows, columns]);
+        g.output("x", x_in);
+        let y = g.linear(x_in, features, false).unwrap();
+        g.output("y", y);
+        let mut session = Session::new(&backend, g, &weights).unwrap();
+        session.set("x", &x).unwrap();
+        session.run().unwrap();
+        ["x", "y"].map(|name| session.get(name).unwrap())
+    };
+    let [held, found] = run(Sums::Halves);
+    let expected = Tensor::from_fn([1, rows, features], |i| {
+        let [row, feature] = [i / features, i % features];
+        promoted(
+            &held.data()[row * columns..][..columns],
+            &w[feature * columns..][..columns],
+        )
+    });
+    checks::same_bits("a plain loop", &expected, &found).unwrap();
+    let [_, other] = run(Sums::F32);
+    assert!(checks::same_bits("sums in f32", &other, &found).is_err());
 }
 
 #[test]
