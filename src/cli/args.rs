@@ -93,7 +93,7 @@ pub enum Command {
     Plan(Box<PlanArgs>),
     /// Time a model's networks, operation by operation
     Bench(BenchArgs),
-    /// Write a model's weights beside it as a GPU reads them, for quicker starts
+    /// Write a model's weights beside it as a GPU reads them, for quicker starts; what was written for such a GPU before is replaced
     Pack(Box<PackArgs>),
     /// Find the quickest tile of every product on this GPU, for all later runs
     Tune(Box<TuneArgs>),
