@@ -22,6 +22,8 @@ const LARGE_IMAGE: On = On::Case("group_norm: [3, 23, 25, 120], 8 groups + silu"
 const LONG: On = On::Case("attention: 40 on 700, 2 heads of 24, deviation 1");
 /// Several blocks of queries, the last cut short.
 const WIDE: On = On::Case("attention: 130 on 65, 2 heads of 56, deviation 1");
+/// Tiles of queries, keys and channels cut short.
+const FLOATS: On = On::Floats("attention: 33 on 130, 1 heads of 16, deviation 1");
 const LARGE_HEAD: On = On::Case("attention: 5 on 77, 1 heads of 384, deviation 1");
 
 #[rustfmt::skip]
@@ -182,6 +184,14 @@ const FAULTS: &[Fault] = &[
         LARGE_HEAD, &["COLLECTIVE_AFTER_EXIT"]),
     fault("attention_large.cu", "        copy_async_wait<PRODUCT_STAGES - 2>();\n", "        copy_async_wait<PRODUCT_STAGES - 1>();\n",
         LARGE_HEAD, &["ASYNC_READ_BEFORE_WAIT"]),
+    fault("attention_any.cu", "right(at, step + k); });\n        sync_block();\n", "right(at, step + k); });\n",
+        FLOATS, &["SHARED_UNINITIALISED", "RACE_READ_AFTER_WRITE"]),
+    fault("attention_any.cu", "        sync_block();\n    }\n}", "    }\n}",
+        FLOATS, &["RACE_WRITE_AFTER_READ", "RACE_READ_AFTER_WRITE"]),
+    fault("attention_any.cu", "column + at < keys && d < head_size", "d < head_size",
+        FLOATS, &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("attention_any.cu", "if (line < rows && at < keys) to[", "if (at < keys) to[",
+        FLOATS, &["GLOBAL_OUT_OF_BOUNDS", "BLOCK_RACE", "RACE_WRITE_AFTER_WRITE"]),
 ];
 
 #[test]

@@ -6,6 +6,11 @@ use crate::{clean, compile, launch};
 use latent_diffusion::cuda::Kernel;
 use latent_diffusion::ops::Epilogue;
 
+/// Rows whose last stage has one piece of channels, shared by two threads each.
+const NORMALISED: On = On::Gpu(132, "linear: [3, 33, 264] to 48, normalised");
+/// Images that end within a tile.
+const IMAGES: On = On::Gpu(2, "conv2d: [3, 5, 6, 64] to 88 + row");
+
 /// A fault that shows where all of K is summed by one block.
 const fn planted(
     text: &'static str,
@@ -50,6 +55,22 @@ const FAULTS: &[Fault] = &[
         ..planted("arrive(split.counters + tile, parts) ? 1 : 0;\n    sync_named(1, T::THREADS);\n", "arrive(split.counters + tile, parts) ? 1 : 0;\n",
             &["RACE_READ_AFTER_WRITE", "SHARED_UNINITIALISED"])
     },
+    // ---- rows that are normalised ----
+    fault("linear_norm_sm90.cu", "*own = RowScale{sum[0], squares[0]};\n        sync_group();\n", "*own = RowScale{sum[0], squares[0]};\n",
+        NORMALISED, &["RACE_READ_AFTER_WRITE", "SHARED_UNINITIALISED"]),
+    fault("linear_norm_sm90.cu", "columns) + eps)};\n        }\n        sync_group();\n", "columns) + eps)};\n        }\n",
+        NORMALISED, &["RACE_READ_AFTER_WRITE", "RACE_WRITE_AFTER_READ"]),
+    fault("linear_norm_sm90.cu", "shared + T::LAST + 16);", "shared + T::LAST + 16 + T::GROUP_ROWS * sizeof(RowScale));",
+        NORMALISED, &["SHARED_OUT_OF_BOUNDS"]),
+    fault("linear_norm_sm90.cu", "            if (chunk * 8 >= left) continue;\n", "",
+        NORMALISED, &[]),
+    // ---- pixels ----
+    fault("conv2d_sm90.cu", "        if (at.x >= out_w || at.y >= out_h) return 0x7fffffff;\n", "",
+        IMAGES, &["BLOCK_RACE", "RACE_WRITE_AFTER_WRITE", "GLOBAL_OUT_OF_BOUNDS"]),
+    fault("conv2d_sm90.cu", "+ at.tap_x - left", "+ at.tap_x",
+        IMAGES, &[]),
+    fault("conv2d_sm90.cu", "        at.tap_x = 0;\n        at.tap_y++;", "        at.tap_y++;",
+        IMAGES, &[]),
 ];
 
 /// A product of more steps than a ring has stages, in several tiles or in several parts; on a GPU that is small or large enough for it.
