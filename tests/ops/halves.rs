@@ -5,7 +5,7 @@ use crate::cases::Case;
 use crate::checks::{self, Check, every};
 use crate::{emulated, emulator_of};
 use half::f16;
-use latent_diffusion::cuda::{self, Launch, Precision, Sums, Target};
+use latent_diffusion::cuda::{Launch, Precision, Sums, Target};
 use latent_diffusion::rng::Noise;
 use latent_diffusion::session::Program;
 use latent_diffusion::weights::Weights;
@@ -32,10 +32,7 @@ pub fn targets() -> [Target; 3] {
 
 /// The launches of such a kernel that compute a case.
 fn launches(case: &Case, target: &Target) -> Vec<Launch> {
-    let inputs: Vec<Shape> = case.operands.iter().map(|operand| operand.shape).collect();
-    let output = case.op.operator().infer(&inputs).unwrap();
-    let kernel = cuda::select(&case.op, &inputs, output, target).unwrap();
-    let launches = kernel.launches.into_iter();
+    let launches = case.kernel(target).launches.into_iter();
     launches
         .filter(|launch| launch.entry.ends_with("_half"))
         .collect()
