@@ -6,7 +6,8 @@
 // passes over the keys once, tile by tile. It keeps, per query, the largest logit m so far, the sum of the weights and the unscaled result;
 // where a tile raises m, the last two are multiplied by 2^(old m - new m).
 //
-// Tensors      y [N, T, A D], q [N, T, ..], k and v [N, L, ..]   halves, D = head_size. From a token of q, k and v to the next it is
+// Tensors      y [N, T, A D], q [query_images, T, ..] read again from its first image on, k and v [N, L, ..]
+//              halves, D = head_size. From a token of q, k and v to the next it is
 //              `token_pitch` elements, from a head to the next `head_pitch`; keys begin `part_pitch` elements behind k and values twice as many
 //              behind v, so that all three may lie in one tensor, stacked head by head or in thirds
 // Arithmetic   q k^T by mma.sync, f32 sums. A weight is 2^(s c - m c + 12) for c = scale log2 e: one multiply-add, one ex2.approx. Weights
@@ -221,14 +222,14 @@ DEVICE void attention_store(half* y, half* shared, const AttentionState<Tile>& s
 // Shared memory holds two stages of keys and values. Before the first pass the second stage, and afterwards the first, holds the queries
 // or results.
 template <class Tile>
-DEVICE void attention(half* y, const half* q, const half* k, const half* v, int queries, int keys, int head_size, int token_pitch,
-                      int head_pitch, int part_pitch, int causal, float scale) {
+DEVICE void attention(half* y, const half* q, const half* k, const half* v, int query_images, int queries, int keys, int head_size,
+                      int token_pitch, int head_pitch, int part_pitch, int causal, float scale) {
     wait_for_previous_grid();
     let_next_grid_start();
     SHARED_DYNAMIC(bytes);
     half* shared = reinterpret_cast<half*>(bytes);
     const size_t head = static_cast<size_t>(blockIdx.y) * head_pitch;
-    q += static_cast<size_t>(blockIdx.z) * queries * token_pitch + head;
+    q += static_cast<size_t>(static_cast<int>(blockIdx.z) % query_images) * queries * token_pitch + head;
     // One register, where two pointers would be four all through the loop.
     const int of_keys = static_cast<int>(blockIdx.z) * keys * token_pitch + static_cast<int>(blockIdx.y) * head_pitch + part_pitch;
     const int block_row = static_cast<int>(blockIdx.x) * Tile::QUERIES;
@@ -290,10 +291,11 @@ DEVICE void attention(half* y, const half* q, const half* k, const half* v, int 
 }  // namespace
 
 #define ATTENTION_PARAMETERS \
-    half *y, const half *q, const half *k, const half *v, int queries, int keys, int head_size, int token_pitch, int head_pitch, \
-        int part_pitch, int causal, float scale
+    half *y, const half *q, const half *k, const half *v, int query_images, int queries, int keys, int head_size, int token_pitch, \
+        int head_pitch, int part_pitch, int causal, float scale
 #define ATTENTION(HEAD, QUERIES, KEYS) \
-    attention<AttentionTile<HEAD, QUERIES, KEYS>>(y, q, k, v, queries, keys, head_size, token_pitch, head_pitch, part_pitch, causal, scale)
+    attention<AttentionTile<HEAD, QUERIES, KEYS>>(y, q, k, v, query_images, queries, keys, head_size, token_pitch, head_pitch, part_pitch, causal, \
+                                                  scale)
 
 ENTRY(128, 4, attention_f16_16_64x64, ATTENTION_PARAMETERS) { ATTENTION(16, 64, 64); }
 ENTRY(128, 3, attention_f16_32_128x64, ATTENTION_PARAMETERS) { ATTENTION(32, 128, 64); }

@@ -64,19 +64,19 @@ DEVICE void any_product(float (&sum)[4][4], int depth, const Left& left, const R
 }
 
 // Where a pair of image and head starts, among tokens and heads so many elements apart.
-DEVICE size_t any_start(int first_pair, int heads, int tokens, int token, int token_pitch, int head_pitch) {
-    const int pair = first_pair + static_cast<int>(blockIdx.z);
+DEVICE size_t any_start(int pair, int heads, int tokens, int token, int token_pitch, int head_pitch) {
     return (static_cast<size_t>(pair / heads) * tokens + token) * token_pitch + static_cast<size_t>(pair % heads) * head_pitch;
 }
 
 template <typename T>
-DEVICE void any_scores(float* scores, const T* q, const T* k, int queries, int keys, int heads, int head_size,
+DEVICE void any_scores(float* scores, const T* q, const T* k, int query_images, int queries, int keys, int heads, int head_size,
                        int token_pitch, int head_pitch, int part_pitch, int pitch, int first_pair, int first_row, int rows, int causal) {
     wait_for_previous_grid();
     const int row = static_cast<int>(blockIdx.y) * ANY_TILE, column = static_cast<int>(blockIdx.x) * ANY_TILE;
     if (causal && column >= first_row + row + ANY_TILE) return;  // no row here sees a key here
-    const T* q_rows = q + any_start(first_pair, heads, queries, first_row, token_pitch, head_pitch);
-    const T* k_rows = k + part_pitch + any_start(first_pair, heads, keys, 0, token_pitch, head_pitch);
+    const int pair = first_pair + static_cast<int>(blockIdx.z);
+    const T* q_rows = q + any_start(pair % (query_images * heads), heads, queries, first_row, token_pitch, head_pitch);
+    const T* k_rows = k + part_pitch + any_start(pair, heads, keys, 0, token_pitch, head_pitch);
     float sum[4][4];
     any_product<false>(
         sum, head_size,
@@ -104,7 +104,8 @@ DEVICE void any_mix(T* y, const float* probabilities, const float* factors, cons
     const int row = static_cast<int>(blockIdx.y) * ANY_TILE, column = static_cast<int>(blockIdx.x) * ANY_TILE;
     const int channels = heads * head_size;
     const float* weights = probabilities + static_cast<size_t>(blockIdx.z) * rows * pitch;
-    const T* v_rows = v + 2 * static_cast<size_t>(part_pitch) + any_start(first_pair, heads, keys, 0, token_pitch, head_pitch);
+    const int pair = first_pair + static_cast<int>(blockIdx.z);
+    const T* v_rows = v + 2 * static_cast<size_t>(part_pitch) + any_start(pair, heads, keys, 0, token_pitch, head_pitch);
     float sum[4][4];
     any_product<true>(
         sum, keys,
@@ -112,7 +113,7 @@ DEVICE void any_mix(T* y, const float* probabilities, const float* factors, cons
         [&](int at, int l) {
             return column + at < head_size && l < keys ? to_float(v_rows[static_cast<size_t>(l) * token_pitch + column + at]) : 0.0f;
         });
-    T* to = y + any_start(first_pair, heads, queries, first_row, channels, head_size);
+    T* to = y + any_start(pair, heads, queries, first_row, channels, head_size);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const int line = row + static_cast<int>(threadIdx.x / 16) * 4 + i;
@@ -127,14 +128,16 @@ DEVICE void any_mix(T* y, const float* probabilities, const float* factors, cons
 
 }  // namespace
 
-ENTRY(256, 2, attention_scores_f16_any, float* scores, const half* q, const half* k, int queries, int keys, int heads, int head_size,
-      int token_pitch, int head_pitch, int part_pitch, int pitch, int first_pair, int first_row, int rows, int causal) {
-    any_scores(scores, q, k, queries, keys, heads, head_size, token_pitch, head_pitch, part_pitch, pitch, first_pair, first_row, rows, causal);
+ENTRY(256, 2, attention_scores_f16_any, float* scores, const half* q, const half* k, int query_images, int queries, int keys, int heads,
+      int head_size, int token_pitch, int head_pitch, int part_pitch, int pitch, int first_pair, int first_row, int rows, int causal) {
+    any_scores(scores, q, k, query_images, queries, keys, heads, head_size, token_pitch, head_pitch, part_pitch, pitch, first_pair, first_row, rows,
+               causal);
 }
 
-ENTRY(256, 2, attention_scores_f32_any, float* scores, const float* q, const float* k, int queries, int keys, int heads, int head_size,
-      int token_pitch, int head_pitch, int part_pitch, int pitch, int first_pair, int first_row, int rows, int causal) {
-    any_scores(scores, q, k, queries, keys, heads, head_size, token_pitch, head_pitch, part_pitch, pitch, first_pair, first_row, rows, causal);
+ENTRY(256, 2, attention_scores_f32_any, float* scores, const float* q, const float* k, int query_images, int queries, int keys, int heads,
+      int head_size, int token_pitch, int head_pitch, int part_pitch, int pitch, int first_pair, int first_row, int rows, int causal) {
+    any_scores(scores, q, k, query_images, queries, keys, heads, head_size, token_pitch, head_pitch, part_pitch, pitch, first_pair, first_row, rows,
+               causal);
 }
 
 ENTRY(256, 2, attention_mix_f16_any, half* y, const float* probabilities, const float* factors, const half* v, int queries, int keys,

@@ -4,7 +4,7 @@
 //   scores[t, l] = q[t] . k[l]        p[t, l] = 2^(c scores[t, l] - c m[t] + 12), m the row's largest, c = scale log2 e; 0 for l > t if causal
 //   factors[t] = 1 / sum_l p[t, l]    y[t] = factors[t] sum_l p[t, l] v[l]                        together softmax(scale q k^T) v
 //
-// Tensors      y [N, T, A D], q [N, T, ..], k and v [N, L, ..]   halves, D = head_size, with pitches as in attention.cu
+// Tensors      y [N, T, A D], q [query_images, T, ..], k and v [N, L, ..]   halves, D = head_size, with pitches as in attention.cu
 //              scores [P, R, pitch] f32, probabilities [P, R, pitch] halves, factors [P, R] f32: scratch for P pairs of image and head from
 //              first_pair on, and R = `rows` queries of each from first_row on. src/cuda/attention_large.rs cuts the work so that it fits.
 // Arithmetic   products by mma.sync, f32 sums in steps of 16 along their depth, in ascending order; scores stay f32. A row's p are summed in
@@ -172,21 +172,21 @@ DEVICE void product(float (&sum)[4][4][4], half* shared, const Matrix& left, con
 }
 
 // Where a pair of image and head starts, among tokens and heads so many elements apart.
-DEVICE size_t attention_start(int first_pair, int heads, int tokens, int token, int token_pitch, int head_pitch) {
-    const int pair = first_pair + static_cast<int>(blockIdx.z);
+DEVICE size_t attention_start(int pair, int heads, int tokens, int token, int token_pitch, int head_pitch) {
     return (static_cast<size_t>(pair / heads) * tokens + token) * token_pitch + static_cast<size_t>(pair % heads) * head_pitch;
 }
 
-DEVICE void attention_scores(float* scores, const half* q, const half* k, int queries, int keys, int heads, int head_size, int token_pitch,
-                             int head_pitch, int part_pitch, int pitch, int first_pair, int first_row, int rows, int causal) {
+DEVICE void attention_scores(float* scores, const half* q, const half* k, int query_images, int queries, int keys, int heads, int head_size,
+                             int token_pitch, int head_pitch, int part_pitch, int pitch, int first_pair, int first_row, int rows, int causal) {
     wait_for_previous_grid();
     let_next_grid_start();
     using Tile = ProductTile<128, false>;
     SHARED_DYNAMIC(bytes);
     const int row = static_cast<int>(blockIdx.y) * PRODUCT_ROWS, column = static_cast<int>(blockIdx.x) * Tile::COLUMNS;
     if (causal && column >= first_row + row + PRODUCT_ROWS) return;  // no row here sees a key here
-    q += attention_start(first_pair, heads, queries, first_row, token_pitch, head_pitch);
-    k += part_pitch + attention_start(first_pair, heads, keys, 0, token_pitch, head_pitch);
+    const int pair = first_pair + static_cast<int>(blockIdx.z);
+    q += attention_start(pair % (query_images * heads), heads, queries, first_row, token_pitch, head_pitch);
+    k += part_pitch + attention_start(pair, heads, keys, 0, token_pitch, head_pitch);
     const Matrix left = {q, rows, head_size, token_pitch};
     const Matrix right = {k, keys, head_size, token_pitch};
     float sum[4][4][4];
@@ -220,7 +220,8 @@ DEVICE void attention_mix(half* y, const half* probabilities, const float* facto
     const int row = static_cast<int>(blockIdx.y) * PRODUCT_ROWS, column = static_cast<int>(blockIdx.x) * Tile::COLUMNS;
     const int channels = heads * head_size;
     const Matrix left = {probabilities + static_cast<size_t>(blockIdx.z) * rows * pitch, rows, keys, pitch};
-    v += 2 * static_cast<size_t>(part_pitch) + attention_start(first_pair, heads, keys, 0, token_pitch, head_pitch);
+    const int pair = first_pair + static_cast<int>(blockIdx.z);
+    v += 2 * static_cast<size_t>(part_pitch) + attention_start(pair, heads, keys, 0, token_pitch, head_pitch);
     const Matrix right = {v, keys, head_size, token_pitch};
     float sum[4][4][4];
     product<Tile>(sum, shared, left, right, row, column, keys);
@@ -243,7 +244,7 @@ DEVICE void attention_mix(half* y, const half* probabilities, const float* facto
         }
     }
     sync_block();
-    half* to = y + attention_start(first_pair, heads, queries, first_row, channels, head_size);
+    half* to = y + attention_start(pair, heads, queries, first_row, channels, head_size);
     for (int i = static_cast<int>(threadIdx.x); i < PRODUCT_ROWS * Tile::COLUMNS / 8; i += Tile::THREADS) {
         const int line = i / (Tile::COLUMNS / 8), at = i % (Tile::COLUMNS / 8) * 8;
         if (row + line < rows && column + at < head_size) {
@@ -254,9 +255,10 @@ DEVICE void attention_mix(half* y, const half* probabilities, const float* facto
 
 }  // namespace
 
-ENTRY(256, 2, attention_scores_f16, float* scores, const half* q, const half* k, int queries, int keys, int heads, int head_size,
-      int token_pitch, int head_pitch, int part_pitch, int pitch, int first_pair, int first_row, int rows, int causal) {
-    attention_scores(scores, q, k, queries, keys, heads, head_size, token_pitch, head_pitch, part_pitch, pitch, first_pair, first_row, rows, causal);
+ENTRY(256, 2, attention_scores_f16, float* scores, const half* q, const half* k, int query_images, int queries, int keys, int heads,
+      int head_size, int token_pitch, int head_pitch, int part_pitch, int pitch, int first_pair, int first_row, int rows, int causal) {
+    attention_scores(scores, q, k, query_images, queries, keys, heads, head_size, token_pitch, head_pitch, part_pitch, pitch, first_pair,
+                     first_row, rows, causal);
 }
 
 ENTRY(256, 4, attention_softmax_f16, half* probabilities, float* factors, const float* scores, int all_rows, int keys, int pitch,

@@ -11,8 +11,9 @@
 // needs no addition. And one fragment of weights in five is made by a polynomial: a multiprocessor makes 16 exponentials per clock, where
 // it multiplies and adds 128 times, and at 40 channels exponentials take longer than products.
 //
-// Tensors      y [N, T, A, D], q [N, T, A, D], k and v [N, L, A, D]: halves, by maps with boxes of 64 channels, 1 head, 64 queries or
-//              KEYS keys, 1 image, in 128-byte swizzle. Maps hold the pitches, so q, k and v may lie in one tensor. Channels beyond D are zeros.
+// Tensors      y [N, T, A, D], q [query_images, T, A, D] read again from its first image on, k and v [N, L, A, D]: halves, by maps with boxes of
+//              64 channels, 1 head, 64 queries or KEYS keys, 1 image, in 128-byte swizzle. Maps hold the pitches, so q, k and v may lie
+//              in one tensor. Channels beyond D are zeros.
 // Arithmetic   q k^T by wgmma, f32 sums. A weight is 2^(s c - m c + 12) for c = scale log2 e, as in attention.cu, by ex2.approx or, for keys
 //              32 to 39, 72 to 79 and 112 to 119 of a tile, by 2^n p(f) with |f| <= 1/2 and p of degree 3, whose relative error is 7.5e-5,
 //              a sixth of half a unit in the last place of halves. Weights are rounded to halves; the product with v and the weights' sum,
@@ -169,9 +170,9 @@ DEVICE void flash_pack(uint32_t (&weights)[KEYS / 16][4], const float (&s)[KEYS 
 // The warp that loads: queries, then keys and values tile by tile.
 template <class Tile>
 DEVICE void flash_load(unsigned char* shared, FlashBarriers<Tile::STAGES>& barriers, const TensorMap& q, const TensorMap& k,
-                       const TensorMap& v, int groups, int tiles) {
+                       const TensorMap& v, int query_images, int groups, int tiles) {
     const int head = static_cast<int>(blockIdx.y), image = static_cast<int>(blockIdx.z);
-    auto load = [&](unsigned char* to, const TensorMap& map, Barrier* barrier, int first, int chunk_bytes) {
+    auto load = [&](unsigned char* to, const TensorMap& map, Barrier* barrier, int first, int image, int chunk_bytes) {
 #pragma unroll
         for (int chunk = 0; chunk < Tile::CHUNKS; chunk++) {
             tensor_load_4d(to + chunk * chunk_bytes, map, barrier, chunk * FLASH_CHUNK, head, first, image);
@@ -181,7 +182,7 @@ DEVICE void flash_load(unsigned char* shared, FlashBarriers<Tile::STAGES>& barri
 #pragma unroll 1
     for (int group = 0; group < groups; group++) {
         const int first = (static_cast<int>(blockIdx.x) * Tile::GROUPS + group) * FLASH_ROWS;
-        load(shared + group * Tile::QUERY_BYTES, q, &barriers.queries, first, Tile::QUERY_CHUNK);
+        load(shared + group * Tile::QUERY_BYTES, q, &barriers.queries, first, image % query_images, Tile::QUERY_CHUNK);
     }
     FlashStage<Tile::STAGES> stage;
 #pragma unroll 1
@@ -189,10 +190,10 @@ DEVICE void flash_load(unsigned char* shared, FlashBarriers<Tile::STAGES>& barri
         unsigned char* keys = shared + Tile::GROUPS * Tile::QUERY_BYTES + stage.index * Tile::STAGE_BYTES;
         barrier_wait(&barriers.keys_free[stage.index], stage.parity ^ 1);
         barrier_arrive_expect(&barriers.keys[stage.index], Tile::CHUNKS * Tile::KEY_CHUNK);
-        load(keys, k, &barriers.keys[stage.index], tile * Tile::KEYS, Tile::KEY_CHUNK);
+        load(keys, k, &barriers.keys[stage.index], tile * Tile::KEYS, image, Tile::KEY_CHUNK);
         barrier_wait(&barriers.values_free[stage.index], stage.parity ^ 1);
         barrier_arrive_expect(&barriers.values[stage.index], Tile::CHUNKS * Tile::KEY_CHUNK);
-        load(keys + Tile::CHUNKS * Tile::KEY_CHUNK, v, &barriers.values[stage.index], tile * Tile::KEYS, Tile::KEY_CHUNK);
+        load(keys + Tile::CHUNKS * Tile::KEY_CHUNK, v, &barriers.values[stage.index], tile * Tile::KEYS, image, Tile::KEY_CHUNK);
     }
 }
 
@@ -314,7 +315,8 @@ DEVICE void flash_group(unsigned char* shared, FlashBarriers<Tile::STAGES>& barr
 }
 
 template <class Tile>
-DEVICE void flash(const TensorMap& y, const TensorMap& q, const TensorMap& k, const TensorMap& v, int queries, int keys, float scale) {
+DEVICE void flash(const TensorMap& y, const TensorMap& q, const TensorMap& k, const TensorMap& v, int query_images, int queries, int keys,
+                  float scale) {
     SHARED_DYNAMIC_SWIZZLED(shared);
     SHARED_ARRAY(FlashBarriers<Tile::STAGES>, all_barriers, 1);
     FlashBarriers<Tile::STAGES>& barriers = all_barriers[0];
@@ -344,7 +346,7 @@ DEVICE void flash(const TensorMap& y, const TensorMap& q, const TensorMap& k, co
     if constexpr (Tile::GROUPS == 3) registers_decrease<32>();
     const int warp = warp_index() - Tile::GROUPS * 4;
     if (warp == 0 && elect_lane()) {
-        flash_load<Tile>(shared, barriers, q, k, v, groups, tiles);
+        flash_load<Tile>(shared, barriers, q, k, v, query_images, groups, tiles);
         let_next_grid_start();
     }
     if (warp == 1) flash_complete<Tile>(shared, barriers, tiles);
@@ -352,8 +354,8 @@ DEVICE void flash(const TensorMap& y, const TensorMap& q, const TensorMap& k, co
 
 }  // namespace
 
-#define FLASH_PARAMETERS TENSOR_MAP y, TENSOR_MAP q, TENSOR_MAP k, TENSOR_MAP v, int queries, int keys, float scale
-#define FLASH(HEAD, GROUPS, KEYS, STAGES) flash<FlashTile<HEAD, GROUPS, KEYS, STAGES>>(y, q, k, v, queries, keys, scale)
+#define FLASH_PARAMETERS TENSOR_MAP y, TENSOR_MAP q, TENSOR_MAP k, TENSOR_MAP v, int query_images, int queries, int keys, float scale
+#define FLASH(HEAD, GROUPS, KEYS, STAGES) flash<FlashTile<HEAD, GROUPS, KEYS, STAGES>>(y, q, k, v, query_images, queries, keys, scale)
 
 ENTRY_90(512, 1, 1, attention_f16_40_192x128_sm90, FLASH_PARAMETERS) { FLASH(40, 3, 128, 4); }
 ENTRY_90(320, 1, 1, attention_f16_40_128x128_sm90, FLASH_PARAMETERS) { FLASH(40, 2, 128, 4); }

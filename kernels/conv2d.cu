@@ -270,14 +270,14 @@ DEVICE void conv2d_f32(const Image<float>& image, const float* w, const Epilogue
         const float *bias, const half *channels, const float *row, const half *residual, int m, int n, int h, int width,               \
         int channels_first, int channels_second, int channels_beside, int channels_beside_second, int out_h, int out_w, int filter_h,  \
         int filter_w, int stride, int top, int left, int upsample, int pitch, int k_part, int rows_per_image, int channel_rows,        \
-        int activation, int gate
+        int residual_rows, int activation, int gate
 
 #define CONV2D_F32                                                                                                                     \
     float *y, const float *x, const float *x_second, const float *beside, const float *beside_second, const float *w,                  \
         const float *bias, const float *channels, const float *row, const float *residual, int m, int n, int h, int width,             \
         int channels_first, int channels_second, int channels_beside, int channels_beside_second, int out_h, int out_w, int filter_h,  \
-        int filter_w, int stride, int top, int left, int upsample, int pitch, int rows_per_image, int channel_rows, int activation,    \
-        int gate
+        int filter_w, int stride, int top, int left, int upsample, int pitch, int rows_per_image, int channel_rows, int residual_rows, \
+        int activation, int gate
 
 #define IMAGE(T)                                                                                                                       \
     Image<T> {                                                                                                                         \
@@ -287,7 +287,7 @@ DEVICE void conv2d_f32(const Image<float>& image, const float* w, const Epilogue
 #define SPLIT Split{partial, counters}
 // Behind the counters of tiles are those of pieces.
 #define MOMENTS ChannelMoments{moments, blocks, counters + gridDim.x * gridDim.z, rows_per_image}
-#define EPILOGUE(T) Epilogue<T>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}
+#define EPILOGUE(T) Epilogue<T>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, residual_rows, activation, gate}
 
 // Rows, columns and depth of the tile; stages; warps along rows and columns.
 ENTRY(128, 2, conv2d_f16_128x160, CONV2D_F16) { conv2d<Tile<128, 160, 32, 3, 2, 2>>(SPLIT, IMAGE(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }

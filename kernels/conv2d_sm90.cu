@@ -122,13 +122,15 @@ DEVICE void conv2d(const Pixels<T>& x, const TensorMap& w, const Split& split, c
     half *y, float *partial, float *blocks, float *moments, int *counters, TENSOR_MAP x, TENSOR_MAP x_second, TENSOR_MAP beside,      \
         TENSOR_MAP beside_second, TENSOR_MAP w, const float *bias, const half *channels, const float *row, const half *residual, int m, int n, int tiles_down, int steps,      \
         int part_steps, int channels_first, int channels_both, int channels_beside, int filter_h, int filter_w, int stride, int top,   \
-        int left, int out_h, int out_w, int box_columns, int box_rows, int rows_per_image, int channel_rows, int activation, int gate
+        int left, int out_h, int out_w, int box_columns, int box_rows, int rows_per_image, int channel_rows, int residual_rows,     \
+        int activation, int gate
 
 #define OPERAND                                                                                                                        \
     x, x_second, beside, beside_second, channels_first, channels_both, channels_beside, filter_h, filter_w, stride, top, left, out_h,  \
         out_w, box_columns, box_rows
 #define RESULT                                                                                                                         \
-    w, Split{partial, counters}, Epilogue<half>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}, \
+    w, Split{partial, counters},                                                                                                       \
+        Epilogue<half>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, residual_rows, activation, gate},         \
         ChannelMoments{moments, blocks, counters, rows_per_image}, Steps{tiles_down, steps, part_steps}
 
 // Groups that multiply, 64 rows of each times so many, columns; stages; blocks of a cluster.

@@ -21,11 +21,12 @@ struct Epilogue {
     const float* bias;    // [n], or null
     const T* channels;    // [images, n] or a table [channel_rows, n], or null
     const float* row;     // [1]: the table's row for all images, none beyond its last; null: each image has its own
-    const T* residual;    // of y's shape, or null
+    const T* residual;    // [residual_rows, n], as y from its first row on and then again, or null
     int m;
     int n;
     int rows_per_image;
     int channel_rows;
+    int residual_rows;
     int activation;    // an Activation
     int gate;
 };
@@ -110,6 +111,14 @@ DEVICE void normalise_columns(const RowScale& row, const float* sums, int n, int
     for (int i = 0; i < COLUMNS_TOGETHER; i++) v[i] = row.scale * (v[i] - row.mean * sum[i]);
 }
 
+// Adds the residual to columns `column` and on of row `row`, of `n` columns. Its images repeat where it has fewer than the result.
+template <typename T>
+DEVICE void add_residual(const Epilogue<T>& e, int row, int n, int column, float (&v)[COLUMNS_TOGETHER], bool whole, int count) {
+    if (e.residual == nullptr) return;
+    const int own = row < e.residual_rows ? row : row % e.residual_rows;
+    add_columns(v, e.residual + static_cast<size_t>(own) * n + column, whole, count);
+}
+
 // Finishes the sums `v` of columns `column` to `column + 7` of row `row`; columns beyond the last are left out.
 template <typename T>
 DEVICE void finish(const Epilogue<T>& e, int row, int column, float (&v)[COLUMNS_TOGETHER]) {
@@ -139,7 +148,7 @@ DEVICE void finish(const Epilogue<T>& e, int row, int column, float (&v)[COLUMNS
         for (int i = 0; i < COLUMNS_TOGETHER / 2; i++) v[i] = v[2 * i] * gelu(v[2 * i + 1]);
         const size_t at = static_cast<size_t>(row) * (e.n / 2) + column / 2;
         // Half of sixteen bytes is read element by element: no network has a gate with a residual.
-        if (e.residual != nullptr) add_columns(v, e.residual + at, false, count / 2);
+        add_residual(e, row, e.n / 2, column / 2, v, false, count / 2);
         if (whole) {
             store_four(e.y + at, v);
         } else {
@@ -147,7 +156,7 @@ DEVICE void finish(const Epilogue<T>& e, int row, int column, float (&v)[COLUMNS
         }
     } else {
         const size_t at = static_cast<size_t>(row) * e.n + column;
-        if (e.residual != nullptr) add_columns(v, e.residual + at, whole, count);
+        add_residual(e, row, e.n, column, v, whole, count);
         store_columns(e.y + at, v, whole, count);
     }
 }

@@ -90,18 +90,18 @@ DEVICE void linear_f32(const Rows<float>& x, const float* w, const Epilogue<floa
 #define LINEAR_F16                                                                                                                     \
     half *y, float *partial, float *blocks, float *moments, int *counters, const half *x, const half *x_second, const half *w, const float *bias, const half *channels,              \
         const float *row, const half *residual, int m, int n, int columns_first, int columns_second, int pitch, int k_part,            \
-        int rows_per_image, int channel_rows, int activation, int gate
+        int rows_per_image, int channel_rows, int residual_rows, int activation, int gate
 
 #define LINEAR_F32                                                                                                                     \
     float *y, const float *x, const float *x_second, const float *w, const float *bias, const float *channels, const float *row,       \
         const float *residual, int m, int n, int columns_first, int columns_second, int pitch, int rows_per_image,                     \
-        int channel_rows, int activation, int gate
+        int channel_rows, int residual_rows, int activation, int gate
 
 #define OPERAND(T) Rows<T>{x, x_second, m, columns_first, columns_second}
 #define SPLIT Split{partial, counters}
 // Behind the counters of tiles are those of pieces.
 #define MOMENTS ChannelMoments{moments, blocks, counters + gridDim.x, rows_per_image}
-#define EPILOGUE(T) Epilogue<T>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}
+#define EPILOGUE(T) Epilogue<T>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, residual_rows, activation, gate}
 
 // Rows, columns and depth of the tile; stages; warps along rows and columns.
 ENTRY(128, 2, linear_f16_128x160, LINEAR_F16) { linear<Tile<128, 160, 32, 3, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
@@ -118,5 +118,5 @@ ENTRY(128, 3, linear_f16_64x64_half, LINEAR_F16) { linear<Tile<64, 64, 64, 2, 2,
 ENTRY(128, 4, linear_any_f16_64x64, LINEAR_F16) { linear_any<Tile<64, 64, 32, 4, 2, 2>>(SPLIT, OPERAND(half), w, EPILOGUE(half), MOMENTS, pitch, k_part); }
 ENTRY(256, 2, linear_f32_64x64, LINEAR_F32) {
     linear_f32(Rows<float>{x, x_second, m, columns_first, columns_second}, w,
-               Epilogue<float>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}, pitch);
+               Epilogue<float>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, residual_rows, activation, gate}, pitch);
 }

@@ -127,11 +127,11 @@ DEVICE void linear_norm(const Rows<half>& x, const half* w, const float* sums, c
 
 #define LINEAR_NORM_F16                                                                                                                \
     half *y, const half *x, const half *w, const float *bias, const float *sums, const half *channels, const float *row,               \
-        const half *residual, int m, int n, int columns, int pitch, int rows_per_image, int channel_rows, int activation, int gate,    \
-        float eps
+        const half *residual, int m, int n, int columns, int pitch, int rows_per_image, int channel_rows, int residual_rows,           \
+        int activation, int gate, float eps
 
 #define NORMALISED Rows<half>{x, nullptr, m, columns, 0}
-#define EPILOGUE Epilogue<half>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}
+#define EPILOGUE Epilogue<half>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, residual_rows, activation, gate}
 
 // Rows, columns and depth of the tile; stages; warps along rows and columns.
 ENTRY(128, 2, linear_norm_f16_128x160, LINEAR_NORM_F16) { linear_norm<Tile<128, 160, 32, 3, 2, 2>>(NORMALISED, w, sums, EPILOGUE, pitch, eps); }

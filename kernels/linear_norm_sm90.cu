@@ -94,12 +94,12 @@ DEVICE void linear_norm(const Rows<T>& x, const TensorMap& w, const float* sums,
 
 #define LINEAR_NORM                                                                                                                    \
     half *y, TENSOR_MAP x, TENSOR_MAP w, const float *bias, const float *sums, const half *channels, const float *row,                 \
-        const half *residual, int m, int n, int tiles_down, int steps, int columns, int rows_per_image, int channel_rows,              \
+        const half *residual, int m, int n, int tiles_down, int steps, int columns, int rows_per_image, int channel_rows, int residual_rows, \
         int activation, int gate, float eps
 
 #define OPERAND x, x, columns
 #define RESULT                                                                                                                         \
-    w, sums, Epilogue<half>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate},                   \
+    w, sums, Epilogue<half>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, residual_rows, activation, gate},    \
         Steps{tiles_down, steps, steps}, columns, eps
 
 // Groups that multiply, 64 rows of each times so many, columns; stages; blocks of a cluster.

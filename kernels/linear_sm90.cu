@@ -28,11 +28,12 @@ DEVICE void linear(const Rows<T>& x, const TensorMap& w, const Split& split, con
 #define LINEAR                                                                                                                         \
     half *y, float *partial, float *blocks, float *moments, int *counters, TENSOR_MAP x, TENSOR_MAP x_second, TENSOR_MAP w,           \
         const float *bias, const half *channels, const float *row, const half *residual, int m, int n, int tiles_down, int steps, int part_steps, int columns_first,            \
-        int rows_per_image, int channel_rows, int activation, int gate
+        int rows_per_image, int channel_rows, int residual_rows, int activation, int gate
 
 #define OPERAND x, x_second, columns_first
 #define RESULT                                                                                                                         \
-    w, Split{partial, counters}, Epilogue<half>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, activation, gate}, \
+    w, Split{partial, counters},                                                                                                       \
+        Epilogue<half>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, residual_rows, activation, gate},         \
         ChannelMoments{moments, blocks, counters, rows_per_image}, Steps{tiles_down, steps, part_steps}
 
 // Groups that multiply, 64 rows of each times so many, columns; stages; blocks of a cluster.

@@ -21,6 +21,9 @@ const MOST_LOGIT_ROWS: usize = 780;
 /// The sizes of one operation.
 #[derive(Clone, Copy)]
 struct Sizes {
+    images: usize,
+    /// Of the queries, which repeat.
+    query_images: usize,
     queries: usize,
     keys: usize,
     channels: usize,
@@ -32,9 +35,11 @@ struct Sizes {
 
 impl Sizes {
     fn new(op: &Attention, inputs: &[Shape]) -> Option<Self> {
-        let [_, queries, channels] = op.infer(inputs).ok()?.tokens()?;
-        let [_, k, _] = op.roles(inputs)?;
+        let [images, queries, channels] = op.infer(inputs).ok()?.tokens()?;
+        let [q, k, _] = op.roles(inputs)?;
         Some(Self {
+            images,
+            query_images: q.batch(),
             queries,
             keys: k.tokens()?[1],
             channels,
@@ -78,7 +83,7 @@ impl Sizes {
 /// Elements of scratch memory: every head's keys and values, packed.
 pub(super) fn workspace(op: &Attention, inputs: &[Shape]) -> usize {
     Sizes::new(op, inputs).map_or(0, |sizes| {
-        inputs[0].batch() * sizes.heads * (sizes.key_lanes() + sizes.value_lanes()) * WIDTH
+        sizes.images * sizes.heads * (sizes.key_lanes() + sizes.value_lanes()) * WIDTH
     })
 }
 
@@ -219,7 +224,8 @@ fn attend(
     totals.resize(height, 0.0);
     for (channels, queries) in depth.blocks().zip(queries.chunks_mut(height)) {
         for (i, row) in queries.iter_mut().enumerate() {
-            let token = [task.image, sizes.queries, task.first_query + i];
+            let image = task.image % sizes.query_images;
+            let token = [image, sizes.queries, task.first_query + i];
             let start = sizes.start(0, token, task.head);
             let q = &q[start..start + sizes.head][channels.clone()];
             row.iter_mut().zip(q).for_each(|(y, q)| *y = q * op.scale);

@@ -135,6 +135,7 @@ impl Loop for Panel<'_, '_, '_> {
             };
             let columns = made.min(width - self.first_column);
             if let Some(residual) = residual {
+                let row = row % residual.shape.rows();
                 let residual = &residual.data[row * width + self.first_column..][..columns];
                 lane.iter_mut().zip(residual).for_each(|(y, r)| *y += r);
             }

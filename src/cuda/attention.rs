@@ -34,6 +34,8 @@ pub(super) const MOST_BLOCKS: usize = 65535;
 /// What the launches are derived from.
 pub(super) struct Sizes {
     pub images: usize,
+    /// Of the queries, which repeat.
+    pub query_images: usize,
     pub queries: usize,
     pub keys: usize,
     pub heads: usize,
@@ -52,8 +54,11 @@ pub(super) fn select(
     output: Shape,
     target: &Target,
 ) -> Result<Kernel, String> {
-    let roles = op.roles(inputs).and_then(|[_, k, _]| k.tokens());
-    let (Some([images, queries, channels]), Some([_, keys, _])) = (output.tokens(), roles) else {
+    let roles = op.roles(inputs);
+    let tokens = roles.and_then(|[q, k, _]| Some([q.tokens()?, k.tokens()?]));
+    let (Some([images, queries, channels]), Some([[query_images, ..], [_, keys, _]])) =
+        (output.tokens(), tokens)
+    else {
         return Err(format!("attention takes tokens [N, T, C], not {output}"));
     };
     let all: Vec<Operand> = (0..inputs.len()).map(Operand::Input).collect();
@@ -74,6 +79,7 @@ pub(super) fn select(
     }
     let sizes = Sizes {
         images,
+        query_images,
         queries,
         keys,
         heads: op.heads,
@@ -139,6 +145,7 @@ impl Sizes {
                 &[Argument::Output][..],
                 &self.operands.map(Argument::from),
                 &[
+                    kernel::int(self.query_images)?,
                     kernel::int(self.queries)?,
                     kernel::int(self.keys)?,
                     kernel::int(self.head_size)?,

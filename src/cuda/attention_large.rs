@@ -133,6 +133,7 @@ impl<'a> Parts<'a> {
             offset: offsets[i],
             bytes: offsets[i + 1] - offsets[i],
         });
+        let images = kernel::int(sizes.query_images)?;
         let keys = kernel::int(sizes.keys)?;
         let pitch = kernel::int(self.pitch)?;
         let all_rows = kernel::int(pairs * rows)?;
@@ -159,7 +160,7 @@ impl<'a> Parts<'a> {
             entry: self.entries.names[0].to_owned(),
             grid: grid(self.entries.tiles[0], sizes.keys),
             shared_bytes: self.entries.shared_bytes[0] as u32,
-            arguments: [&[scores, q, k][..], &shape, &[sizes.causal]].concat(),
+            arguments: [&[scores, q, k, images][..], &shape, &[sizes.causal]].concat(),
         };
         let softmax = Launch {
             entry: self.entries.names[1].to_owned(),
@@ -207,6 +208,7 @@ mod tests {
     fn sizes([images, queries, keys, heads, head_size]: [usize; 5]) -> Sizes {
         Sizes {
             images,
+            query_images: images,
             queries,
             keys,
             heads,
@@ -250,7 +252,7 @@ mod tests {
                 let kernel = select(&sizes(shape), &target(precision)).unwrap();
                 let mut seen = vec![false; images * heads * queries];
                 for [scores, softmax, mixture] in kernel.launches.as_chunks().0 {
-                    let numbers = ints(scores);
+                    let numbers = &ints(scores)[1..];
                     let [first_pair, first_row, rows] = [numbers[8], numbers[9], numbers[10]];
                     let [columns, height, pairs] = scores.grid.map(|blocks| blocks as usize);
                     assert_eq!(numbers[..11], ints(mixture)[..11]);

@@ -110,15 +110,19 @@ pub(super) fn select(sizes: &Sizes, target: &Target) -> Result<Option<Kernel>, S
     let strides = &sizes.strides;
     let (part, token, head) = (strides.part, strides.token, strides.head);
     let y = [sizes.heads * sizes.head_size, sizes.head_size];
+    let [queries, asked] =
+        [sizes.images, sizes.query_images].map(|images| [images, sizes.queries, ROWS]);
+    let keys = [sizes.images, sizes.keys, tile.keys];
     let launch = Launch {
         entry: tile.entry(),
         grid: [tile.blocks(sizes.queries), sizes.heads, sizes.images].map(|x| x as u32),
         shared_bytes: tile.shared_bytes() as u32,
         arguments: vec![
-            map(sizes, Operand::Output, 0, y, [sizes.queries, ROWS])?,
-            map(sizes, *q, 0, [token, head], [sizes.queries, ROWS])?,
-            map(sizes, *k, part, [token, head], [sizes.keys, tile.keys])?,
-            map(sizes, *v, 2 * part, [token, head], [sizes.keys, tile.keys])?,
+            map(sizes, Operand::Output, 0, y, queries)?,
+            map(sizes, *q, 0, [token, head], asked)?,
+            map(sizes, *k, part, [token, head], keys)?,
+            map(sizes, *v, 2 * part, [token, head], keys)?,
+            kernel::int(sizes.query_images)?,
             kernel::int(sizes.queries)?,
             kernel::int(sizes.keys)?,
             sizes.scale,
@@ -127,20 +131,20 @@ pub(super) fn select(sizes: &Sizes, target: &Target) -> Result<Option<Kernel>, S
     Ok(Some(Kernel::single(launch, vec![])))
 }
 
-/// The map of `tokens` tokens of an operand's heads, which begin `start` elements behind it; a box holds `span` tokens of one head.
+/// The map of `tokens` tokens of an operand's images and heads, which begin `start` elements behind it; a box holds `span` tokens of one head.
 fn map(
     sizes: &Sizes,
     of: Operand,
     start: usize,
     [token, head]: [usize; 2],
-    [tokens, span]: [usize; 2],
+    [images, tokens, span]: [usize; 3],
 ) -> Result<Argument, String> {
     let bytes = Precision::F16.bytes();
     let axes = [
         Axis::new(sizes.head_size, bytes, CHUNK),
         Axis::new(sizes.heads, head * bytes, 1),
         Axis::new(tokens, token * bytes, span),
-        Axis::new(sizes.images, tokens * token * bytes, 1),
+        Axis::new(images, tokens * token * bytes, 1),
     ];
     let map = TensorMap::new(start * bytes, &axes, Swizzle::Bytes128)?;
     Ok(Argument::Map { of, map })
@@ -284,7 +288,8 @@ mod tests {
                 let entry = table::entry(&launch.entry).expect(&launch.entry);
                 let kinds: Vec<Kind> = entry.parameters.iter().map(|p| p.kind).collect();
                 let maps = [Kind::Map; 4].into_iter();
-                let expected = maps.chain([Kind::Int, Kind::Int, Kind::Float]);
+                let sizes = [Kind::Int; 3].into_iter();
+                let expected = maps.chain(sizes).chain([Kind::Float]);
                 assert_eq!(kinds, expected.collect::<Vec<_>>());
                 assert_eq!(launch.arguments.len(), kinds.len());
                 // A block has a kilobyte of barriers beside what is counted here.

@@ -44,6 +44,8 @@ pub(super) struct Product<'a> {
     epilogue: &'a Epilogue,
     /// Rows of the table of the epilogue's channels.
     channel_rows: usize,
+    /// Rows of the residual.
+    residual_rows: usize,
     /// Whether the moments of the result are asked for.
     moments: bool,
 }
@@ -114,6 +116,7 @@ impl<'a> Product<'a> {
             bounded,
             recipes,
         } = factor;
+        let residual = sources.others.last().filter(|_| epilogue.residual);
         let product = Self {
             name,
             shape: output.with_channels(n),
@@ -125,6 +128,7 @@ impl<'a> Product<'a> {
             recipes,
             epilogue,
             channel_rows: sources.others.first().map_or(0, Shape::batch),
+            residual_rows: residual.map_or(0, Shape::rows),
             moments: false,
         };
         if product.k == 0 {
@@ -341,7 +345,7 @@ impl<'a> Product<'a> {
         ])
     }
 
-    fn epilogue_sizes(&self) -> Result<[Argument; 4], String> {
+    fn epilogue_sizes(&self) -> Result<[Argument; 5], String> {
         // As kernels/activation.cuh numbers them.
         let activation = match self.epilogue.activation {
             None => 0,
@@ -353,6 +357,7 @@ impl<'a> Product<'a> {
         Ok([
             kernel::int(rows)?,
             kernel::int(self.channel_rows)?,
+            kernel::int(self.residual_rows)?,
             Argument::Int(activation),
             Argument::Int(i32::from(self.epilogue.gate)),
         ])

@@ -1,11 +1,12 @@
 //! Multi-head attention: the only place where softmax exists.
 
-use super::{Cost, Operator, Slice, exactly, require};
+use super::{Cost, Operator, Slice, exactly, repeats, require};
 use crate::error::Result as CrateResult;
 use crate::graph::{Graph, Value};
 use crate::tensor::Shape;
 
-/// `y[n, t, a] = softmax_l(scale * q[n, t, a] . k[n, l, a]) v[n, l, a]` for each head `a`, heads lying side by side along the channels.
+/// `y[n, t, a] = softmax_l(scale * q[n, t, a] . k[n, l, a]) v[n, l, a]` for each head `a`, heads lying side by side along the channels. Queries
+/// of fewer images than keys and values repeat.
 ///
 /// # Source
 /// Vaswani et al., arXiv:1706.03762, equation (1).
@@ -69,7 +70,7 @@ impl Graph {
     /// Appends attention of `heads` heads, scaled by `1 / sqrt(head size)`.
     ///
     /// # Shapes
-    /// `q [N, T, C]`, `k [N, L, C]`, `v [N, L, C]` give `[N, T, C]`.
+    /// `q [N, T, C]`, or of a divisor of `N` images, `k [N, L, C]`, `v [N, L, C]` give `[N, T, C]`.
     ///
     /// # Errors
     /// If the shapes do not fit, or the heads do not divide the channels.
@@ -126,17 +127,18 @@ impl Operator for Attention {
         let q = match self.operands {
             Qkv::Separate => {
                 let [q, k, v] = exactly(inputs)?;
-                let (Some([n, _, c]), Some([_, keys, _])) = (q.tokens(), k.tokens()) else {
+                let (Some([_, queries, c]), Some([n, keys, _])) = (q.tokens(), k.tokens()) else {
                     return Err(format!("takes tokens [N, T, C], not {q} and {k}"));
                 };
-                require(k == [n, keys, c].into() && v == k && keys > 0, || {
+                let whole = q.with_batch(n);
+                let fits = k == [n, keys, c].into() && v == k && keys > 0;
+                require(fits && repeats(q, whole), || {
                     format!("q {q}, k {k} and v {v} do not fit")
                 })?;
-                let queries = q.dims()[1];
                 require(!self.causal || queries == keys, || {
                     format!("causal attention of {queries} on {keys} keys")
                 })?;
-                q
+                whole
             }
             Qkv::HeadByHead | Qkv::Thirds => {
                 let [qkv] = exactly(inputs)?;
@@ -164,7 +166,7 @@ impl Operator for Attention {
         let Some([q, k, v]) = self.roles(inputs) else {
             return;
         };
-        let (Some([images, t, _]), Some([_, keys, _])) = (q.shape.tokens(), k.shape.tokens())
+        let (Some([_, t, _]), Some([images, keys, _])) = (q.shape.tokens(), k.shape.tokens())
         else {
             return;
         };
@@ -177,7 +179,8 @@ impl Operator for Attention {
                 row % self.heads,
             );
             let vector = |slice: &Slice, part: usize, tokens: usize, token: usize| {
-                let start = (n * tokens + token) * strides.token
+                let image = n % slice.shape.batch();
+                let start = (image * tokens + token) * strides.token
                     + head * strides.head
                     + part * strides.part;
                 slice.data[start..start + size]

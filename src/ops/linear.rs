@@ -1,7 +1,7 @@
 //! Matrix product with a weight: linear maps and 1x1 convolutions, which are the same thing on `[N, H, W, C]`.
 
 use super::concat::{joined, joined_shape};
-use super::{Activation, Channels, Cost, LayerNorm, Operator, Slice, require};
+use super::{Activation, Channels, Cost, LayerNorm, Operator, Slice, repeats, require};
 use crate::error::Result as CrateResult;
 use crate::graph::{Graph, Param, Value};
 use crate::tensor::Shape;
@@ -52,7 +52,7 @@ pub struct Epilogue {
     pub activation: Option<Activation>,
     /// Multiplies the first half of the channels by GELU of the second, halving them: `geglu`.
     pub gate: bool,
-    /// Adds a tensor of the result's shape (an extra operand, the last): `add`.
+    /// Adds a tensor of the result's shape, or of fewer images that repeat (an extra operand, the last): `add`.
     pub residual: bool,
 }
 
@@ -77,8 +77,13 @@ impl Epilogue {
         } else {
             product
         };
-        let expected: &[Shape] = if self.residual { &[shape] } else { &[] };
-        require(operands == expected, || {
+        let fits = match operands {
+            [] => !self.residual,
+            [residual] => self.residual && repeats(*residual, shape),
+            _ => false,
+        };
+        require(fits, || {
+            let expected: &[Shape] = if self.residual { &[shape] } else { &[] };
             format!("takes {expected:?} besides, not {operands:?}")
         })?;
         Ok(shape)
@@ -109,6 +114,7 @@ impl Epilogue {
             output.copy_from_slice(product);
         }
         if let Some(r) = operands.last().filter(|_| self.residual) {
+            let row = row % r.shape.rows();
             let r = &r.data[row * output.len()..][..output.len()];
             output.iter_mut().zip(r).for_each(|(y, r)| *y += r);
         }

@@ -224,6 +224,12 @@ fn require(condition: bool, sentence: impl FnOnce() -> String) -> Result<(), Str
     if condition { Ok(()) } else { Err(sentence()) }
 }
 
+/// Whether `x` has shape `whole`, or fewer images of it that repeat, one after another, until there are as many.
+fn repeats(x: Shape, whole: Shape) -> bool {
+    let (own, all) = (x.batch(), whole.batch());
+    x == whole || own > 0 && all.is_multiple_of(own) && x.with_batch(all) == whole
+}
+
 /// The number that `index` holds, of a table of `rows` rows: the last for one beyond it.
 fn row(index: Slice, rows: usize) -> usize {
     (index.data[0] as usize).min(rows.saturating_sub(1))

@@ -38,6 +38,7 @@ pub fn rules() -> impl Iterator<Item = &'static str> {
     let last = [
         phases::NAME,
         pair::NAME,
+        pair::REPEATED,
         assignments::NAME,
         combinations::NAME,
     ];
@@ -94,7 +95,7 @@ pub fn fuse(mut graph: Graph, enabled: impl Fn(&str) -> bool) -> Graph {
     let left = left.filter_map(|(index, node)| Some((index, node?)));
     let mut fused = renumbered(left, &graph);
     if enabled(pair::NAME) {
-        fused = pair::share(&fused);
+        fused = pair::share(&fused, enabled(pair::REPEATED));
     }
     if enabled(assignments::NAME) {
         fused = assignments::join(&fused);

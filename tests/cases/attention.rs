@@ -1,6 +1,6 @@
 //! Attention: every head size of the published networks and those around them, few keys and many, causal, sharp.
 
-use super::{Case, IMAGES, Operand, case};
+use super::{Case, IMAGES, Operand, case, repeat};
 use latent_diffusion::ops::{Attention, Qkv};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -71,8 +71,22 @@ pub(super) fn cases() -> Vec<Case> {
         .map(|size| self::stacked(size, order))
     });
     let stacked = stacked.into_iter().flatten();
+    // Queries that both halves of guidance share.
+    let repeated = [
+        [5, 77, 1, 40],
+        [65, 92, 2, 40],
+        [9, 1, 3, 40],
+        [4, 21, 8, 5],
+        [33, 130, 1, 16],
+        [130, 65, 2, 56],
+        [70, 400, 2, 80],
+        [70, 77, 1, 160],
+        [5, 77, 1, 384],
+        [33, 80, 2, 161],
+    ];
+    let repeated = repeated.map(|size| repeat(attention(size, false, 1.0), 0));
     let all = plain.chain(causal).chain(sharp).chain(shifted);
-    all.chain(stacked).collect()
+    all.chain(stacked).chain(repeated).collect()
 }
 
 /// Attention on one operand that holds queries, keys and values in that order.

@@ -1,6 +1,6 @@
 //! Convolutions: one pixel, one row, both downsamplings, upsampling folded in, and every epilogue.
 
-use super::{Case, IMAGES, Operand, case, epilogue_name, epilogues, extras, join, param};
+use super::{Case, IMAGES, Operand, case, epilogue_name, epilogues, extras, join, param, repeat};
 use latent_diffusion::Shape;
 use latent_diffusion::ops::{Affine, Beside, Conv2d, Epilogue, Op, Operator, Padding, Upsampling};
 
@@ -199,7 +199,33 @@ pub(super) fn cases() -> Vec<Case> {
         .chain([wide])
         .chain(large)
         .chain(beside())
+        .chain(repeated())
         .collect()
+}
+
+/// Residuals that both halves of guidance share, of images of every alignment and in phases.
+fn repeated() -> Vec<Case> {
+    let epilogue = Epilogue {
+        residual: true,
+        ..Epilogue::default()
+    };
+    let phases = Filter {
+        upsampling: Upsampling::Phases,
+        ..SAME
+    };
+    let sizes = [
+        ([5, 6, 10], 19, SAME),
+        ([7, 9, 64], 48, SAME),
+        ([8, 16, 64], 160, SAME),
+        ([8, 9, 24], 16, phases),
+        ([6, 16, 64], 136, phases),
+    ];
+    let all = sizes.map(|([h, w, c], out, filter)| {
+        let mut case = conv2d([IMAGES, h, w, c].into(), out, filter, epilogue);
+        case.name += &format!(", {:?}", filter.upsampling);
+        repeat(case, 1)
+    });
+    all.into()
 }
 
 /// Skip connections of one source and of two, as whole vectors and not, behind filters and sources of every kind; one so deep that a GPU splits

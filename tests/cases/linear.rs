@@ -1,8 +1,8 @@
 //! Matrix products: sizes that are no multiple of any tile, and every epilogue.
 
-use super::{Case, IMAGES, Operand, case, epilogue_name, epilogues, extras, join, param};
+use super::{Case, IMAGES, Operand, case, epilogue_name, epilogues, extras, join, param, repeat};
 use latent_diffusion::Shape;
-use latent_diffusion::ops::{Affine, Epilogue, LayerNorm, Linear, Op};
+use latent_diffusion::ops::{Affine, Channels, Epilogue, LayerNorm, Linear, Op};
 
 pub(super) fn cases() -> Vec<Case> {
     // Rows per image, channels in, channels out.
@@ -58,7 +58,38 @@ pub(super) fn cases() -> Vec<Case> {
     all.chain(joined())
         .chain(stacked())
         .chain(normalised())
+        .chain(repeated())
         .collect()
+}
+
+/// Residuals that both halves of guidance share: behind few rows and a split sum, a gate, channels of each image, and tiles of every kind.
+fn repeated() -> Vec<Case> {
+    let residual = Epilogue {
+        residual: true,
+        ..Epilogue::default()
+    };
+    let gate = Epilogue {
+        gate: true,
+        ..residual
+    };
+    let channels = Epilogue {
+        channels: Some(Channels::PerImage),
+        ..residual
+    };
+    let sizes = [
+        (11, 37, 46, residual),
+        (11, 40, 48, gate),
+        (2, 1032, 24, residual),
+        (33, 257, 48, channels),
+        (150, 72, 152, residual),
+        (128, 128, 160, residual),
+    ];
+    let all = sizes.map(|(rows, inner, out, epilogue)| {
+        let case = linear([IMAGES, rows, inner].into(), out, true, epilogue);
+        let last = case.operands.len() - 1;
+        repeat(case, last)
+    });
+    all.into()
 }
 
 /// The skip connections of a UNet: two sources, joined at a multiple of a vector and not.
@@ -136,6 +167,11 @@ fn normalised() -> Vec<Case> {
     let fused = epilogues(&[false, true]).into_iter();
     let fused = fused.map(|epilogue| linear([IMAGES, 11, 40].into(), 48, true, epilogue));
     let mut all: Vec<Case> = plain.into_iter().chain(fused).chain(stacked()).collect();
+    all.extend(
+        repeated()
+            .into_iter()
+            .filter(|case| !case.name.contains("37")),
+    );
     let mut shifted = linear([IMAGES, 70, 320].into(), 40, false, Epilogue::default());
     shifted.operands[0] = Operand::spread(shifted.operands[0].shape, 30.0, 1.0);
     shifted.name += ", about 30";

@@ -253,6 +253,16 @@ fn join(mut case: Case, channels: [usize; 2]) -> Case {
     case
 }
 
+/// The case on twice as many images, except for the operand of this number, which repeats.
+fn repeat(mut case: Case, operand: usize) -> Case {
+    let others = case.operands.iter_mut().enumerate();
+    for (_, other) in others.filter(|(index, x)| *index != operand && x.per_image == 1) {
+        *other = Operand::halves(other.shape.with_batch(2 * IMAGES));
+    }
+    case.name += &format!(", operand {operand} repeated");
+    case
+}
+
 /// The operands that an epilogue adds to a product of shape `product`, of which it leaves `output`.
 fn extras(epilogue: Epilogue, product: Shape, output: Shape) -> Vec<Operand> {
     let channels = epilogue

@@ -83,7 +83,7 @@ pub fn reproducible<B: Backend>(backend: &Arc<B>, case: &Case) -> Check {
     for image in 0..IMAGES {
         let inputs = inputs_of(case, &inputs, image);
         let found = answer(backend, &single, &inputs)?;
-        let expected = batch.item(image).map_err(|e| e.to_string())?;
+        let expected = items_of(&batch, found.shape().batch(), image);
         same_bits(&format!("image {image} alone"), &expected, &found)?;
     }
     Ok(())
@@ -297,8 +297,9 @@ pub fn alone(case: &Case) -> Option<Case> {
     };
     let operands: Vec<Operand> = case.operands.iter().map(single).collect::<Option<_>>()?;
     let shapes: Vec<Shape> = operands.iter().map(|operand| operand.shape).collect();
-    let output = case.op.operator().infer(&shapes).ok()?;
-    (output.batch() == 1).then(|| Case {
+    let all: Vec<Shape> = case.operands.iter().map(|operand| operand.shape).collect();
+    let [output, of_batch] = [shapes, all].map(|shapes| case.op.operator().infer(&shapes));
+    (of_batch.ok()?.batch() == output.ok()?.batch() * IMAGES).then(|| Case {
         operands,
         ..case.clone()
     })
@@ -308,14 +309,15 @@ pub fn alone(case: &Case) -> Option<Case> {
 fn inputs_of(case: &Case, inputs: &[Tensor], image: usize) -> Vec<Tensor> {
     let part = |(operand, input): (&Operand, &Tensor)| match operand.per_image {
         0 => input.clone(),
-        items => {
-            let items: Vec<Tensor> = (0..items)
-                .map(|item| input.item(item * IMAGES + image).unwrap())
-                .collect();
-            Tensor::stack(&items).unwrap()
-        }
+        items => items_of(input, items, image),
     };
     case.operands.iter().zip(inputs).map(part).collect()
+}
+
+/// The items that one image has of a batch: so many, each behind the same of all images.
+fn items_of(batch: &Tensor, items: usize, image: usize) -> Tensor {
+    let items = (0..items).map(|item| batch.item(item * IMAGES + image).unwrap());
+    Tensor::stack(&items.collect::<Vec<_>>()).unwrap()
 }
 
 /// Writes a case's weights in a precision, with all its digits in use.

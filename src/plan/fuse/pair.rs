@@ -1,29 +1,39 @@
 //! Guidance asks the network about the same latent twice: what follows from equal halves is computed for one of them.
 //!
 //! The copies of a [batch](crate::ops::Axis::Batch) are moved behind every operation that treats images one by one, until something differs: a
-//! context, or classes. No image's bytes depend on its batch, so the result is the same to the bit. What needs all images reads a copy, made before
-//! its first reader. It comes after the rules that fold operations together, and so parts none of what they join.
+//! context, or classes. No image's bytes depend on its batch, so the result is the same to the bit. Operands that operations read again for further
+//! images are given once; what needs all images otherwise reads a copy, made before its first reader. It comes after the rules that fold operations
+//! together, and so parts none of what they join.
 
 use crate::graph::{Graph, Node, Value};
-use crate::ops::{AddChannels, Axis, Channels, Concat, Conv2d, Linear, Op, Reshape, ScaleShift};
+use crate::ops::{
+    AddChannels, Axis, Channels, Concat, Conv2d, Linear, Op, Qkv, Reshape, ScaleShift,
+};
 use std::ops::Range;
 
 /// What messages and tests call it.
 pub(super) const NAME: &str = "guided pair";
 
-/// The graph with what is equal in the copies of a batch computed once.
-pub(super) fn share(graph: &Graph) -> Graph {
+/// What messages and tests call giving operands once.
+pub(super) const REPEATED: &str = "repeated operands";
+
+/// The graph with what is equal in the copies of a batch computed once; where asked, operands that may repeat are not copied.
+pub(super) fn share(graph: &Graph, repeat: bool) -> Graph {
     let mut shared = Shared {
         graph: Graph::new(),
         once: vec![None; graph.nodes().len()],
         whole: vec![None; graph.nodes().len()],
-        copies: copies(graph),
+        copies: copies(graph, repeat),
     };
     for (index, node) in graph.nodes().iter().enumerate() {
         match shared.copies[index] {
             Some(_) => shared.once[index] = Some(shared.computed_once(node)),
             None => {
-                let inputs = node.inputs.iter().map(|&value| shared.whole(value));
+                let operands = node.inputs.iter().enumerate();
+                let inputs = operands.map(|(operand, &value)| match shared.once[value.index()] {
+                    Some(once) if repeat && may_repeat(node, operand) => once,
+                    _ => shared.whole(value),
+                });
                 let inputs = inputs.collect();
                 let node = node.clone();
                 shared.whole[index] = Some(shared.graph.append(Node { inputs, ..node }));
@@ -38,7 +48,7 @@ pub(super) fn share(graph: &Graph) -> Graph {
 }
 
 /// For each node that is computed once, of how many equal batches its result is made.
-fn copies(graph: &Graph) -> Vec<Option<usize>> {
+fn copies(graph: &Graph, repeat: bool) -> Vec<Option<usize>> {
     let mut copies: Vec<Option<usize>> = vec![];
     for (node, late) in graph.nodes().iter().zip(late(graph)) {
         let found = match &node.op {
@@ -62,12 +72,20 @@ fn copies(graph: &Graph) -> Vec<Option<usize>> {
         copies.push(found);
     }
     // What computes little is not worth a copy that its operands could have instead.
-    let readers = super::single_key::readers(graph);
+    let [mut read_once, mut copied] = [(); 2].map(|()| vec![false; graph.nodes().len()]);
+    let asked_for = graph.outputs().iter();
+    asked_for.for_each(|(_, value)| copied[value.index()] = true);
     for (index, node) in graph.nodes().iter().enumerate().rev() {
         let product = matches!(node.op, Op::Linear(_) | Op::Conv2d(_) | Op::Attention(_));
-        let is_whole = |&reader: &usize| copies.get(reader).is_none_or(Option::is_none);
-        if !product && readers[index].iter().all(is_whole) {
+        if !product && copied[index] && !read_once[index] {
             copies[index] = None;
+        }
+        for (operand, value) in node.inputs.iter().enumerate() {
+            match copies[index] {
+                Some(_) => read_once[value.index()] = true,
+                None if repeat && may_repeat(node, operand) => {}
+                None => copied[value.index()] = true,
+            }
         }
     }
     copies
@@ -143,6 +161,17 @@ impl Shared {
     }
 }
 
+/// Whether an operation reads an operand of fewer images than its others again, image after image.
+fn may_repeat(node: &Node, operand: usize) -> bool {
+    match &node.op {
+        Op::Linear(Linear { epilogue, .. }) | Op::Conv2d(Conv2d { epilogue, .. }) => {
+            epilogue.residual && operand + 1 == node.inputs.len()
+        }
+        Op::Attention(op) => op.operands == Qkv::Separate && operand == 0,
+        _ => false,
+    }
+}
+
 /// Which operands are the same for all images, of an operation that makes a result of each image of the others; `None` for other operations.
 fn common(node: &Node) -> Option<Range<usize>> {
     let rows = |channels: Option<Channels>, at: usize| match channels {
@@ -208,7 +237,7 @@ mod tests {
         let a = g.attention([h, context, context], 2, false).unwrap();
         let y = g.add(a, h).unwrap();
         g.output("y", y);
-        let shared = share(&g);
+        let shared = share(&g, true);
         let expected = [
             ("input", 3),
             ("input", 6),
@@ -217,11 +246,13 @@ mod tests {
             ("group_norm", 3),
             ("reshape", 3),
             ("linear", 3),
-            ("concat", 6),
             ("attention", 6),
+            ("concat", 6),
             ("add", 6),
         ];
         assert_eq!(names(&shared), expected);
+        let copied = share(&g, false);
+        assert_eq!(names(&copied)[7..9], [("concat", 6), ("attention", 6)]);
         for node in shared.nodes().iter().filter(|n| !n.inputs.is_empty()) {
             let shapes: Vec<_> = node.inputs.iter().map(|&v| shared.shape(v)).collect();
             assert_eq!(node.op.operator().infer(&shapes), Ok(node.shape));
@@ -248,7 +279,7 @@ mod tests {
             ("add_channels", 2),
             ("add", 2),
         ];
-        assert_eq!(names(&share(&g)), expected);
+        assert_eq!(names(&share(&g, true)), expected);
     }
 
     #[test]
@@ -262,6 +293,6 @@ mod tests {
         let late = g.activate(pair, Silu).unwrap();
         g.output("y", y);
         g.output("late", late);
-        assert_eq!(names(&share(&g)), names(&g));
+        assert_eq!(names(&share(&g, true)), names(&g));
     }
 }
