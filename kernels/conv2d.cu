@@ -9,7 +9,8 @@
 // of rows 2 i + a and columns 2 j + b, with weights of its own. out_h and out_w are then those of one phase, and m is of all four; nothing is beside.
 //
 // Tensors      x [images, h, width, channels_first], and x_second of the same pixels whose channels follow (null and 0: there is none);
-//              beside [m, channels_beside], and beside_second whose channels follow (null and 0: there is none);
+//              beside [m, channels_beside], and beside_second [beside_rows, ..] whose channels follow, read again from its first row on (null, 0
+//              and 1: there is none);
 //              w [phases n, pitch], along a row taps and within a tap channels, then v, then zeros (Layout::Matrix, Layout::Beside,
 //              Layout::Phases);
 //              bias [n] f32; channels, row, residual, y [m = images out_h out_w, n] as in epilogue.cuh; partial and counters as in
@@ -17,21 +18,21 @@
 // Arithmetic   as linear.cu: K runs over taps, and within a tap over channels, then over the channels beside. `_half`: of whole stages of taps the
 //              sums are in halves, as product.cuh says; those of channels beside are f32.
 // Launch       as linear.cu; grid x covers one phase, and grid z the phases.
-// Requirements as linear.cu, of both numbers of channels. Any filter, stride and padding; what lies below and to the right of the image follows
-//              from out_h and out_w.
+// Requirements as linear.cu, of both numbers of channels; where the rows of beside_second repeat, they are whole tiles (`_any_` and f32 take others).
+//              Any filter, stride and padding; what lies below and to the right of the image follows from out_h and out_w.
 // Cost         2 m n k FLOPs with k = filter_h filter_w channels; x is read once per tap and column of tiles, from the second-level cache.
 // Measured     not yet run on hardware. Of the code for sm_80, the loop of one stage:
 //
 //                tile      registers  HMMA  LDSM.x4  LDGSTS.128  others
-//                128x160         254    80       18           9     158
-//                128x128         227    64       16           8     154
-//                128x64          151    32       12           6     149
-//                64x160          179    40       14           7     109
-//                64x64           102    16        8           4     103
-//                16x64            64     8        8           5      98
+//                128x160         254    80       18           9     193
+//                128x128         255    64       16           8     193
+//                128x64          154    32       12           6     189
+//                64x160          178    40       14           7     162
+//                64x64           107    16        8           4     130
+//                16x64            68     8        8           5     121
 //
-//              of which about ninety (with tiles of 64 rows or fewer: fifty) are run only where a tap or a source ends and the next begins:
-//              with 320 channels in every tenth stage. Of the code for sm_89 with sums in halves, whose stages are twice as deep and whose
+//              of which some 120 (with tiles of 64 rows or fewer: 70) are run only where a tap or a source ends and the next begins: with
+//              320 channels in every tenth stage. Of the code for sm_89 with sums in halves, whose stages are twice as deep and whose
 //              loop holds both ways to multiply one:
 //
 //                tile      registers  HMMA.F16  HMMA.F32  LDSM.x4  LDGSTS.128  FADD  others
@@ -63,9 +64,10 @@ struct Image {
     int out_w;
     int pixels;    // of all results, in all phases
     const T* beside_first;    // [pixels, channels_beside_first]
-    const T* beside_second;    // [pixels, channels_beside_second]
+    const T* beside_second;    // [beside_rows, channels_beside_second], repeated
     int channels_beside_first;
     int channels_beside_second;
+    int beside_rows;
 };
 
 // As this block's phase sees it; the image itself where there is only one.
@@ -137,6 +139,7 @@ struct AlignedPixels {
     Image<half> in;
     Pixel pixel[T::A_PASSES];
     int row;
+    int row_of_second;    // beside: no tile's rows begin again
     Tap tap;
     const half* at;
     int limit;
@@ -164,10 +167,11 @@ DEVICE void turn(AlignedPixels<T>& a) {
     const half* const from = beside ? second ? a.in.beside_second : a.in.beside_first : second ? a.in.second : a.in.first;
     a.at = from + (second ? a.tap.channel - first : a.tap.channel);
     a.limit = second ? all : first;
+    const int base = second ? a.row_of_second : a.row;
     a.inside = 0;
 #pragma unroll
     for (int i = 0; i < T::A_PASSES; i++) {
-        const int row = a.row + i * T::PASS, own = (row < a.in.pixels) & (a.tap.channel < all) ? row : -1;
+        const int row = i * T::PASS, own = (a.row + row < a.in.pixels) & (a.tap.channel < all) ? base + row : -1;
         const int index = beside ? own : source(a.in, a.pixel[i], a.tap);
         a.offset[i] = index < 0 ? 0 : index * stored;
         a.inside |= (index < 0 ? 0 : 1) << i;
@@ -182,6 +186,7 @@ DEVICE AlignedPixels<T> aligned_pixels(const Image<half>& in, int first, int k) 
 #pragma unroll
     for (int i = 0; i < T::A_PASSES; i++) a.pixel[i] = pixel(in, first + row + i * T::PASS);
     a.row = first + row;
+    a.row_of_second = first % in.beside_rows + row;
     a.tap = tap(in, k + chunk * CHUNK);
     a.to = place<T::BK>(row, chunk);
     turn(a);
@@ -205,23 +210,26 @@ struct PixelElements {
     Image<T> in;
     Pixel pixel[PASSES];
     int row[PASSES];
+    int row_of_second[PASSES];    // beside
 
     __device__ __forceinline__ Tap column(int k) const { return tap(in, k); }
     __device__ __forceinline__ void set(int pass, int wanted) {
         pixel[pass] = ::pixel(in, wanted);
         row[pass] = wanted;
+        row_of_second[pass] = wanted % in.beside_rows;
     }
     __device__ __forceinline__ float element(int pass, const Tap& t) const {
-        if (t.y >= in.filter_h) return row[pass] < in.pixels ? beside(row[pass], t.channel) : 0.0f;
+        if (t.y >= in.filter_h) return row[pass] < in.pixels ? beside(pass, t.channel) : 0.0f;
         const int index = source(in, pixel[pass], t);
         if (index < 0) return 0.0f;
         if (t.channel < in.channels_first) return to_float(in.first[static_cast<size_t>(index) * in.channels_first + t.channel]);
         return to_float(in.second[static_cast<size_t>(index) * in.channels_second + t.channel - in.channels_first]);
     }
-    __device__ __forceinline__ float beside(size_t at, int channel) const {
-        if (channel < in.channels_beside_first) return to_float(in.beside_first[at * in.channels_beside_first + channel]);
+    __device__ __forceinline__ float beside(int pass, int channel) const {
+        const size_t first = row[pass], second = row_of_second[pass];
+        if (channel < in.channels_beside_first) return to_float(in.beside_first[first * in.channels_beside_first + channel]);
         channel -= in.channels_beside_first;
-        return channel < in.channels_beside_second ? to_float(in.beside_second[at * in.channels_beside_second + channel]) : 0.0f;
+        return channel < in.channels_beside_second ? to_float(in.beside_second[second * in.channels_beside_second + channel]) : 0.0f;
     }
 };
 
@@ -268,21 +276,21 @@ DEVICE void conv2d_f32(const Image<float>& image, const float* w, const Epilogue
 #define CONV2D_F16                                                                                                                     \
     half *y, float *partial, float *blocks, float *moments, int *counters, const half *x, const half *x_second, const half *beside, const half *beside_second, const half *w,        \
         const float *bias, const half *channels, const float *row, const half *residual, int m, int n, int h, int width,               \
-        int channels_first, int channels_second, int channels_beside, int channels_beside_second, int out_h, int out_w, int filter_h,  \
-        int filter_w, int stride, int top, int left, int upsample, int pitch, int k_part, int rows_per_image, int channel_rows,        \
-        int residual_rows, int activation, int gate
+        int channels_first, int channels_second, int channels_beside, int channels_beside_second, int beside_rows, int out_h,         \
+        int out_w, int filter_h, int filter_w, int stride, int top, int left, int upsample, int pitch, int k_part, int rows_per_image, \
+        int channel_rows, int residual_rows, int activation, int gate
 
 #define CONV2D_F32                                                                                                                     \
     float *y, const float *x, const float *x_second, const float *beside, const float *beside_second, const float *w,                  \
         const float *bias, const float *channels, const float *row, const float *residual, int m, int n, int h, int width,             \
-        int channels_first, int channels_second, int channels_beside, int channels_beside_second, int out_h, int out_w, int filter_h,  \
-        int filter_w, int stride, int top, int left, int upsample, int pitch, int rows_per_image, int channel_rows, int residual_rows, \
-        int activation, int gate
+        int channels_first, int channels_second, int channels_beside, int channels_beside_second, int beside_rows, int out_h,         \
+        int out_w, int filter_h, int filter_w, int stride, int top, int left, int upsample, int pitch, int rows_per_image,             \
+        int channel_rows, int residual_rows, int activation, int gate
 
 #define IMAGE(T)                                                                                                                       \
     Image<T> {                                                                                                                         \
         x, x_second, h, width, channels_first, channels_second, filter_h, filter_w, stride, top, left, upsample, out_h, out_w, m,      \
-            beside, beside_second, channels_beside, channels_beside_second                                                             \
+            beside, beside_second, channels_beside, channels_beside_second, beside_rows                                                \
     }
 #define SPLIT Split{partial, counters}
 // Behind the counters of tiles are those of pieces.

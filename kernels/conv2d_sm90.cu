@@ -40,6 +40,7 @@ struct Pixels {
     int out_w;
     int columns;    // log2 of the pixels of a tile side by side
     int rows;       // log2 of those below each other; a tile goes on in the next image
+    int beside_images;    // of beside_second, which repeat; where they are fewer than the result's, a tile is of one image
 
     __device__ __forceinline__ static int phase() { return static_cast<int>(blockIdx.z); }
 
@@ -90,7 +91,8 @@ struct Pixels {
         if (at.tap_y == filter_h) {
             const bool more = at.channel >= channels_beside;
             const TensorMap& map = more ? beside_second : beside;
-            tensor_load_4d(stage, map, full, at.channel - (more ? channels_beside : 0), at.place.x, at.place.y, at.place.image);
+            const int image = more ? at.place.image % beside_images : at.place.image;
+            tensor_load_4d(stage, map, full, at.channel - (more ? channels_beside : 0), at.place.x, at.place.y, image);
             at.channel += DEPTH;
             return;
         }
@@ -122,12 +124,12 @@ DEVICE void conv2d(const Pixels<T>& x, const TensorMap& w, const Split& split, c
     half *y, float *partial, float *blocks, float *moments, int *counters, TENSOR_MAP x, TENSOR_MAP x_second, TENSOR_MAP beside,      \
         TENSOR_MAP beside_second, TENSOR_MAP w, const float *bias, const half *channels, const float *row, const half *residual, int m, int n, int tiles_down, int steps,      \
         int part_steps, int channels_first, int channels_both, int channels_beside, int filter_h, int filter_w, int stride, int top,   \
-        int left, int out_h, int out_w, int box_columns, int box_rows, int rows_per_image, int channel_rows, int residual_rows,     \
-        int activation, int gate
+        int left, int out_h, int out_w, int box_columns, int box_rows, int beside_images, int rows_per_image, int channel_rows,        \
+        int residual_rows, int activation, int gate
 
 #define OPERAND                                                                                                                        \
     x, x_second, beside, beside_second, channels_first, channels_both, channels_beside, filter_h, filter_w, stride, top, left, out_h,  \
-        out_w, box_columns, box_rows
+        out_w, box_columns, box_rows, beside_images
 #define RESULT                                                                                                                         \
     w, Split{partial, counters},                                                                                                       \
         Epilogue<half>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, residual_rows, activation, gate},         \

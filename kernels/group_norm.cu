@@ -3,7 +3,8 @@
 //   y[n, p, c] = f((x[n, p, c] - mean) / sqrt(variance + eps) weight[c] + bias[c]), mean and variance over the pixels and channels of c's group
 //   f(z) = silu(z (1 + s[n or row, c]) + s[n or row, C0 + C1 + c]), of which each part may be left out
 //
-// Tensors       x: [N, P, C0] and, beside it, [N, P, C1] or null; y: [N, P, C0 + C1]; weight, bias: [C0 + C1], f32.
+// Tensors       x: [N, P, C0] and, beside it, [images1, P, C1] read again from its first image on, or null; y: [N, P, C0 + C1];
+//               weight, bias: [C0 + C1], f32.
 //               scale_shift, s above: [N, 2 (C0 + C1)], or a table [scale_rows, 2 (C0 + C1)] of which all images take row scale_row[0]; or null
 //               partials: [N, G, S, 2] f32, the mean and the squared deviations of each of S pieces of a group. Those of a whole image may
 //               normalise a part of it, a band of rows
@@ -21,7 +22,7 @@
 
 template <typename T, bool PACKED, bool SILU_AFTER>
 DEVICE void whole(T* y, const T* x0, const T* x1, const float* weight, const float* bias, const T* scale_shift, const float* scale_row,
-                  int scale_rows, int pixels, int channels0, int channels1, int group, int width, float eps) {
+                  int scale_rows, int pixels, int channels0, int channels1, int images1, int group, int width, float eps) {
     wait_for_previous_grid();
     let_next_grid_start();
     constexpr int MOST = 512 * Stored<T, PACKED>::SIZE;
@@ -30,7 +31,7 @@ DEVICE void whole(T* y, const T* x0, const T* x1, const float* weight, const flo
     SHARED_ARRAY(Scale, scales, MOST_GROUPS);
     const int channels = channels0 + channels1;
     const Tile tile = tile_of_block(channels, group, width);
-    const Column<T, PACKED> column = column_of_thread<T, PACKED>(x0, x1, channels0, channels1, pixels, tile, width);
+    const Column<T, PACKED> column = column_of_thread<T, PACKED>(x0, x1, channels0, channels1, images1, pixels, tile, width);
     const Pixels slice = {0, pixels};
     sum_column(column, slice, means, squares, width);
     sync_block();
@@ -47,7 +48,7 @@ DEVICE void whole(T* y, const T* x0, const T* x1, const float* weight, const flo
 }
 
 template <typename T, bool PACKED>
-DEVICE void statistics(float* partials, const T* x0, const T* x1, int pixels, int channels0, int channels1, int group, int width) {
+DEVICE void statistics(float* partials, const T* x0, const T* x1, int pixels, int channels0, int channels1, int images1, int group, int width) {
     wait_for_previous_grid();
     let_next_grid_start();
     constexpr int MOST = 256 * Stored<T, PACKED>::SIZE;
@@ -55,7 +56,7 @@ DEVICE void statistics(float* partials, const T* x0, const T* x1, int pixels, in
     SHARED_ARRAY(float, squares, MOST);
     const int channels = channels0 + channels1;
     const Tile tile = tile_of_block(channels, group, width);
-    const Column<T, PACKED> column = column_of_thread<T, PACKED>(x0, x1, channels0, channels1, pixels, tile, width);
+    const Column<T, PACKED> column = column_of_thread<T, PACKED>(x0, x1, channels0, channels1, images1, pixels, tile, width);
     const int slices = static_cast<int>(gridDim.x);
     const Pixels slice = slice_of(pixels, static_cast<int>(blockIdx.x), slices);
     sum_column(column, slice, means, squares, width);
@@ -75,8 +76,8 @@ DEVICE void statistics(float* partials, const T* x0, const T* x1, int pixels, in
 
 template <typename T, bool PACKED, bool SILU_AFTER>
 DEVICE void normalise_after(T* y, const T* x0, const T* x1, const float* weight, const float* bias, const T* scale_shift,
-                            const float* scale_row, int scale_rows, const float* partials, int pixels, int channels0, int channels1, int group,
-                            int width, float eps, int all_pixels, int all_slices) {
+                            const float* scale_row, int scale_rows, const float* partials, int pixels, int channels0, int channels1,
+                            int images1, int group, int width, float eps, int all_pixels, int all_slices) {
     const int parts = group > width ? (group + width - 1) / width : 1;
     // A piece is one slice of all pixels, and one part of the channels.
     const auto moments_of = [&](int g) {
@@ -89,45 +90,45 @@ DEVICE void normalise_after(T* y, const T* x0, const T* x1, const float* weight,
         };
         return join_pieces(static_cast<float>(all_pixels) * static_cast<float>(group), all_slices * parts, piece);
     };
-    normalise<T, PACKED, SILU_AFTER>(y, x0, x1, weight, bias, scale_shift, scale_row, scale_rows, pixels, channels0, channels1, group, width,
-                                     eps, moments_of);
+    normalise<T, PACKED, SILU_AFTER>(y, x0, x1, weight, bias, scale_shift, scale_row, scale_rows, pixels, channels0, channels1, images1, group,
+                                     width, eps, moments_of);
 }
 
 #define WHOLE(T, PACKED, SILU_AFTER) \
-    whole<T, PACKED, SILU_AFTER>(y, x0, x1, weight, bias, scale_shift, scale_row, scale_rows, pixels, channels0, channels1, group, tile, eps)
+    whole<T, PACKED, SILU_AFTER>(y, x0, x1, weight, bias, scale_shift, scale_row, scale_rows, pixels, channels0, channels1, images1, group, tile, eps)
 #define NORMALISE(T, PACKED, SILU_AFTER)                                                                                            \
     normalise_after<T, PACKED, SILU_AFTER>(y, x0, x1, weight, bias, scale_shift, scale_row, scale_rows, partials, pixels, channels0, \
-                                           channels1, group, tile, eps, all_pixels, all_slices)
+                                           channels1, images1, group, tile, eps, all_pixels, all_slices)
 #define WHOLE_F16 \
     half* y, const half* x0, const half* x1, const float* weight, const float* bias, const half* scale_shift, const float* scale_row, \
-        int scale_rows, int pixels, int channels0, int channels1, int group, int tile, float eps
+        int scale_rows, int pixels, int channels0, int channels1, int images1, int group, int tile, float eps
 #define STATISTICS_F16 \
-    float* partials, const half* x0, const half* x1, int pixels, int channels0, int channels1, int group, int tile
+    float* partials, const half* x0, const half* x1, int pixels, int channels0, int channels1, int images1, int group, int tile
 #define NORMALISE_F16 \
     half* y, const half* x0, const half* x1, const float* weight, const float* bias, const half* scale_shift, const float* scale_row, \
-        int scale_rows, const float* partials, int pixels, int channels0, int channels1, int group, int tile, float eps, int all_pixels, \
-        int all_slices
+        int scale_rows, const float* partials, int pixels, int channels0, int channels1, int images1, int group, int tile, float eps, \
+        int all_pixels, int all_slices
 #define WHOLE_F32 \
     float* y, const float* x0, const float* x1, const float* weight, const float* bias, const float* scale_shift, const float* scale_row, \
-        int scale_rows, int pixels, int channels0, int channels1, int group, int tile, float eps
+        int scale_rows, int pixels, int channels0, int channels1, int images1, int group, int tile, float eps
 #define STATISTICS_F32 \
-    float* partials, const float* x0, const float* x1, int pixels, int channels0, int channels1, int group, int tile
+    float* partials, const float* x0, const float* x1, int pixels, int channels0, int channels1, int images1, int group, int tile
 #define NORMALISE_F32 \
     float* y, const float* x0, const float* x1, const float* weight, const float* bias, const float* scale_shift, const float* scale_row, \
-        int scale_rows, const float* partials, int pixels, int channels0, int channels1, int group, int tile, float eps, int all_pixels, \
-        int all_slices
+        int scale_rows, const float* partials, int pixels, int channels0, int channels1, int images1, int group, int tile, float eps, \
+        int all_pixels, int all_slices
 
 ENTRY(512, 2, group_norm_whole_f16, WHOLE_F16) { WHOLE(half, true, false); }
 ENTRY(512, 2, group_norm_whole_silu_f16, WHOLE_F16) { WHOLE(half, true, true); }
 ENTRY(256, 3, group_norm_statistics_f16, STATISTICS_F16) {
-    statistics<half, true>(partials, x0, x1, pixels, channels0, channels1, group, tile);
+    statistics<half, true>(partials, x0, x1, pixels, channels0, channels1, images1, group, tile);
 }
 ENTRY(256, 3, group_norm_normalise_f16, NORMALISE_F16) { NORMALISE(half, true, false); }
 ENTRY(256, 3, group_norm_normalise_silu_f16, NORMALISE_F16) { NORMALISE(half, true, true); }
 ENTRY(512, 2, group_norm_whole_ragged_f16, WHOLE_F16) { WHOLE(half, false, false); }
 ENTRY(512, 2, group_norm_whole_silu_ragged_f16, WHOLE_F16) { WHOLE(half, false, true); }
 ENTRY(256, 3, group_norm_statistics_ragged_f16, STATISTICS_F16) {
-    statistics<half, false>(partials, x0, x1, pixels, channels0, channels1, group, tile);
+    statistics<half, false>(partials, x0, x1, pixels, channels0, channels1, images1, group, tile);
 }
 ENTRY(256, 3, group_norm_normalise_ragged_f16, NORMALISE_F16) { NORMALISE(half, false, false); }
 ENTRY(256, 3, group_norm_normalise_silu_ragged_f16, NORMALISE_F16) { NORMALISE(half, false, true); }
@@ -135,14 +136,14 @@ ENTRY(256, 3, group_norm_normalise_silu_ragged_f16, NORMALISE_F16) { NORMALISE(h
 ENTRY(512, 1, group_norm_whole_f32, WHOLE_F32) { WHOLE(float, true, false); }
 ENTRY(512, 1, group_norm_whole_silu_f32, WHOLE_F32) { WHOLE(float, true, true); }
 ENTRY(256, 3, group_norm_statistics_f32, STATISTICS_F32) {
-    statistics<float, true>(partials, x0, x1, pixels, channels0, channels1, group, tile);
+    statistics<float, true>(partials, x0, x1, pixels, channels0, channels1, images1, group, tile);
 }
 ENTRY(256, 3, group_norm_normalise_f32, NORMALISE_F32) { NORMALISE(float, true, false); }
 ENTRY(256, 3, group_norm_normalise_silu_f32, NORMALISE_F32) { NORMALISE(float, true, true); }
 ENTRY(512, 1, group_norm_whole_ragged_f32, WHOLE_F32) { WHOLE(float, false, false); }
 ENTRY(512, 1, group_norm_whole_silu_ragged_f32, WHOLE_F32) { WHOLE(float, false, true); }
 ENTRY(256, 3, group_norm_statistics_ragged_f32, STATISTICS_F32) {
-    statistics<float, false>(partials, x0, x1, pixels, channels0, channels1, group, tile);
+    statistics<float, false>(partials, x0, x1, pixels, channels0, channels1, images1, group, tile);
 }
 ENTRY(256, 3, group_norm_normalise_ragged_f32, NORMALISE_F32) { NORMALISE(float, false, false); }
 ENTRY(256, 3, group_norm_normalise_silu_ragged_f32, NORMALISE_F32) { NORMALISE(float, false, true); }

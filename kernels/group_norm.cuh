@@ -40,6 +40,9 @@ DEVICE Pixels slice_of(int pixels, int slice, int slices) {
     return {min(slice * each, pixels), min((slice + 1) * each, pixels)};
 }
 
+// This block's image of the second operand, whose `images` repeat, or of the first.
+DEVICE int image_of_block(bool second, int images) { return static_cast<int>(blockIdx.z % (second ? static_cast<unsigned>(images) : gridDim.z)); }
+
 // The part of a tile that one thread walks over: `SIZE` channels of every `rows`th pixel, from pixel `row` of a slice.
 template <typename T, bool PACKED>
 struct Column {
@@ -54,7 +57,8 @@ struct Column {
 };
 
 template <typename T, bool PACKED>
-DEVICE Column<T, PACKED> column_of_thread(const T* x0, const T* x1, int channels0, int channels1, int pixels, const Tile& tile, int width) {
+DEVICE Column<T, PACKED> column_of_thread(const T* x0, const T* x1, int channels0, int channels1, int images1, int pixels, const Tile& tile,
+                                          int width) {
     constexpr int SIZE = Column<T, PACKED>::SIZE;
     const int columns = width / SIZE;
     const int thread = static_cast<int>(threadIdx.x);
@@ -66,7 +70,7 @@ DEVICE Column<T, PACKED> column_of_thread(const T* x0, const T* x1, int channels
     const int channel = tile.first + column.channel;
     const bool second = channel >= channels0;
     column.pitch = second ? channels1 : channels0;
-    column.x = (second ? x1 : x0) + static_cast<size_t>(blockIdx.z) * pixels * column.pitch + (second ? channel - channels0 : channel);
+    column.x = (second ? x1 : x0) + static_cast<size_t>(image_of_block(second, images1)) * pixels * column.pitch + (second ? channel - channels0 : channel);
     return column;
 }
 
@@ -226,14 +230,14 @@ DEVICE Moments join_pieces(float values, int count, const Part& part) {
 // Normalises a slice of a tile with `moments_of(group)`, for groups of this image counted from the first, all of whose lanes call.
 template <typename T, bool PACKED, bool SILU_AFTER, class MomentsOf>
 DEVICE void normalise(T* y, const T* x0, const T* x1, const float* weight, const float* bias, const T* scale_shift, const float* scale_row,
-                      int scale_rows, int pixels, int channels0, int channels1, int group, int width, float eps,
+                      int scale_rows, int pixels, int channels0, int channels1, int images1, int group, int width, float eps,
                       const MomentsOf& moments_of) {
     wait_for_previous_grid();
     let_next_grid_start();
     SHARED_ARRAY(Scale, scales, MOST_GROUPS);
     const int channels = channels0 + channels1;
     const Tile tile = tile_of_block(channels, group, width);
-    const Column<T, PACKED> column = column_of_thread<T, PACKED>(x0, x1, channels0, channels1, pixels, tile, width);
+    const Column<T, PACKED> column = column_of_thread<T, PACKED>(x0, x1, channels0, channels1, images1, pixels, tile, width);
     const int slices = static_cast<int>(gridDim.x);
     const Pixels slice = slice_of(pixels, slices - 1 - static_cast<int>(blockIdx.x), slices);
     typename Stored<T, PACKED>::Type raw[AHEAD] = {};

@@ -131,7 +131,7 @@ impl<'a> Image<'a> {
         let source = |x: &Slice<'a>| {
             let channels = x.shape.channels();
             let item = all(x) * channels;
-            (&x.data[index * item..][..item], channels)
+            (&x.data[index % x.shape.batch() * item..][..item], channels)
         };
         Self {
             sources: inputs.iter().map(source).collect(),

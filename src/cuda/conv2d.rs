@@ -55,7 +55,9 @@ pub(super) fn select(
     ];
     let sizes: Vec<Argument> = (sizes.into_iter().map(kernel::int)).collect::<Result<_, _>>()?;
     let image = [kernel::int(h)?, kernel::int(w)?];
-    let [own, beside] = [product::widths(own)?, product::widths(beside)?];
+    let beside_second = beside.get(1);
+    let [own, widths] = [product::widths(own)?, product::widths(beside)?];
+    let repeated = beside_second.filter(|x| x.batch() < output.batch());
     let rows = (op.upsampling != Upsampling::Repeated).then_some(Rows::Pixels(Pixels {
         own: op.sources,
         image: [h, w],
@@ -63,8 +65,10 @@ pub(super) fn select(
         filter: [filter_h, filter_w],
         stride: op.stride,
         padding: [padding.top, padding.left],
+        repeated: repeated.map(Shape::batch),
     }));
-    let sizes = [&image[..], &own, &beside, &sizes].concat();
+    let beside_rows = kernel::int(beside_second.map_or(1, Shape::rows))?;
+    let sizes = [&image[..], &own, &widths, &[beside_rows], &sizes].concat();
     product.kernel(&sizes, rows, target)
 }
 

@@ -46,12 +46,13 @@ fn launch(
     })
 }
 
-/// The sizes that every entry takes.
-fn sizes(image: Image, sources: [usize; 2], tile: Tile) -> Result<Vec<Argument>, String> {
+/// The sizes that every entry takes; `sources` as in [`Operands`].
+fn sizes(image: Image, sources: [usize; 3], tile: Tile) -> Result<Vec<Argument>, String> {
     let sizes = [
         image.pixels,
         sources[0],
         sources[1],
+        sources[2],
         image.group,
         tile.channels,
     ];
@@ -62,18 +63,18 @@ const FACTORS: [Argument; 2] = [Argument::Weight(0), Argument::Weight(1)];
 const UNSCALED: [Argument; 3] = [Argument::Null, Argument::Null, Argument::Int(0)];
 const ALONE: [Argument; 2] = [Argument::Input(0), Argument::Null];
 
-/// The channels of both operands, those operands, and what scales and shifts them, as entries take them.
+/// The channels of both operands and the images of the second (1 where there is none), those operands, and what scales and shifts them, as entries take them.
 struct Operands {
-    sources: [usize; 2],
+    sources: [usize; 3],
     pointers: [Argument; 2],
     scale_shift: [Argument; 3],
 }
 
 fn operands(op: &GroupNorm, inputs: &[Shape]) -> Result<Operands, String> {
     let (sources, pointers) = match &inputs[..op.sources] {
-        [x] => ([x.channels(), 0], ALONE),
+        [x] => ([x.channels(), 0, 1], ALONE),
         [x, beside] => (
-            [x.channels(), beside.channels()],
+            [x.channels(), beside.channels(), beside.batch()],
             [Argument::Input(0), Argument::Input(1)],
         ),
         _ => return Err(format!("joins at most 2 operands, not {}", op.sources)),
@@ -102,7 +103,7 @@ pub(super) fn given(
         pointers,
         scale_shift,
     } = operands(op, inputs)?;
-    let packed = sources.iter().all(|c| c.is_multiple_of(pack(target)));
+    let packed = sources[..2].iter().all(|c| c.is_multiple_of(pack(target)));
     let Choice { tile, in_one, .. } = choose(image, packed, target);
     if in_one || !tile.packed || image.parts(tile) > 1 {
         return Ok(None);
@@ -144,7 +145,7 @@ pub(super) fn select(
         pointers,
         scale_shift,
     } = operands(op, inputs)?;
-    let packed = sources.iter().all(|c| c.is_multiple_of(pack(target)));
+    let packed = sources[..2].iter().all(|c| c.is_multiple_of(pack(target)));
     let Choice { tile, in_one, .. } = choose(image, packed, target);
     let tiles = image.tiles(tile);
     let sizes = sizes(image, sources, tile)?;
@@ -216,7 +217,7 @@ pub(super) fn statistics(
 ) -> Result<Kernel, String> {
     let x = inputs[0];
     let (image, tile) = band(x, op.groups, target)?;
-    let sizes = sizes(image, [x.channels(), 0], tile)?;
+    let sizes = sizes(image, [x.channels(), 0, 1], tile)?;
     let blocks = output.len() / (2 * op.groups * x.batch().max(1)).max(1);
     let launch = launch(
         entry("statistics", false, tile, target),
@@ -233,7 +234,7 @@ pub(super) fn normalise(
     target: &Target,
 ) -> Result<Kernel, String> {
     let (image, tile) = band(output, op.groups, target)?;
-    let sizes = sizes(image, [output.channels(), 0], tile)?;
+    let sizes = sizes(image, [output.channels(), 0, 1], tile)?;
     let slices = image.height / op.rows;
     let all_slices = inputs[1].len() / (2 * op.groups * output.batch().max(1)).max(1);
     let each = image.pixels / slices.max(1);

@@ -9,7 +9,7 @@ mod sm90;
 
 use super::kernel::{self, Argument, Kernel, Launch, Precision, Recipe, Target};
 use super::moments;
-use super::tile::{Cut, PART, Problem};
+use super::tile::{Cut, MOST_ROWS, PART, Problem};
 use crate::ops::{Activation, Channels, Epilogue};
 use crate::tensor::Shape;
 pub(super) use halves::HALVES;
@@ -36,6 +36,8 @@ pub(super) struct Product<'a> {
     bounded: usize,
     /// Channels of the tensors that make up the first operand.
     sources: Vec<usize>,
+    /// Whether a tile's rows are of one image, or no source's images repeat.
+    tiles_are_whole: bool,
     /// Those tensors, as the entry takes them.
     pointers: Vec<Argument>,
     /// The weight and, where there is one, the bias.
@@ -116,6 +118,9 @@ impl<'a> Product<'a> {
             bounded,
             recipes,
         } = factor;
+        let last = sources.shapes.last();
+        let repeats = last.is_some_and(|x| x.batch() < output.batch());
+        let rows_of_image = output.rows() / output.batch().max(1);
         let residual = sources.others.last().filter(|_| epilogue.residual);
         let product = Self {
             name,
@@ -124,6 +129,7 @@ impl<'a> Product<'a> {
             phases,
             bounded,
             sources: sources.shapes.iter().map(Shape::channels).collect(),
+            tiles_are_whole: !repeats || rows_of_image.is_multiple_of(MOST_ROWS),
             pointers: sources.pointers,
             recipes,
             epilogue,
@@ -305,7 +311,7 @@ impl<'a> Product<'a> {
             phases: self.phases,
             n: self.shape.channels(),
             k: self.k,
-            aligned: self.sources.iter().all(|c| c.is_multiple_of(EIGHT)),
+            aligned: self.tiles_are_whole && self.sources.iter().all(|c| c.is_multiple_of(EIGHT)),
             moments: self.moments,
             in_halves: 0,
         }

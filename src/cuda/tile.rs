@@ -27,9 +27,12 @@ pub(super) struct Tile {
     efficiency: f64,
 }
 
+/// Rows of the largest tile.
+pub(super) const MOST_ROWS: usize = 128;
+
 /// The tiles for operands whose rows are made of 16-byte pieces.
 const ALIGNED: [Tile; 6] = [
-    tile([128, 160], [32, 3], 2, 0.90),
+    tile([MOST_ROWS, 160], [32, 3], 2, 0.90),
     tile([128, 128], [32, 3], 2, 0.88),
     tile([128, 64], [32, 3], 3, 0.75),
     tile([64, 160], [32, 3], 2, 0.75),

@@ -33,10 +33,13 @@ pub(super) struct Tile {
     efficiency: f64,
 }
 
+/// Rows of the largest tile.
+pub(super) const MOST_ROWS: usize = 256;
+
 /// As the entries of `kernels/linear_sm90.cu` and `kernels/conv2d_sm90.cu`.
 const TILES: [Tile; 6] = [
-    tile([256, 160], 3, 1, 0.90),
-    tile([256, 128], 3, 1, 0.90),
+    tile([MOST_ROWS, 160], 3, 1, 0.90),
+    tile([MOST_ROWS, 128], 3, 1, 0.90),
     tile([128, 160], 5, 1, 0.88),
     tile([128, 128], 5, 1, 0.88),
     tile([64, 160], 6, 1, 0.85),

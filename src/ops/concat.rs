@@ -1,6 +1,6 @@
 //! Tensors joined along the channels (skip connections) or along the batch (the two halves of guidance).
 
-use super::{Cost, Operator, Slice, require};
+use super::{Cost, Operator, Slice, repeats, require};
 use crate::error::Result as CrateResult;
 use crate::graph::{Graph, Value};
 use crate::tensor::Shape;
@@ -86,16 +86,37 @@ pub(super) fn joined_shape(
     Ok((Concat { axis }.infer(own)?, rest))
 }
 
-/// The operands joined along the channels: what the sources of an operation are to it.
+/// As [`joined_shape`], where the second source may have fewer images, which repeat.
+pub(super) fn joined_shape_repeating(
+    operands: &[Shape],
+    sources: usize,
+) -> Result<(Shape, &[Shape]), String> {
+    let (mut whole, rest) = match operands.get(..sources) {
+        Some(own) => (own.to_vec(), &operands[sources..]),
+        None => return joined_shape(operands, sources),
+    };
+    if let [first, second] = &mut whole[..]
+        && repeats(*second, second.with_batch(first.batch()))
+    {
+        *second = second.with_batch(first.batch());
+    }
+    Ok((joined_shape(&whole, sources)?.0, rest))
+}
+
+/// The operands joined along the channels: what the sources of an operation are to it. Those of fewer images than the first repeat.
 pub(super) fn joined<'a>(operands: &[Slice<'a>]) -> (Shape, Cow<'a, [f32]>) {
     let channels = operands.iter().map(|x| x.shape.channels()).sum();
     let shape = operands[0].shape.with_channels(channels);
     if let [x] = operands {
         return (shape, Cow::Borrowed(x.data));
     }
-    let mut joined = vec![0.0; shape.len()];
-    let axis = Axis::Channels;
-    Concat { axis }.eval(operands, &[], &mut joined);
+    let mut joined = Vec::with_capacity(shape.len());
+    for row in 0..shape.rows() {
+        for x in operands {
+            let (own, rows) = (x.shape.channels(), x.shape.rows());
+            joined.extend_from_slice(&x.data[row % rows * own..][..own]);
+        }
+    }
     (shape, Cow::Owned(joined))
 }
 

@@ -1,6 +1,6 @@
 //! Two-dimensional convolution.
 
-use super::concat::{joined, joined_shape};
+use super::concat::{joined, joined_shape, joined_shape_repeating};
 use super::{Affine, Cost, Epilogue, Operator, Slice, require};
 use crate::error::Result as CrateResult;
 use crate::graph::{Graph, Param, Value};
@@ -79,7 +79,7 @@ pub struct Conv2d {
 /// A linear map of an image of the result's size, which follows the convolution's own operands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beside {
-    /// How many operands are its image, joined along the channels.
+    /// How many operands are its image, joined along the channels. A second may have fewer images, which repeat.
     pub sources: usize,
     /// To the result's channels.
     pub map: Affine,
@@ -186,7 +186,7 @@ impl Operator for Conv2d {
         })?;
         let product = self.product(x)?;
         if let Some(Beside { sources, map }) = &self.beside {
-            let (image, _) = joined_shape(operands, *sources)?;
+            let (image, _) = joined_shape_repeating(operands, *sources)?;
             let [o, c] = [map.weight.shape.batch(), map.weight.shape.channels()];
             let fits = image.channels() == c && image.with_channels(o) == product;
             require(fits, || {

@@ -1,6 +1,6 @@
 //! Normalisation over groups of channels.
 
-use super::concat::{joined, joined_shape};
+use super::concat::{joined, joined_shape_repeating};
 use super::scale_shift::{self, scaled};
 use super::{Activation, Channels, Cost, Operator, Slice, require};
 use crate::error::Result as CrateResult;
@@ -14,7 +14,7 @@ use crate::tensor::Shape;
 /// Wu and He, arXiv:1803.08494, equation (1).
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupNorm {
-    /// How many operands are `x`, joined along the channels: the fusion pass folds `concat` in.
+    /// How many operands are `x`, joined along the channels: the fusion pass folds `concat` in. A second may have fewer images, which repeat.
     pub sources: usize,
     /// Number of groups.
     pub groups: usize,
@@ -58,7 +58,7 @@ impl Graph {
 
 impl Operator for GroupNorm {
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let (x, rest) = joined_shape(inputs, self.sources)?;
+        let (x, rest) = joined_shape_repeating(inputs, self.sources)?;
         let (channels, groups) = (x.channels(), self.groups);
         require(
             x.rank() >= 2 && groups > 0 && channels.is_multiple_of(groups),

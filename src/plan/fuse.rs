@@ -155,6 +155,9 @@ mod tests {
         let pair = g.concat(&[a, a], Axis::Batch).unwrap();
         let a = g.scope("first", |g| g.linear(pair, 4, true)).unwrap();
         let b = g.input("b", [2, 4, 8, 4]);
+        let b = g.scope("second", |g| g.linear(b, 4, true)).unwrap();
+        let shared = g.scope("shared", |g| g.linear(pair, 4, true)).unwrap();
+        let b = g.add(b, shared).unwrap();
         let x = g.concat(&[a, b], Axis::Channels).unwrap();
         let time_in = g.input("time", [2, 8]);
         let time = g.scope("embed", |g| g.linear(time_in, 8, true)).unwrap();
@@ -216,6 +219,8 @@ mod tests {
                 "input",
                 "linear",
                 "input",
+                "linear",
+                "linear",
                 "input",
                 "linear",
                 "input",
@@ -244,7 +249,7 @@ mod tests {
         );
         let output = fused.outputs()[0].1;
         assert_eq!(fused.shape(output), [2, 128, 8].into());
-        let Op::Linear(skip) = &fused.nodes()[10].op else {
+        let Op::Linear(skip) = &fused.nodes()[12].op else {
             panic!("the skip connection")
         };
         assert!(skip.epilogue.residual && skip.sources == 2);

@@ -203,7 +203,7 @@ pub(super) fn cases() -> Vec<Case> {
         .collect()
 }
 
-/// Residuals that both halves of guidance share, of images of every alignment and in phases.
+/// Residuals that both halves of guidance share, of images of every alignment and in phases; and second sources of skip connections.
 fn repeated() -> Vec<Case> {
     let epilogue = Epilogue {
         residual: true,
@@ -225,7 +225,11 @@ fn repeated() -> Vec<Case> {
         case.name += &format!(", {:?}", filter.upsampling);
         repeat(case, 1)
     });
-    all.into()
+    let skips = beside().into_iter().filter_map(|case| match &case.op {
+        Op::Conv2d(op) if op.beside.as_ref()?.sources == 2 => Some(repeat(case, 2)),
+        _ => None,
+    });
+    all.into_iter().chain(skips).collect()
 }
 
 /// Skip connections of one source and of two, as whole vectors and not, behind filters and sources of every kind; one so deep that a GPU splits
@@ -240,6 +244,8 @@ fn beside() -> Vec<Case> {
         (SAME, [2, 2, 120], vec![200], 16, true),
         (wide, [8, 7, 16], vec![24], 40, true),
         (SAME, [6, 5, 64], vec![128, 64], 24, true),
+        (SAME, [9, 16, 64], vec![64, 64], 24, true),
+        (SAME, [18, 16, 64], vec![64, 128], 160, true),
         (wide, [8, 7, 128], vec![64], 88, false),
     ];
     let all = sizes

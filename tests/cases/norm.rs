@@ -1,6 +1,6 @@
 //! Group and layer normalisation: every group size of the published networks, large means, tiny variances.
 
-use super::{CHANNELS, Case, IMAGES, Operand, Values, case, channels_name, join, param};
+use super::{CHANNELS, Case, IMAGES, Operand, Values, case, channels_name, join, param, repeat};
 use latent_diffusion::Shape;
 use latent_diffusion::ops::{Channels, GroupNorm, GroupNormalise, GroupStatistics, LayerNorm, Op};
 
@@ -43,8 +43,11 @@ pub(super) fn cases() -> Vec<Case> {
         ([640, 320], 32),
         ([3, 67], 7),
     ] {
-        let x = Operand::normal([IMAGES, 9, 11, channels[0] + channels[1]]);
-        all.push(join(group_norm(x, groups, 1e-5, true), channels));
+        for [h, w] in [[9, 11], [23, 25]] {
+            let x = Operand::normal([IMAGES, h, w, channels[0] + channels[1]]);
+            let case = join(group_norm(x, groups, 1e-5, true), channels);
+            all.extend([repeat(case.clone(), 1), case]);
+        }
     }
     // In one launch and in two, whole packs and not.
     for channels in CHANNELS {

@@ -342,8 +342,14 @@ fn normalised(
     x.data.iter().enumerate().map(condition).collect()
 }
 
-/// The sources of a normalisation as one tensor.
+/// The sources of a normalisation as one tensor; a second of fewer images repeats.
 fn joined(sources: &[Elements]) -> Elements {
+    let images = sources[0].shape.batch();
+    let whole = |x: &Elements| Elements {
+        shape: x.shape.with_batch(images),
+        data: x.data.repeat(images / x.shape.batch()),
+    };
+    let sources: Vec<Elements> = sources.iter().map(whole).collect();
     let slices: Vec<Slice> = sources.iter().map(Elements::slice).collect();
     let shapes: Vec<Shape> = sources.iter().map(|x| x.shape).collect();
     let concat = Concat {

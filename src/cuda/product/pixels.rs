@@ -3,7 +3,7 @@
 use crate::cuda::kernel::Precision;
 use crate::cuda::moments::BLOCK_ROWS;
 use crate::cuda::tensor_map::{Axis, Swizzle, TensorMap};
-use crate::cuda::tile_sm90::DEPTH;
+use crate::cuda::tile_sm90::{DEPTH, MOST_ROWS};
 
 /// A convolution, as the copy engine is told of it.
 #[derive(Clone, Copy, Debug)]
@@ -20,9 +20,12 @@ pub(in crate::cuda) struct Pixels {
     pub(in crate::cuda) stride: usize,
     /// Zeros above and to the left of the image.
     pub(in crate::cuda) padding: [usize; 2],
+    /// Images of the last source, where they are fewer than the result's and repeat.
+    pub(in crate::cuda) repeated: Option<usize>,
 }
 
-/// The pixels of the result that a tile's rows are: so many side by side, below each other, and in successive images.
+/// The pixels of the result that a tile's rows are: so many side by side, below each other, and in successive images. Where the images of a source
+/// repeat, in one, since a box is of successive images of what it loads.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Patch {
     pub(super) columns: usize,
@@ -54,6 +57,8 @@ impl Pixels {
         let of_blocks = |patch: &Patch| {
             patch.columns.min(BLOCK_ROWS) == block && patch.columns * patch.rows >= BLOCK_ROWS
         };
+        let in_one = |patch: &Patch| self.repeated.is_none() || patch.images == 1;
+        let patches = patches.filter(in_one);
         let patches = patches.filter(|patch| !moments || of_blocks(patch));
         let counted = patches.map(|patch| {
             let across = width.div_ceil(patch.columns) * height.div_ceil(patch.rows);
@@ -88,6 +93,12 @@ impl Pixels {
         let [_, rows] = self.block();
         let [height, _] = self.output;
         rows <= self.widest() && height.is_multiple_of(rows)
+    }
+
+    /// Whether a tile of any size can be pixels of one image.
+    pub(super) fn holds_every_tile(&self, moments: bool) -> bool {
+        let (patch, _) = self.patch(MOST_ROWS, 1, moments);
+        patch.images == 1
     }
 
     /// The most pixels side by side that one box spans, which has at most 256 elements along an axis.
@@ -137,6 +148,7 @@ mod tests {
             filter: [3, 3],
             stride,
             padding: [1, 1],
+            repeated: None,
         }
     }
 
@@ -187,6 +199,27 @@ mod tests {
             let (found, tiles) = pixels([side, side], 1).patch(tile_rows, 4, false);
             assert_eq!([found.columns, found.rows, found.images], patch, "{side}");
             assert_eq!(tiles, (4 * side * side).div_ceil(tile_rows), "{side}");
+        }
+    }
+
+    #[test]
+    fn where_images_repeat_a_tile_is_of_one() {
+        for (output, holds) in [
+            ([8, 16], [false, false]),
+            ([9, 16], [true, true]),
+            ([16, 9], [true, false]),
+            ([64, 64], [true, true]),
+        ] {
+            let pixels = Pixels {
+                repeated: Some(3),
+                ..pixels(output, 1)
+            };
+            for (moments, holds) in [false, true].into_iter().zip(holds) {
+                assert_eq!(pixels.holds_every_tile(moments), holds, "{output:?}");
+                for tile_rows in [64, 128, 256].into_iter().filter(|_| holds) {
+                    assert_eq!(pixels.patch(tile_rows, 6, moments).0.images, 1);
+                }
+            }
         }
     }
 

@@ -110,7 +110,8 @@ impl Product<'_> {
             }
             (Rows::Pixels(pixels), sources) => {
                 let blocks = !self.moments || pixels.has_blocks();
-                blocks && sources.iter().all(|c| c.is_multiple_of(DEPTH))
+                let held = pixels.repeated.is_none() || pixels.holds_every_tile(self.moments);
+                blocks && held && sources.iter().all(|c| c.is_multiple_of(DEPTH))
             }
             _ => false,
         }
@@ -126,7 +127,12 @@ impl Product<'_> {
         let channels = self.sources[index];
         let map = match pixels {
             None => matrix(self.shape.rows(), channels, cut.tile.rows),
-            Some((pixels, patch)) => pixels.map(index, self.shape.batch(), channels, patch),
+            Some((pixels, patch)) => {
+                let last = index + 1 == self.sources.len();
+                let repeated = pixels.repeated.filter(|_| last);
+                let images = repeated.unwrap_or(self.shape.batch());
+                pixels.map(index, images, channels, patch)
+            }
         };
         let of = Operand::Input(index);
         map.map(|map| Argument::Map { of, map })
@@ -200,6 +206,7 @@ impl Product<'_> {
                     out_w,
                     columns,
                     rows,
+                    pixels.repeated.unwrap_or(self.shape.batch()),
                 ]
             }
         };

@@ -164,9 +164,15 @@ impl Shared {
 /// Whether an operation reads an operand of fewer images than its others again, image after image.
 fn may_repeat(node: &Node, operand: usize) -> bool {
     match &node.op {
+        Op::Conv2d(Conv2d {
+            sources,
+            beside: Some(beside),
+            ..
+        }) if beside.sources == 2 && operand == sources + 1 => true,
         Op::Linear(Linear { epilogue, .. }) | Op::Conv2d(Conv2d { epilogue, .. }) => {
             epilogue.residual && operand + 1 == node.inputs.len()
         }
+        Op::GroupNorm(norm) => norm.sources == 2 && operand == 1,
         Op::Attention(op) => op.operands == Qkv::Separate && operand == 0,
         _ => false,
     }
