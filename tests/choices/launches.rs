@@ -114,6 +114,18 @@ fn choices_are_those_that_were_reviewed() {
     }
 }
 
+/// What is left when no elementwise kernel is: a launch for each product, attention and normalisation, and three around the network.
+#[test]
+fn a_step_of_stable_diffusion_takes_at_most_280_launches() {
+    for target in &TARGETS {
+        let chosen = Chosen::new(sd1_step(1), target);
+        let every = &chosen.kernels[chosen.plan.prologue..];
+        let launches: usize = every.iter().map(|kernel| kernel.launches.len()).sum();
+        let architecture = target.compute_capability;
+        assert!(launches <= 280, "{launches} launches on sm_{architecture}");
+    }
+}
+
 #[test]
 fn every_choice_fits_its_entry_and_its_gpu() {
     for target in &TARGETS {
