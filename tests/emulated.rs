@@ -12,12 +12,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn emulator(precision: Precision, check: bool) -> Arc<Cuda> {
+    emulator_of(Target::a100(precision), check)
+}
+
+/// A consumer GPU, so small that the demo's narrow products fill it.
+fn consumer(sums: Sums) -> Target {
+    Target {
+        compute_capability: 89,
+        multiprocessors: 1,
+        shared_bytes_per_block: 99 << 10,
+        sums,
+        ..Target::a100(Precision::F16)
+    }
+}
+
+fn emulator_of(target: Target, check: bool) -> Arc<Cuda> {
     let emulation = Emulation {
         threads: 2,
         check,
         seed: 0,
     };
-    let target = Target::a100(precision);
     Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap())
 }
 
@@ -46,13 +60,16 @@ fn the_demo_draws_what_the_cpu_draws() {
     let model = Model::demo().unwrap();
     let request = request(&model, 3);
     let expected = Pipeline::new(cpu(), model.clone()).sample(&request, &mut |_| ());
-    let emulated = Pipeline::new(emulator(Precision::F16, true), model);
-    let found = emulated.sample(&request, &mut |event| {
-        assert!(matches!(event, Event::Step { .. } | Event::Decoded { .. }));
-    });
-    let decibels = psnr(&found.unwrap()[0], &expected.unwrap()[0]);
-    println!("{decibels:.1} dB");
-    assert!(decibels >= 40.0, "{decibels} dB");
+    let expected = expected.unwrap();
+    for target in [Target::a100(Precision::F16), consumer(Sums::of(89))] {
+        let emulated = Pipeline::new(emulator_of(target, true), model.clone());
+        let found = emulated.sample(&request, &mut |event| {
+            assert!(matches!(event, Event::Step { .. } | Event::Decoded { .. }));
+        });
+        let decibels = psnr(&found.unwrap()[0], &expected[0]);
+        println!("{:?}: {decibels:.1} dB", target.sums);
+        assert!(decibels >= 40.0, "{:?}: {decibels} dB", target.sums);
+    }
 }
 
 #[test]
@@ -61,16 +78,21 @@ fn an_image_of_a_batch_has_the_bytes_it_has_alone() {
     let model = Model::demo().unwrap();
     let mut request = request(&model, 2);
     (request.width, request.height) = (32, 32);
-    let pipeline = Pipeline::new(emulator(Precision::F16, false), model);
-    let mut sample = |seed, batch| {
-        (request.seed, request.batch) = (seed, batch);
-        pipeline.sample(&request, &mut |_| ()).unwrap()
-    };
-    let batch = sample(7, 2);
-    assert_ne!(batch[0], batch[1]);
-    for (image, seed) in batch.iter().zip([7, 8]) {
-        assert_eq!(sample(seed, 1)[0], *image, "seed {seed}");
+    let mut first = vec![];
+    for target in [Target::a100(Precision::F16), consumer(Sums::of(89))] {
+        let pipeline = Pipeline::new(emulator_of(target, false), model.clone());
+        let mut sample = |seed, batch| {
+            (request.seed, request.batch) = (seed, batch);
+            pipeline.sample(&request, &mut |_| ()).unwrap()
+        };
+        let batch = sample(7, 2);
+        assert_ne!(batch[0], batch[1]);
+        for (image, seed) in batch.iter().zip([7, 8]) {
+            assert_eq!(sample(seed, 1)[0], *image, "{target:?}, seed {seed}");
+        }
+        first.extend(batch.into_iter().next());
     }
+    assert_ne!(first[0], first[1], "sums in halves are other bits");
 }
 
 #[test]
@@ -161,20 +183,7 @@ fn what_overflows_a_step_is_named_with_the_ways_out() {
     let mut request = request(&model, 1);
     (request.width, request.height) = (16, 16);
     for (sums, summed) in [(Sums::F32, false), (Sums::of(89), true)] {
-        let target = Target {
-            compute_capability: 89,
-            multiprocessors: 1,
-            shared_bytes_per_block: 99 << 10,
-            sums,
-            ..Target::a100(Precision::F16)
-        };
-        let emulation = Emulation {
-            threads: 2,
-            check: false,
-            seed: 0,
-        };
-        let device = Cuda::emulator(emulation, target, Arc::default()).unwrap();
-        let pipeline = Pipeline::new(Arc::new(device), model.clone());
+        let pipeline = Pipeline::new(emulator_of(consumer(sums), false), model.clone());
         let Err(Error::NotFinite { stage, hint, .. }) = pipeline.sample(&request, &mut |_| ())
         else {
             panic!("{sums:?}: infinity went through the UNet")

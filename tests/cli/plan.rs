@@ -127,3 +127,20 @@ fn a_gpu_that_is_elsewhere_is_predicted_as_it_was_reviewed() {
     let cpu = plan(&place, &[]);
     assert!(cpu["stages"][1]["predicted"].is_null());
 }
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn sums_in_f32_take_longer_where_halves_are_quicker() {
+    let place = Place::new();
+    let seconds = |target: &str, sums: &str| {
+        let line = "plan -m synthetic:sd1 --json --device emulator --target";
+        let line: Vec<&str> = line.split(' ').collect();
+        let answer = place.ldm(&[&line[..], &[target, "--accumulate", sums]].concat());
+        let answer: Value = serde_json::from_str(answer.lines()[0]).unwrap();
+        answer["stages"][1]["predicted"]["seconds"].as_f64()
+    };
+    assert!(seconds("4090", "f32") > seconds("4090", "auto"));
+    assert_eq!(seconds("a100", "f32"), seconds("a100", "auto"));
+    let refused = place.ldm(&["plan", "--accumulate", "f16"]);
+    refused.refused(2, &["--accumulate", "expected auto or f32"]);
+}

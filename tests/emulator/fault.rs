@@ -4,7 +4,7 @@ use crate::cases::{self, Case};
 use crate::compile::{self, Change};
 use crate::door::Way;
 use crate::hopper;
-use crate::{SEEDS, all, launch, moments, primitives, products, way};
+use crate::{SEEDS, all, halves, launch, moments, primitives, products, way};
 use latent_diffusion::cuda::{Kernel, Precision};
 use libloading::Library;
 
@@ -26,6 +26,8 @@ pub enum On {
     Floats(&'static str),
     /// The same, of halves, on a GPU of so many multiprocessors.
     Gpu(u32, &'static str),
+    /// The same, on a consumer GPU that sums in halves.
+    Halves(&'static str),
     /// A product that Hopper GPUs have a kernel for; whether its K is split over blocks.
     Product { split: bool },
     /// A product that finds moments, for this compute capability and in tiles of so many rows and columns.
@@ -76,6 +78,7 @@ impl On {
             Self::Case(name) => of(name, launch::target(Precision::F16)),
             Self::Floats(name) => of(name, launch::target(Precision::F32)),
             Self::Gpu(multiprocessors, name) => of(name, launch::gpu(multiprocessors)),
+            Self::Halves(name) => of(name, halves::TARGET),
             Self::Product { split } => Launches::Of(Box::new(products::case(split))),
             Self::Moments(tile) => Launches::Of(Box::new(moments::case(tile))),
             Self::Primitive(entry) => Launches::Primitive(primitives::case(entry)),

@@ -15,6 +15,7 @@ mod compile;
 mod door;
 mod fault;
 mod faults;
+mod halves;
 #[allow(dead_code, reason = "the tests of primitives use the rest")]
 #[path = "../primitives/hopper.rs"]
 mod hopper;
