@@ -36,10 +36,10 @@
 //              loop holds both ways to multiply one:
 //
 //                tile      registers  HMMA.F16  HMMA.F32  LDSM.x4  LDGSTS.128  FADD  others
-//                128x160         221        80        80       56           9    80     358
-//                128x128         185        64        64       48           8    64     333
-//                128x64          207        64        64       48          12    64     438
-//                64x64           126        32        32       32           8    32     301
+//                128x160         222        80        80       56           9    80     357
+//                128x128         186        64        64       48           8    64     334
+//                128x64          208        64        64       48          12    64     448
+//                64x64           128        32        32       32           8    32     302
 #include "product.cuh"
 #include "product_f32.cuh"
 
