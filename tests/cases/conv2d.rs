@@ -233,7 +233,7 @@ fn repeated() -> Vec<Case> {
 }
 
 /// Skip connections of one source and of two, as whole vectors and not, behind filters and sources of every kind; one so deep that a GPU splits
-/// the sum, and two in whole stages of a Hopper GPU's ring.
+/// the sum, some in whole stages of a Hopper GPU's ring, and one of whole tiles.
 fn beside() -> Vec<Case> {
     let wide = Filter { stride: 2, ..SAME };
     let sizes = [
@@ -245,7 +245,7 @@ fn beside() -> Vec<Case> {
         (wide, [8, 7, 16], vec![24], 40, true),
         (SAME, [6, 5, 64], vec![128, 64], 24, true),
         (SAME, [9, 16, 64], vec![64, 64], 24, true),
-        (SAME, [18, 16, 64], vec![64, 128], 160, true),
+        (SAME, [16, 24, 64], vec![64, 128], 80, true),
         (wide, [8, 7, 128], vec![64], 88, false),
     ];
     let all = sizes

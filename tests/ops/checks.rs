@@ -315,7 +315,7 @@ fn inputs_of(case: &Case, inputs: &[Tensor], image: usize) -> Vec<Tensor> {
 }
 
 /// The items that one image has of a batch: so many, each behind the same of all images.
-fn items_of(batch: &Tensor, items: usize, image: usize) -> Tensor {
+pub fn items_of(batch: &Tensor, items: usize, image: usize) -> Tensor {
     let items = (0..items).map(|item| batch.item(item * IMAGES + image).unwrap());
     Tensor::stack(&items.collect::<Vec<_>>()).unwrap()
 }

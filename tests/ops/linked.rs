@@ -3,11 +3,11 @@
 
 use crate::bound::device_roundoff;
 use crate::cases::Case;
-use crate::checks::{Check, definition, same_bits};
+use crate::checks::{Check, definition, items_of, same_bits};
 use crate::{emulated, halves};
 use latent_diffusion::cuda::{Argument, Launch, Precision, Target, table};
 use latent_diffusion::graph::Value;
-use latent_diffusion::ops::{Axis, Op, Padding};
+use latent_diffusion::ops::{Activation, Axis, Op, Padding};
 use latent_diffusion::rng::Noise;
 use latent_diffusion::session::Program;
 use latent_diffusion::{Graph, Result, Session, Tensor, Weights};
@@ -24,8 +24,10 @@ enum Products {
     Phases,
     /// Linear maps of tokens.
     Maps,
+    /// Convolutions of twice as many images: the first of different ones, others of a pair that is equal, and so computed once.
+    Pair,
 }
-use Products::{Convolutions, Maps, Phases};
+use Products::{Convolutions, Maps, Pair, Phases};
 
 /// What an image is normalised after: its sides and channels, the channels of each product, and the groups.
 struct Network {
@@ -39,7 +41,7 @@ struct Network {
 }
 
 #[rustfmt::skip]
-const NETWORKS: [Network; 14] = [
+const NETWORKS: [Network; 15] = [
     // Four pieces of 512 rows and a half.
     network("a convolution", [48, 48, 8], Convolutions, &[24], 3),
     network("tokens", [64, 64, 40], Maps, &[40], 5),
@@ -51,6 +53,7 @@ const NETWORKS: [Network; 14] = [
     network("boxes", [16, 40, 64], Convolutions, &[200], 2),
     network("two products of boxes", [24, 48, 64], Convolutions, &[80, 160], 3),
     network("a split sum over boxes", [16, 40, 192], Convolutions, &[80], 1),
+    network("two products, one of which repeats", [24, 48, 64], Pair, &[80, 160], 3),
     // Phases of 384 pixels: pieces of more than one.
     network("phases", [16, 24, 64], Phases, &[160], 2),
     network("one column of pixels", [128, 5, 64], Convolutions, &[168], 1),
@@ -114,6 +117,14 @@ impl Network {
                 Convolutions => g.conv2d(x, features, 3, 1, Padding::all(1)),
                 Phases => {
                     let x = g.upsample2x(x)?;
+                    g.conv2d(x, features, 3, 1, Padding::all(1))
+                }
+                Pair => {
+                    let other = match index {
+                        0 => g.activate(x, Activation::Silu)?,
+                        _ => x,
+                    };
+                    let x = g.concat(&[x, other], Axis::Batch)?;
                     g.conv2d(x, features, 3, 1, Padding::all(1))
                 }
                 Maps => {
@@ -191,7 +202,8 @@ fn check(network: &Network, target: Target) -> Check {
     same_bits("another schedule", &found, &other)?;
     let image = x.item(1).map_err(sentence)?;
     let (_, _, alone) = run(network, &image, target, 2).map_err(sentence)?;
-    same_bits("an image alone", &found.item(1).map_err(sentence)?, &alone)
+    let expected = items_of(&found, alone.shape().batch(), 1);
+    same_bits("an image alone", &expected, &alone)
 }
 
 /// Every tile gives the bits of the one that is chosen.
