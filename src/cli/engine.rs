@@ -93,6 +93,14 @@ impl Engine {
         }
     }
 
+    /// What a result's bits depend on besides the request. Not on how many threads there are.
+    pub fn arithmetic(&self) -> String {
+        match self {
+            Self::Cpu(_) => "cpu, f32".to_owned(),
+            Self::Cuda(pipeline) => pipeline.backend().arithmetic(),
+        }
+    }
+
     /// As [`Pipeline::sample_latents`].
     ///
     /// # Errors

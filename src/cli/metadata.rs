@@ -1,8 +1,9 @@
 //! How an image was made, written into it and read back: as infotext for everyone, and as JSON for us.
 
+use super::engine::Engine;
 use super::settings::Settings;
 use latent_diffusion::image::{Infotext, TextChunk, read_text_chunks};
-use latent_diffusion::pipeline::{Given, Model, Request};
+use latent_diffusion::pipeline::{Given, Request};
 use latent_diffusion::rng::NoiseSource;
 use latent_diffusion::sampler::SigmaSpacing;
 use latent_diffusion::{Error, Result};
@@ -59,9 +60,9 @@ pub fn chunks(
     request: &Request,
     fields: &Map<String, Value>,
     seed: u64,
-    model: &Model,
+    engine: &Engine,
 ) -> Vec<TextChunk> {
-    let options = &request.options;
+    let (options, model) = (&request.options, engine.model());
     let [width, height] = request.keep.unwrap_or([request.width, request.height]);
     let infotext = Infotext {
         prompt: request.prompt.clone(),
@@ -85,8 +86,7 @@ pub fn chunks(
         "schema": 1,
         "version": VERSION,
         "model": model.name,
-        // Not how many threads there were: the image does not depend on them, and neither shall its file.
-        "device": "cpu, f32",
+        "device": engine.arithmetic(),
         "request": fields,
     });
     vec![

@@ -10,7 +10,7 @@
 //! known by the timestep that it is told.
 
 use super::Cuda;
-use super::kernel::{Kernel, Launch, Sums, Target};
+use super::kernel::{Kernel, Launch, Precision, Sums, Target};
 use super::product::HALVES;
 use crate::graph::{Graph, Node, Value};
 use crate::ops::Op;
@@ -74,5 +74,19 @@ impl Cuda {
             },
             ..self
         }
+    }
+
+    /// What a result's bits depend on besides the request: the kind of GPU, the precision, and the sums of products.
+    pub fn arithmetic(&self) -> String {
+        let kind = match self.hardware() {
+            Some(gpu) => gpu.name.clone(),
+            None => format!("emulator of {}", self.modelled().name),
+        };
+        let precision = self.target.precision;
+        let sums = match (precision, self.target.sums) {
+            (Precision::F16, Sums::Allowed | Sums::Halves) => ", sums in f16 where they gain",
+            _ => "",
+        };
+        format!("{kind}, {}{sums}", precision.suffix())
     }
 }

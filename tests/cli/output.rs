@@ -173,6 +173,47 @@ fn images_and_latents_go_there_and_back() {
     assert_eq!(stored["texts"]["ldm"]["request"]["init_image"], "a.png");
 }
 
+/// What an image of the small model says that it was computed on.
+fn device(place: &Place, arguments: &str) -> String {
+    let line = format!("sample -p x --steps 1 -o a.png {arguments}");
+    place.on_model(&line, &[]).lines();
+    let stored = place.ldm(&["inspect", "a.png", "--json"]);
+    let stored: serde_json::Value = serde_json::from_str(stored.lines()[0]).unwrap();
+    stored["texts"]["ldm"]["device"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[test]
+fn an_image_says_what_its_bits_depend_on() {
+    let place = Place::new();
+    assert_eq!(device(&place, "--device cpu -t 1"), "cpu, f32");
+}
+
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn an_image_of_kernels_says_what_its_bits_depend_on() {
+    for (arguments, said) in [
+        ("", "emulator of A100, f16"),
+        ("--dtype f32 --target 4090", "emulator of RTX 4090, f32"),
+        (
+            "--target 4090",
+            "emulator of RTX 4090, f16, sums in f16 where they gain",
+        ),
+        (
+            "--target 4090 --accumulate f32",
+            "emulator of RTX 4090, f16",
+        ),
+    ] {
+        let place = Place::new();
+        assert_eq!(
+            device(&place, &format!("--device emulator {arguments}")),
+            said
+        );
+    }
+}
+
 #[test]
 fn without_metadata_an_image_says_nothing() {
     let place = Place::new();

@@ -215,7 +215,7 @@ impl<'a> Studio<'a> {
         let mut fields = metadata::settings(request, &job.settings, seed);
         let chunks = match self.orders.args.no_metadata {
             true => vec![],
-            false => metadata::chunks(request, &fields, seed, self.engine.model()),
+            false => metadata::chunks(request, &fields, seed, &self.engine),
         };
         let bytes = encode_png(image, &chunks)?;
         let Some(path) = self.output.write(&bytes, names, "png", self.console)? else {
