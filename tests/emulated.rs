@@ -61,7 +61,7 @@ fn the_demo_draws_what_the_cpu_draws() {
     let request = request(&model, 3);
     let expected = Pipeline::new(cpu(), model.clone()).sample(&request, &mut |_| ());
     let expected = expected.unwrap();
-    for target in [Target::a100(Precision::F16), consumer(Sums::of(89))] {
+    for target in [Target::a100(Precision::F16), consumer(Sums::of_geforce(89))] {
         let emulated = Pipeline::new(emulator_of(target, true), model.clone());
         let found = emulated.sample(&request, &mut |event| {
             assert!(matches!(event, Event::Step { .. } | Event::Decoded { .. }));
@@ -79,7 +79,7 @@ fn an_image_of_a_batch_has_the_bytes_it_has_alone() {
     let mut request = request(&model, 2);
     (request.width, request.height) = (32, 32);
     let mut first = vec![];
-    for target in [Target::a100(Precision::F16), consumer(Sums::of(89))] {
+    for target in [Target::a100(Precision::F16), consumer(Sums::of_geforce(89))] {
         let pipeline = Pipeline::new(emulator_of(target, false), model.clone());
         let mut sample = |seed, batch| {
             (request.seed, request.batch) = (seed, batch);
@@ -182,7 +182,7 @@ fn what_overflows_a_step_is_named_with_the_ways_out() {
     let model = loud(folder.path(), &name, 50_000.0);
     let mut request = request(&model, 1);
     (request.width, request.height) = (16, 16);
-    for (sums, summed) in [(Sums::F32, false), (Sums::of(89), true)] {
+    for (sums, summed) in [(Sums::F32, false), (Sums::of_geforce(89), true)] {
         let pipeline = Pipeline::new(emulator_of(consumer(sums), false), model.clone());
         let Err(Error::NotFinite { stage, hint, .. }) = pipeline.sample(&request, &mut |_| ())
         else {

@@ -145,7 +145,7 @@ fn the_emulator_answers_as_pytorch_does() {
 #[test]
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn unets_answer_as_pytorch_does_with_sums_in_halves() {
-    let errors = [Sums::F32, Sums::of(89)].map(|sums| {
+    let errors = [Sums::F32, Sums::of_geforce(89)].map(|sums| {
         let emulation = Emulation {
             threads: 2,
             check: false,

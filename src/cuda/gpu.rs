@@ -54,8 +54,8 @@ impl Gpu {
         };
         [
             gpu("A100", (80, 108), [163, 40, 80], [1.41, 2.039]),
-            gpu("RTX 3090", (86, 82), [99, 6, 24], [1.695, 0.936]),
-            gpu("RTX 4090", (89, 128), [99, 72, 24], [2.52, 1.008]),
+            gpu("GeForce RTX 3090", (86, 82), [99, 6, 24], [1.695, 0.936]),
+            gpu("GeForce RTX 4090", (89, 128), [99, 72, 24], [2.52, 1.008]),
             gpu("H200", (90, 132), [227, 50, 141], [1.457, 4.3]),
         ]
     }
@@ -72,7 +72,8 @@ impl Gpu {
         let wanted = letters(name);
         let is = |gpu: &Self| {
             let own = letters(&gpu.name);
-            own == wanted || own.strip_prefix("rtx") == Some(&*wanted)
+            let short = ["geforce", "geforcertx"].map(|series| own.strip_prefix(series));
+            own == wanted || short.contains(&Some(&*wanted))
         };
         Self::published().into_iter().find(is).ok_or_else(|| {
             let known = Self::published().map(|gpu| gpu.name).join(", ");
@@ -102,7 +103,10 @@ impl Gpu {
             multiprocessors: self.multiprocessors,
             shared_bytes_per_block: self.shared_bytes_per_block,
             prefer: None,
-            sums: Sums::of(self.compute_capability),
+            sums: match self.name.contains("GeForce") {
+                true => Sums::of_geforce(self.compute_capability),
+                false => Sums::F32,
+            },
         }
     }
 
@@ -130,5 +134,41 @@ impl Gpu {
     /// If not, with what it has code for.
     pub fn check(&self) -> Result<()> {
         diagnosis::check_code(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cards_are_known_by_their_short_names() {
+        for (name, whole) in [
+            ("a100", "A100"),
+            ("rtx4090", "GeForce RTX 4090"),
+            ("RTX 4090", "GeForce RTX 4090"),
+            ("geforce-rtx-3090", "GeForce RTX 3090"),
+            ("3090", "GeForce RTX 3090"),
+        ] {
+            assert_eq!(Gpu::named(name).unwrap().name, whole);
+        }
+        for name in ["", "0", "RTX", "GeForce"] {
+            assert!(Gpu::named(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn professional_cards_sum_in_f32() {
+        let sums = |name: &str| {
+            let gpu = Gpu {
+                name: name.to_owned(),
+                ..Gpu::named("4090").unwrap()
+            };
+            gpu.target(Precision::F16).sums
+        };
+        assert_eq!(sums("NVIDIA GeForce RTX 4090 Laptop GPU"), Sums::Allowed);
+        for name in ["NVIDIA L40S", "NVIDIA RTX 6000 Ada Generation"] {
+            assert_eq!(sums(name), Sums::F32);
+        }
     }
 }

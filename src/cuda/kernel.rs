@@ -78,8 +78,9 @@ pub enum Sums {
 }
 
 impl Sums {
-    /// What GPUs of a compute capability gain by: consumer cards multiply twice as fast with sums in halves.
-    pub const fn of(compute_capability: u32) -> Self {
+    /// What GeForce cards of a compute capability gain by: they multiply twice as fast with sums in halves, where professional cards of the same
+    /// capability are as fast with sums in f32.
+    pub const fn of_geforce(compute_capability: u32) -> Self {
         match compute_capability {
             86 | 89 => Self::Allowed,
             _ => Self::F32,

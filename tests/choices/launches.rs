@@ -15,7 +15,7 @@ const TARGETS: [Target; 3] = [
         compute_capability: 89,
         multiprocessors: 128,
         shared_bytes_per_block: 99 << 10,
-        sums: Sums::of(89),
+        sums: Sums::of_geforce(89),
         ..Target::a100(Precision::F16)
     },
     Target {

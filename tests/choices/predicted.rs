@@ -57,7 +57,7 @@ fn line((name, network, images): (&str, fn(usize) -> Graph, usize), gpu: &Gpu) -
         .map(|share| format!("{:10.0}", 100.0 * share / seconds))
         .concat();
     format!(
-        "{name:<24} {:<8} {images:>6} {:>8} {:>8.0} {:>7.0} {:>8.3} {:>8.3} {:>6.0} {shares}",
+        "{name:<24} {:<16} {images:>6} {:>8} {:>8.0} {:>7.0} {:>8.3} {:>8.3} {:>6.0} {shares}",
         gpu.name,
         every.len(),
         every.iter().map(|launch| launch.flops).sum::<f64>() / 1e9,
@@ -76,7 +76,7 @@ fn table() -> String {
     );
     writeln!(
         text,
-        "{:<24} {:<8} {:>6} {:>8} {:>8} {:>7} {:>8} {:>8} {:>6} {}",
+        "{:<24} {:<16} {:>6} {:>8} {:>8} {:>7} {:>8} {:>8} {:>6} {}",
         "network",
         "GPU",
         "images",

@@ -15,11 +15,11 @@ const BATCHES: [usize; 5] = [1, 2, 4, 8, 16];
 const SIZES: [(u32, &str); 7] = [
     (132, "H200"),
     (108, "A100"),
-    (128, "RTX 4090"),
-    (84, "RTX 3090"),
-    (82, "RTX 3090"),
-    (76, "RTX 4090"),
-    (68, "RTX 3090"),
+    (128, "GeForce RTX 4090"),
+    (84, "GeForce RTX 3090"),
+    (82, "GeForce RTX 3090"),
+    (76, "GeForce RTX 4090"),
+    (68, "GeForce RTX 3090"),
 ];
 
 /// The products in the table do at least this share of their network's work.

@@ -196,14 +196,17 @@ fn an_image_says_what_its_bits_depend_on() {
 fn an_image_of_kernels_says_what_its_bits_depend_on() {
     for (arguments, said) in [
         ("", "emulator of A100, f16"),
-        ("--dtype f32 --target 4090", "emulator of RTX 4090, f32"),
+        (
+            "--dtype f32 --target 4090",
+            "emulator of GeForce RTX 4090, f32",
+        ),
         (
             "--target 4090",
-            "emulator of RTX 4090, f16, sums in f16 where they gain",
+            "emulator of GeForce RTX 4090, f16, sums in f16 where they gain",
         ),
         (
             "--target 4090 --accumulate f32",
-            "emulator of RTX 4090, f16",
+            "emulator of GeForce RTX 4090, f16",
         ),
     ] {
         let place = Place::new();
