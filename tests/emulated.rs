@@ -18,11 +18,9 @@ fn emulator(precision: Precision, check: bool) -> Arc<Cuda> {
 /// A consumer GPU, so small that the demo's narrow products fill it.
 fn consumer(sums: Sums) -> Target {
     Target {
-        compute_capability: 89,
         multiprocessors: 1,
-        shared_bytes_per_block: 99 << 10,
         sums,
-        ..Target::a100(Precision::F16)
+        ..Target::rtx_4090(Precision::F16)
     }
 }
 

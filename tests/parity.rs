@@ -152,12 +152,10 @@ fn unets_answer_as_pytorch_does_with_sums_in_halves() {
             seed: 0,
         };
         let target = Target {
-            compute_capability: 89,
             // So few that these narrow networks fill them.
             multiprocessors: 1,
-            shared_bytes_per_block: 99 << 10,
             sums,
-            ..Target::a100(Precision::F16)
+            ..Target::rtx_4090(Precision::F16)
         };
         let emulator = Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap());
         println!("{sums:?}");

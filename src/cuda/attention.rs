@@ -168,16 +168,7 @@ mod tests {
     const A100: Target = Target::a100(Precision::F16);
 
     /// A GeForce RTX 3090 and an A100.
-    const TARGETS: [Target; 2] = [
-        Target {
-            precision: Precision::F16,
-            compute_capability: 86,
-            multiprocessors: 82,
-            shared_bytes_per_block: 99 << 10,
-            ..Target::a100(Precision::F16)
-        },
-        A100,
-    ];
+    const TARGETS: [Target; 2] = [Target::rtx_3090(Precision::F16), A100];
 
     fn choose(
         [images, queries, keys, heads, head_size]: [usize; 5],

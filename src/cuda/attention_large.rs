@@ -195,16 +195,6 @@ mod tests {
     use super::*;
     use crate::ops::Strides;
 
-    fn target(precision: Precision) -> Target {
-        Target {
-            precision,
-            compute_capability: 86,
-            multiprocessors: 82,
-            shared_bytes_per_block: 99 << 10,
-            ..Target::a100(precision)
-        }
-    }
-
     fn sizes([images, queries, keys, heads, head_size]: [usize; 5]) -> Sizes {
         Sizes {
             images,
@@ -249,7 +239,7 @@ mod tests {
         for shape in SHAPES {
             for precision in [Precision::F16, Precision::F32] {
                 let [images, queries, keys, heads, head_size] = shape;
-                let kernel = select(&sizes(shape), &target(precision)).unwrap();
+                let kernel = select(&sizes(shape), &Target::rtx_3090(precision)).unwrap();
                 let mut seen = vec![false; images * heads * queries];
                 for [scores, softmax, mixture] in kernel.launches.as_chunks().0 {
                     let numbers = &ints(scores)[1..];
@@ -277,7 +267,7 @@ mod tests {
     fn scratch_memory_stays_below_its_limit_unless_one_row_is_more() {
         for shape in SHAPES {
             for precision in [Precision::F16, Precision::F32] {
-                let kernel = select(&sizes(shape), &target(precision)).unwrap();
+                let kernel = select(&sizes(shape), &Target::rtx_3090(precision)).unwrap();
                 let row = shape[2].next_multiple_of(PITCH_KEYS) * 8 + 4;
                 assert!(kernel.workspace_bytes <= MOST_SCRATCH_BYTES.max(row));
                 for argument in kernel.launches.iter().flat_map(|l| &l.arguments) {
@@ -294,7 +284,7 @@ mod tests {
     fn an_autoencoder_at_512_pixels_takes_one_part_per_image() {
         let launches = |images| {
             let sizes = sizes([images, 4096, 4096, 1, 512]);
-            let kernel = select(&sizes, &target(Precision::F16)).unwrap();
+            let kernel = select(&sizes, &Target::rtx_3090(Precision::F16)).unwrap();
             kernel.launches.len()
         };
         assert_eq!([launches(1), launches(2)], [3, 6]);
@@ -305,7 +295,7 @@ mod tests {
         for [_, queries, keys, heads, head_size] in SHAPES {
             let entries = |images| {
                 let sizes = sizes([images, queries, keys, heads, head_size]);
-                let parts = Parts::new(&sizes, &target(Precision::F16));
+                let parts = Parts::new(&sizes, &Target::rtx_3090(Precision::F16));
                 (parts.entries.names, parts.pitch)
             };
             assert_eq!(entries(1), entries(7));

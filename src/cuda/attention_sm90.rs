@@ -157,13 +157,7 @@ mod tests {
     use crate::ops::{Attention, Qkv};
     use crate::tensor::Shape;
 
-    const H200: Target = Target {
-        precision: Precision::F16,
-        compute_capability: 90,
-        multiprocessors: 132,
-        shared_bytes_per_block: 227 << 10,
-        ..Target::a100(Precision::F16)
-    };
+    const H200: Target = Target::h200(Precision::F16);
 
     fn choose(
         [images, queries, keys, heads, head_size]: [usize; 5],

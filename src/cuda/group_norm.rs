@@ -262,13 +262,7 @@ mod tests {
     use crate::cuda::Precision;
     use crate::graph::Param;
 
-    const TARGET: Target = Target {
-        precision: Precision::F16,
-        compute_capability: 90,
-        multiprocessors: 132,
-        shared_bytes_per_block: 227 << 10,
-        ..Target::a100(Precision::F16)
-    };
+    const TARGET: Target = Target::h200(Precision::F16);
 
     fn kernel(shape: impl Into<Shape>, groups: usize) -> Kernel {
         let shape = shape.into();

@@ -37,6 +37,36 @@ impl Target {
             sums: Sums::F32,
         }
     }
+
+    /// A GeForce RTX 3090.
+    pub const fn rtx_3090(precision: Precision) -> Self {
+        Self {
+            compute_capability: 86,
+            multiprocessors: 82,
+            ..Self::rtx_4090(precision)
+        }
+    }
+
+    /// A GeForce RTX 4090.
+    pub const fn rtx_4090(precision: Precision) -> Self {
+        Self {
+            compute_capability: 89,
+            multiprocessors: 128,
+            shared_bytes_per_block: 99 << 10,
+            sums: Sums::of_geforce(89),
+            ..Self::a100(precision)
+        }
+    }
+
+    /// An H200, and an H100 of as many multiprocessors.
+    pub const fn h200(precision: Precision) -> Self {
+        Self {
+            compute_capability: 90,
+            multiprocessors: 132,
+            shared_bytes_per_block: 227 << 10,
+            ..Self::a100(precision)
+        }
+    }
 }
 
 /// The element type of activations and of the weights of products.

@@ -178,13 +178,7 @@ mod tests {
     use super::*;
     use crate::cuda::Precision;
 
-    const TARGET: Target = Target {
-        precision: Precision::F16,
-        compute_capability: 90,
-        multiprocessors: 132,
-        shared_bytes_per_block: 227 << 10,
-        ..Target::a100(Precision::F16)
-    };
+    const TARGET: Target = Target::h200(Precision::F16);
 
     fn ints(launch: &Launch) -> Vec<i32> {
         let int = |argument: &Argument| match argument {

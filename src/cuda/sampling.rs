@@ -150,13 +150,7 @@ mod tests {
     use super::*;
     use crate::cuda::Precision;
 
-    const TARGET: Target = Target {
-        precision: Precision::F32,
-        compute_capability: 86,
-        multiprocessors: 82,
-        shared_bytes_per_block: 99 << 10,
-        ..Target::a100(Precision::F32)
-    };
+    const TARGET: Target = Target::rtx_3090(Precision::F32);
 
     #[test]
     fn terms_that_are_not_there_are_null_and_too_many_are_refused() {

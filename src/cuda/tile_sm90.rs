@@ -235,11 +235,8 @@ mod tests {
     /// An H100 as it is sold for a slot, and an H200.
     fn targets() -> [Target; 2] {
         [114, 132].map(|multiprocessors| Target {
-            precision: Precision::F16,
-            compute_capability: 90,
             multiprocessors,
-            shared_bytes_per_block: 227 << 10,
-            ..Target::a100(Precision::F16)
+            ..Target::h200(Precision::F16)
         })
     }
 

@@ -3,28 +3,15 @@
 use crate::networks::networks;
 use crate::{Chosen, data, decoder, encoder, is_reviewed, sd1_step, txt2img_step};
 use latent_diffusion::Graph;
-use latent_diffusion::cuda::{Launch, Precision, Sums, Target, table};
+use latent_diffusion::cuda::{Launch, Precision, Target, table};
 use latent_diffusion::models::config::ModelConfig;
 use std::fmt::Write;
 
 /// The GPUs: A100, RTX 4090, H200.
 const TARGETS: [Target; 3] = [
     Target::a100(Precision::F16),
-    Target {
-        precision: Precision::F16,
-        compute_capability: 89,
-        multiprocessors: 128,
-        shared_bytes_per_block: 99 << 10,
-        sums: Sums::of_geforce(89),
-        ..Target::a100(Precision::F16)
-    },
-    Target {
-        precision: Precision::F16,
-        compute_capability: 90,
-        multiprocessors: 132,
-        shared_bytes_per_block: 227 << 10,
-        ..Target::a100(Precision::F16)
-    },
+    Target::rtx_4090(Precision::F16),
+    Target::h200(Precision::F16),
 ];
 
 /// The networks of a model, of one image.

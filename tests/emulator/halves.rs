@@ -8,11 +8,9 @@ use latent_diffusion::cuda::{Precision, Sums, Target};
 
 /// A consumer GPU of one multiprocessor, which sums in halves wherever it can.
 pub const TARGET: Target = Target {
-    compute_capability: 89,
     multiprocessors: 1,
-    shared_bytes_per_block: 99 << 10,
     sums: Sums::Halves,
-    ..Target::a100(Precision::F16)
+    ..Target::rtx_4090(Precision::F16)
 };
 
 const ROWS: &str = "linear: [3, 150, 72] to 128";

@@ -15,11 +15,8 @@ const COUNTERS: usize = 1 << 10;
 /// A Hopper GPU of so many multiprocessors.
 pub fn gpu(multiprocessors: u32) -> Target {
     Target {
-        precision: Precision::F16,
-        compute_capability: 90,
         multiprocessors,
-        shared_bytes_per_block: 227 << 10,
-        ..Target::a100(Precision::F16)
+        ..Target::h200(Precision::F16)
     }
 }
 

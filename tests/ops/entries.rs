@@ -46,23 +46,19 @@ fn products_are_right_and_reproducible_in_every_tile() {
 /// GPUs between which all families of kernels run: one that sums in halves, an A100, a GeForce RTX 4090, a small Hopper GPU and an H200; and of
 /// how many cases one is run.
 fn tuned() -> impl Iterator<Item = (Target, usize)> {
-    let others = [
-        (80, 108, 163, 2),
-        (89, 128, 99, 5),
-        (90, 2, 227, 1),
-        (90, 132, 227, 5),
+    let h200 = Target::h200(Precision::F16);
+    let small = Target {
+        multiprocessors: 2,
+        ..h200
+    };
+    [
+        (halves::FAMILY.targets[1], 2),
+        (Target::a100(Precision::F16), 2),
+        (Target::rtx_4090(Precision::F16), 5),
+        (small, 1),
+        (h200, 5),
     ]
-    .map(|(sm, multiprocessors, shared, stride)| {
-        let target = Target {
-            compute_capability: sm,
-            multiprocessors,
-            shared_bytes_per_block: shared << 10,
-            ..Target::a100(Precision::F16)
-        };
-        (target, stride)
-    });
-    let [_, halves, _] = halves::targets();
-    [(halves, 2)].into_iter().chain(others)
+    .into_iter()
 }
 
 /// A table of `ldm tune` may name any tile for any shape.
@@ -138,7 +134,7 @@ fn every_entry_of_a_product_is_met_by_a_case() {
     let targets = [Precision::F16, Precision::F32].map(Target::a100);
     let mut met = HashSet::new();
     let targets = targets.into_iter().chain(few_multiprocessors());
-    for target in targets.chain(halves::targets()) {
+    for target in targets.chain(halves::FAMILY.targets) {
         for case in cases::awkward().iter().filter(|case| is_product(case)) {
             let launches = case.kernel(&target).launches.into_iter();
             met.extend(launches.map(|launch| launch.entry));

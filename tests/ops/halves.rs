@@ -1,94 +1,33 @@
-//! Products that sum 64 columns at a time in halves, as consumer GPUs do where they may: here wherever there is a kernel for it, in every tile. Only
-//! cases are run for which one of these kernels is chosen.
+//! Products that sum 64 columns at a time in halves, as consumer GPUs do where they may: here wherever there is a kernel for it, within the budget
+//! of such sums.
 
-use crate::cases::Case;
-use crate::checks::{self, Check, every};
-use crate::{emulated, emulator_of};
+use crate::family::{Family, family};
+use crate::{checks, emulator_of};
 use half::f16;
-use latent_diffusion::cuda::{Launch, Precision, Sums, Target};
+use latent_diffusion::cuda::{Precision, Sums, Target};
 use latent_diffusion::rng::Noise;
 use latent_diffusion::session::Program;
 use latent_diffusion::weights::Weights;
 use latent_diffusion::{Graph, Session, Shape, Tensor};
 
-/// GPUs that between them take every tile: with so many multiprocessors.
-const SIZES: [u32; 3] = [1, 6, 128];
-
-fn target(multiprocessors: u32, sums: Sums) -> Target {
+const fn target(multiprocessors: u32, sums: Sums) -> Target {
     Target {
-        precision: Precision::F16,
-        compute_capability: 89,
         multiprocessors,
-        shared_bytes_per_block: 99 << 10,
-        prefer: None,
         sums,
+        ..Target::rtx_4090(Precision::F16)
     }
 }
 
-/// As said above.
-pub fn targets() -> [Target; 3] {
-    SIZES.map(|size| target(size, Sums::Halves))
-}
+pub const FAMILY: Family = Family {
+    ending: "_half",
+    targets: [
+        target(1, Sums::Halves),
+        target(6, Sums::Halves),
+        target(128, Sums::Halves),
+    ],
+};
 
-/// The launches of such a kernel that compute a case.
-fn launches(case: &Case, target: &Target) -> Vec<Launch> {
-    let launches = case.kernel(target).launches.into_iter();
-    launches
-        .filter(|launch| launch.entry.ends_with("_half"))
-        .collect()
-}
-
-/// Asks `check` of every case that runs such a kernel, on a GPU of each size that has other launches for it.
-fn every_size(what: &str, check: impl Fn(&Target, &Case) -> Check) {
-    every(what, |case| {
-        let mut met = vec![vec![]];
-        for target in targets() {
-            let launches = launches(case, &target);
-            if !met.contains(&launches) {
-                met.push(launches);
-                check(&target, case)?;
-            }
-        }
-        Ok(())
-    });
-}
-
-#[test]
-#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
-fn they_compute_what_the_definitions_say_within_the_budget_of_their_sums() {
-    every_size("the definition", |target, case| {
-        checks::agrees_in_halves(&emulator_of(*target), case)
-    });
-}
-
-#[test]
-#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
-fn they_give_each_image_what_it_gets_alone_and_again() {
-    every_size("one image's bits", |target, case| {
-        checks::reproducible(&emulator_of(*target), case)
-    });
-}
-
-#[test]
-#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
-fn they_pass_nan_on_and_keep_it_in_its_image() {
-    every_size("NaN", |target, case| {
-        checks::passes_nan_on(&emulator_of(*target), case)
-    });
-}
-
-#[test]
-#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
-fn the_order_of_threads_and_blocks_changes_nothing() {
-    every_size("one schedule's bits", |target, case| {
-        let expected = checks::result(&emulator_of(*target), case)?;
-        for seed in [1, 2] {
-            let found = checks::result(&emulated(seed, *target), case)?;
-            checks::same_bits(&format!("schedule {seed}"), &expected, &found)?;
-        }
-        Ok(())
-    });
-}
+family!(checks::agrees_in_halves);
 
 /// `outside` of a normalisation or behind one, a product of 128 columns, told of a timestep.
 fn network(outside: bool) -> Graph {

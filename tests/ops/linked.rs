@@ -97,11 +97,8 @@ const TILES: [[usize; 2]; 8] = [
 /// A Hopper GPU of so many multiprocessors: on a few of them a block computes one tile after another.
 fn hopper(multiprocessors: u32) -> Target {
     Target {
-        precision: Precision::F16,
-        compute_capability: 90,
         multiprocessors,
-        shared_bytes_per_block: 227 << 10,
-        ..Target::a100(Precision::F16)
+        ..Target::h200(Precision::F16)
     }
 }
 
@@ -259,8 +256,8 @@ fn they_are_the_same_in_every_tile() {
 #[test]
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn so_are_those_of_products_that_sum_in_halves() {
-    every(|network| check(network, halves::targets()[1]));
-    every(|network| check_tiles(network, halves::targets()[1]));
+    every(|network| check(network, halves::FAMILY.targets[1]));
+    every(|network| check_tiles(network, halves::FAMILY.targets[1]));
 }
 
 /// Every entry that finds moments, whole and in parts, in one phase and in four.
@@ -270,7 +267,7 @@ fn every_product_that_finds_moments_is_met() {
     let mut met = BTreeSet::new();
     let mut ways = BTreeSet::new();
     let targets = [Target::a100(Precision::F16), hopper(12), hopper(132)];
-    for target in targets.into_iter().chain([halves::targets()[1]]) {
+    for target in targets.into_iter().chain([halves::FAMILY.targets[1]]) {
         for tile in TILES {
             let target = Target {
                 prefer: Some(tile),

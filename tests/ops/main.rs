@@ -9,6 +9,7 @@ mod bound;
 mod cases;
 mod checks;
 mod entries;
+mod family;
 mod halves;
 mod hopper;
 mod linked;
@@ -135,16 +136,8 @@ fn some(what: &str, stride: usize, check: impl Fn(&cases::Case) -> checks::Check
 #[test]
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn the_emulator_computes_as_other_gpus_would() {
-    let [rtx, hopper] = [(86, 84, 99), (90, 132, 227)].map(|(sm, multiprocessors, shared)| {
-        let target = Target {
-            precision: Precision::F16,
-            compute_capability: sm,
-            multiprocessors,
-            shared_bytes_per_block: shared << 10,
-            ..Target::a100(Precision::F16)
-        };
-        emulator_of(target)
-    });
+    let [rtx, hopper] =
+        [Target::rtx_3090, Target::h200].map(|gpu| emulator_of(gpu(Precision::F16)));
     some("sm_86", 3, |case| checks::agrees(&rtx, case));
     some("sm_90", 4, |case| checks::agrees(&hopper, case));
 }

@@ -214,13 +214,7 @@ mod tests {
     use super::*;
     use crate::cuda::Precision;
 
-    const TARGET: Target = Target {
-        precision: Precision::F16,
-        compute_capability: 90,
-        multiprocessors: 132,
-        shared_bytes_per_block: 227 << 10,
-        ..Target::a100(Precision::F16)
-    };
+    const TARGET: Target = Target::h200(Precision::F16);
 
     #[test]
     fn tiles_hold_whole_groups_and_packs_and_fit_a_block() {
