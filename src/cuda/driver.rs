@@ -26,9 +26,6 @@ use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// Shared memory that a launch may ask for without the function's being told before.
-const USUAL_SHARED_BYTES: u32 = 48 << 10;
-
 fn running(call: &Call) -> String {
     format!("node `{}`, kernel {}", call.node, call.entry.name)
 }
@@ -65,7 +62,8 @@ struct Driver {
 #[derive(Default)]
 struct Functions {
     modules: HashMap<&'static str, Arc<CudaModule>>,
-    /// With the dynamic shared memory that each may be launched with.
+    /// With the dynamic shared memory that each was told it may be launched with. None needs telling up to 48 KiB less its fixed arrays, which
+    /// nobody here knows: so all that take any are told.
     entries: HashMap<&'static str, (CudaFunction, u32)>,
 }
 
@@ -120,9 +118,7 @@ impl Driver {
             let function = module
                 .load_function(entry.name)
                 .map_err(self.failed(|| format!("loading {}", entry.file)))?;
-            functions
-                .entries
-                .insert(entry.name, (function, USUAL_SHARED_BYTES));
+            functions.entries.insert(entry.name, (function, 0));
         }
         let Some((function, allowed)) = functions.entries.get_mut(entry.name) else {
             return Err(Error::Device(format!("kernel {} is lost", entry.name)));
