@@ -18,10 +18,7 @@ namespace {
 constexpr uint32_t HALF = 2;
 
 // Elements of dimension `d` that a box holds.
-uint32_t count(const Map& map, uint32_t d) {
-    const uint32_t step = d == 0 ? 1 : map.step[d];
-    return (map.box[d] + step - 1) / step;
-}
+uint32_t count(const Map& map, uint32_t d) { return d == 0 ? map.box[d] : map.box[d] / map.step[d]; }
 
 uint32_t rows(const Map& map) {
     uint32_t rows = 1;
@@ -36,7 +33,9 @@ std::string refusal(const Map& map, uint32_t rank) {
     if (map.address % 16 != 0) return "its tensor is not at a multiple of 16 bytes";
     for (uint32_t d = 0; d < rank; d++) {
         if (map.box[d] == 0 || map.box[d] > 256) return text("its box has %u elements in dimension %u", map.box[d], d);
-        if (map.step[d] == 0 || map.step[d] > 8) return text("its step is %u in dimension %u", map.step[d], d);
+        if (map.step[d] == 0 || map.step[d] > 8 || map.box[d] % map.step[d] != 0) {
+            return text("its step is %u in dimension %u, of a box of %u elements", map.step[d], d, map.box[d]);
+        }
         if (map.extent[d] == 0 || map.extent[d] >> 32 != 0) return text("dimension %u has no extent, or one beyond 32 bits", d);
         if (d > 0 && map.pitch[d - 1] % 16 != 0) return text("the pitch of dimension %u is no multiple of 16 bytes", d);
     }

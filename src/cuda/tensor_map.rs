@@ -36,7 +36,7 @@ pub struct Axis {
     pub pitch: usize,
     /// Elements of it that a box spans.
     pub span: usize,
-    /// Of those that a box spans only every so many are moved.
+    /// Of those that a box spans, whole steps of so many, the first of each is moved.
     pub step: usize,
 }
 
@@ -190,6 +190,11 @@ fn check(number: usize, axis: &Axis) -> Result<(), String> {
     within("an extent of", extent, u32::MAX as usize)?;
     within("a span of", span, MOST_OF_BOX)?;
     within("a step of", step, MOST_OF_STEP)?;
+    if !span.is_multiple_of(step) {
+        return Err(format!(
+            "a span of {span}, which is no whole steps of {step}"
+        ));
+    }
     match number {
         0 if pitch != ELEMENT || step != 1 => {
             Err(format!("elements that are not the next {ELEMENT} bytes"))
@@ -289,6 +294,7 @@ mod tests {
             (changed(2, &|axis| axis.extent = 1 << 32), "axis 2"),
             (changed(3, &|axis| axis.span = 257), "a span of 257"),
             (changed(3, &|axis| axis.step = 9), "a step of 9"),
+            (changed(1, &|axis| axis.span = 15), "no whole steps of 2"),
         ] {
             let problem = map.unwrap_err();
             assert!(problem.contains(words), "{problem}");

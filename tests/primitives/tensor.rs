@@ -81,7 +81,7 @@ impl Tensor {
         self.spans
             .iter()
             .zip(&self.steps)
-            .map(|(span, step)| span.div_ceil(*step))
+            .map(|(span, step)| span / step)
             .collect()
     }
 

@@ -103,7 +103,7 @@ impl Pixels {
 
     /// The most pixels side by side that one box spans, which has at most 256 elements along an axis.
     fn widest(&self) -> usize {
-        (256 - 1) / self.stride + 1
+        (256 / self.stride).max(1)
     }
 
     /// The map of the source of this number, which has `channels` channels, for patches of the result.
@@ -122,7 +122,7 @@ impl Pixels {
         let strided = |extent, pitch, pixels| Axis {
             extent,
             pitch,
-            span: (pixels - 1) * stride + 1,
+            span: pixels * stride,
             step: stride,
         };
         let axes = [
