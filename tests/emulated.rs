@@ -18,9 +18,8 @@ fn emulator(precision: Precision, check: bool) -> Arc<Cuda> {
 /// A consumer GPU, so small that the demo's narrow products fill it.
 fn consumer(sums: Sums) -> Target {
     Target {
-        multiprocessors: 1,
         sums,
-        ..Target::rtx_4090(Precision::F16)
+        ..Target::rtx_4090(Precision::F16).with_multiprocessors(1)
     }
 }
 

@@ -152,10 +152,9 @@ fn unets_answer_as_pytorch_does_with_sums_in_halves() {
             seed: 0,
         };
         let target = Target {
-            // So few that these narrow networks fill them.
-            multiprocessors: 1,
             sums,
-            ..Target::rtx_4090(Precision::F16)
+            // So few that these narrow networks fill them.
+            ..Target::rtx_4090(Precision::F16).with_multiprocessors(1)
         };
         let emulator = Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap());
         println!("{sums:?}");

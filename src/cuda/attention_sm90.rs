@@ -274,10 +274,7 @@ mod tests {
     fn launches_fit_their_entries_and_cover_all_queries() {
         for [queries, keys, heads, size] in shapes() {
             for multiprocessors in [1, 132] {
-                let target = Target {
-                    multiprocessors,
-                    ..H200
-                };
+                let target = H200.with_multiprocessors(multiprocessors);
                 let launch = choose([3, queries, keys, heads, size], Qkv::Separate, &target);
                 let entry = table::entry(&launch.entry).expect(&launch.entry);
                 let kinds: Vec<Kind> = entry.parameters.iter().map(|p| p.kind).collect();

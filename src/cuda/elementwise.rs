@@ -189,20 +189,10 @@ mod tests {
     use super::*;
     use crate::cuda::Precision;
 
-    fn target(precision: Precision) -> Target {
-        Target {
-            precision,
-            compute_capability: 80,
-            multiprocessors: 108,
-            shared_bytes_per_block: 163 << 10,
-            ..Target::a100(precision)
-        }
-    }
-
     #[test]
     fn a_thread_for_every_pack_and_few_blocks_more() {
         for precision in [Precision::F16, Precision::F32] {
-            let target = target(precision);
+            let target = Target::a100(precision);
             for count in [1, 8, 2047, 2048, 2049, 1_000_003] {
                 let kernel = add([1, count].into(), &target).unwrap();
                 let blocks = kernel.launches[0].grid[0] as usize;
@@ -215,7 +205,7 @@ mod tests {
     #[test]
     fn rows_that_are_not_whole_packs_take_the_ragged_entry() {
         let entry = |c: usize, precision| {
-            let kernel = geglu([2, 3, c].into(), &target(precision)).unwrap();
+            let kernel = geglu([2, 3, c].into(), &Target::a100(precision)).unwrap();
             kernel.launches[0].entry.clone()
         };
         assert_eq!(entry(16, Precision::F16), "geglu_f16");
@@ -227,6 +217,6 @@ mod tests {
     #[test]
     fn more_elements_than_an_int_counts_are_refused() {
         let large: Shape = [1 << 16, 1 << 16].into();
-        assert!(add(large, &target(Precision::F16)).is_err());
+        assert!(add(large, &Target::a100(Precision::F16)).is_err());
     }
 }

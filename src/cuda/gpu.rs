@@ -39,24 +39,34 @@ impl Gpu {
     /// multiply halves at 788 TFLOP/s and to copy at 4.3 TB/s.
     pub fn published() -> [Self; 4] {
         let gpu = |name: &str,
-                   (compute_capability, multiprocessors),
-                   [shared, cache, memory]: [usize; 3],
+                   of: fn(Precision) -> Target,
+                   [cache, memory]: [usize; 2],
                    [clock, rate]: [f64; 2]| Self {
             ordinal: 0,
             name: name.to_owned(),
-            compute_capability,
-            multiprocessors,
-            shared_bytes_per_block: (shared << 10) as u32,
+            compute_capability: of(Precision::F16).compute_capability,
+            multiprocessors: of(Precision::F16).multiprocessors,
+            shared_bytes_per_block: of(Precision::F16).shared_bytes_per_block,
             memory_bytes: memory << 30,
             memory_rate: rate * 1e12,
             cache_bytes: cache << 20,
             clock_rate: clock * 1e9,
         };
         [
-            gpu("A100", (80, 108), [163, 40, 80], [1.41, 2.039]),
-            gpu("GeForce RTX 3090", (86, 82), [99, 6, 24], [1.695, 0.936]),
-            gpu("GeForce RTX 4090", (89, 128), [99, 72, 24], [2.52, 1.008]),
-            gpu("H200", (90, 132), [227, 50, 141], [1.457, 4.3]),
+            gpu("A100", Target::a100, [40, 80], [1.41, 2.039]),
+            gpu(
+                "GeForce RTX 3090",
+                Target::rtx_3090,
+                [6, 24],
+                [1.695, 0.936],
+            ),
+            gpu(
+                "GeForce RTX 4090",
+                Target::rtx_4090,
+                [72, 24],
+                [2.52, 1.008],
+            ),
+            gpu("H200", Target::h200, [50, 141], [1.457, 4.3]),
         ]
     }
 

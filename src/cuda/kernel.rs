@@ -67,6 +67,14 @@ impl Target {
             ..Self::a100(precision)
         }
     }
+
+    /// The same with other multiprocessors: on few of them small shapes take the kernels that large ones take elsewhere.
+    pub const fn with_multiprocessors(self, multiprocessors: u32) -> Self {
+        Self {
+            multiprocessors,
+            ..self
+        }
+    }
 }
 
 /// The element type of activations and of the weights of products.

@@ -67,13 +67,7 @@ mod tests {
                 weight: param.clone(),
                 bias: param,
             };
-            let target = Target {
-                precision,
-                compute_capability: 80,
-                multiprocessors: 108,
-                shared_bytes_per_block: 163 << 10,
-                ..Target::a100(precision)
-            };
+            let target = Target::a100(precision);
             let kernel = select(&op, [1, rows, channels].into(), &target).unwrap();
             let launch = &kernel.launches[0];
             assert_eq!(launch.grid[0] as usize, rows.div_ceil(8));

@@ -8,9 +8,8 @@ use latent_diffusion::cuda::{Precision, Sums, Target};
 
 /// A consumer GPU of one multiprocessor, which sums in halves wherever it can.
 pub const TARGET: Target = Target {
-    multiprocessors: 1,
     sums: Sums::Halves,
-    ..Target::rtx_4090(Precision::F16)
+    ..Target::rtx_4090(Precision::F16).with_multiprocessors(1)
 };
 
 const ROWS: &str = "linear: [3, 150, 72] to 128";

@@ -14,18 +14,12 @@ const COUNTERS: usize = 1 << 10;
 
 /// A Hopper GPU of so many multiprocessors.
 pub fn gpu(multiprocessors: u32) -> Target {
-    Target {
-        multiprocessors,
-        ..Target::h200(Precision::F16)
-    }
+    Target::h200(Precision::F16).with_multiprocessors(multiprocessors)
 }
 
 /// One of a single multiprocessor: small cases then take the tiles that large ones take elsewhere.
 pub fn target(precision: Precision) -> Target {
-    Target {
-        precision,
-        ..gpu(1)
-    }
+    Target::h200(precision).with_multiprocessors(1)
 }
 
 /// The entries that launches name.

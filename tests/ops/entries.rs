@@ -18,10 +18,7 @@ use std::sync::Arc;
 
 /// GPUs that between them take every tile of a product.
 fn few_multiprocessors() -> [Target; 2] {
-    [1, 3].map(|multiprocessors| Target {
-        multiprocessors,
-        ..Target::a100(Precision::F16)
-    })
+    [1, 3].map(|count| Target::a100(Precision::F16).with_multiprocessors(count))
 }
 
 fn is_product(case: &Case) -> bool {
@@ -47,15 +44,11 @@ fn products_are_right_and_reproducible_in_every_tile() {
 /// how many cases one is run.
 fn tuned() -> impl Iterator<Item = (Target, usize)> {
     let h200 = Target::h200(Precision::F16);
-    let small = Target {
-        multiprocessors: 2,
-        ..h200
-    };
     [
         (halves::FAMILY.targets[1], 2),
         (Target::a100(Precision::F16), 2),
         (Target::rtx_4090(Precision::F16), 5),
-        (small, 1),
+        (h200.with_multiprocessors(2), 1),
         (h200, 5),
     ]
     .into_iter()

@@ -12,9 +12,8 @@ use latent_diffusion::{Graph, Session, Shape, Tensor};
 
 const fn target(multiprocessors: u32, sums: Sums) -> Target {
     Target {
-        multiprocessors,
         sums,
-        ..Target::rtx_4090(Precision::F16)
+        ..Target::rtx_4090(Precision::F16).with_multiprocessors(multiprocessors)
     }
 }
 

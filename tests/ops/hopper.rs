@@ -5,16 +5,15 @@ use crate::{cases, checks};
 use latent_diffusion::cuda::{Precision, Target, table};
 use std::collections::HashSet;
 
-const fn target(multiprocessors: u32) -> Target {
-    Target {
-        multiprocessors,
-        ..Target::h200(Precision::F16)
-    }
-}
+const H200: Target = Target::h200(Precision::F16);
 
 const FAMILY: Family = Family {
     ending: "_sm90",
-    targets: [target(2), target(12), target(132)],
+    targets: [
+        H200.with_multiprocessors(2),
+        H200.with_multiprocessors(12),
+        H200,
+    ],
 };
 
 family!(checks::agrees);

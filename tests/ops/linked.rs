@@ -96,10 +96,7 @@ const TILES: [[usize; 2]; 8] = [
 
 /// A Hopper GPU of so many multiprocessors: on a few of them a block computes one tile after another.
 fn hopper(multiprocessors: u32) -> Target {
-    Target {
-        multiprocessors,
-        ..Target::h200(Precision::F16)
-    }
+    Target::h200(Precision::F16).with_multiprocessors(multiprocessors)
 }
 
 impl Network {

@@ -8,16 +8,6 @@ use crate::ops::{Conv2d, Linear, Padding, Upsampling};
 
 const PRECISIONS: [Precision; 2] = [Precision::F16, Precision::F32];
 
-fn target(precision: Precision) -> Target {
-    Target {
-        precision,
-        compute_capability: 80,
-        multiprocessors: 108,
-        shared_bytes_per_block: 166_912,
-        ..Target::a100(precision)
-    }
-}
-
 fn param(dims: &[usize]) -> Param {
     Param {
         name: "p".into(),
@@ -48,7 +38,7 @@ fn linear(rows: usize, [first, second]: [usize; 2], n: usize, precision: Precisi
         [1].into(),
         output,
     ];
-    crate::cuda::linear::select(&op, &inputs, output, &target(precision), false).unwrap()
+    crate::cuda::linear::select(&op, &inputs, output, &Target::a100(precision), false).unwrap()
 }
 
 fn conv2d(side: usize, channels: usize, n: usize, precision: Precision) -> Kernel {
@@ -63,7 +53,7 @@ fn conv2d(side: usize, channels: usize, n: usize, precision: Precision) -> Kerne
         epilogue: Epilogue::default(),
     };
     let [x, output] = [channels, n].map(|c| [1, side, side, c].into());
-    crate::cuda::conv2d::select(&op, &[x], output, &target(precision), false).unwrap()
+    crate::cuda::conv2d::select(&op, &[x], output, &Target::a100(precision), false).unwrap()
 }
 
 fn kernels(precision: Precision) -> Vec<Kernel> {
@@ -137,7 +127,8 @@ fn what_cannot_be_counted_is_refused() {
         epilogue: Epilogue::default(),
     };
     let [x, output] = [[1, 1, 1 << 17].into(); 2];
-    let refused = crate::cuda::linear::select(&op, &[x], output, &target(Precision::F16), false);
+    let refused =
+        crate::cuda::linear::select(&op, &[x], output, &Target::a100(Precision::F16), false);
     assert!(refused.unwrap_err().contains("too large"));
     let nothing = Linear {
         weight: param(&[4, 0]),
@@ -147,7 +138,7 @@ fn what_cannot_be_counted_is_refused() {
         &nothing,
         &[[1, 2, 0].into()],
         [1, 2, 4].into(),
-        &target(Precision::F16),
+        &Target::a100(Precision::F16),
         false,
     );
     assert!(refused.unwrap_err().contains("no channels"));

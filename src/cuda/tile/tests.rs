@@ -2,23 +2,15 @@
 
 use super::*;
 
-/// Those the kernels are built for, with their multiprocessors and the shared memory of a block.
+/// Those the kernels are built for.
 fn targets() -> [Target; 4] {
     [
-        (80, 108, 166_912),
-        (86, 82, 101_376),
-        (89, 128, 101_376),
-        (90, 132, 232_448),
+        Target::a100,
+        Target::rtx_3090,
+        Target::rtx_4090,
+        Target::h200,
     ]
-    .map(
-        |(compute_capability, multiprocessors, shared_bytes_per_block)| Target {
-            precision: Precision::F16,
-            compute_capability,
-            multiprocessors,
-            shared_bytes_per_block,
-            ..Target::a100(Precision::F16)
-        },
-    )
+    .map(|gpu| gpu(Precision::F16))
 }
 
 /// Rows of an image, columns and depth of the products of Stable Diffusion 1.5 at 512x512, and of its autoencoder.
