@@ -61,13 +61,13 @@ pub(super) const PART: usize = 64;
 const SHORTEST_PART: usize = 256;
 
 /// The numbers of parts that are weighed.
-const PARTS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
+pub(super) const PARTS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
 
 /// Splitting must save a tenth of the time: a large batch has tiles enough without it.
 const WORTH: f64 = 1.1;
 
 /// Images for which the parts are chosen: guidance evaluates two at a time.
-const NOMINAL_IMAGES: usize = 2;
+pub(super) const NOMINAL_IMAGES: usize = 2;
 
 const fn tile(
     [rows, columns]: [usize; 2],
@@ -195,12 +195,7 @@ impl Problem {
             .filter(|&parts| parts == 1 || self.k / parts >= SHORTEST_PART)
             .filter_map(|parts| Some((nominal.quickest(parts, target)?.0, parts)))
             .collect();
-        let least = weighed.iter().map(|(clocks, _)| *clocks);
-        let least = least.fold(f64::INFINITY, f64::min);
-        let mut worth = weighed
-            .into_iter()
-            .filter(|(clocks, _)| *clocks <= WORTH * least);
-        worth.next()
+        worth_it(&weighed)
     }
 
     /// The tiles that a block of the device has memory for, and that find moments if they are asked for.
@@ -259,6 +254,14 @@ impl Problem {
         };
         blocks.clocks(target) + joined(parts, tile.result_bytes())
     }
+}
+
+/// Of clocks, each with its number of parts, the first that no other undercuts by more than [`WORTH`].
+pub(super) fn worth_it(weighed: &[(f64, usize)]) -> Option<(f64, usize)> {
+    let least = weighed.iter().map(|(clocks, _)| *clocks);
+    let least = least.fold(f64::INFINITY, f64::min);
+    let mut all = weighed.iter().copied();
+    all.find(|(clocks, _)| *clocks <= WORTH * least)
 }
 
 /// Rows and columns of every tile.

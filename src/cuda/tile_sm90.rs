@@ -7,6 +7,7 @@
 //! Both are chosen by the model of the time in `cost.rs`, whose constants are planning figures and not measurements.
 
 use super::cost::{Blocks, joined};
+use super::tile::{NOMINAL_IMAGES, PARTS, worth_it};
 use super::{Precision, Target};
 
 /// Columns of the operands in one stage.
@@ -46,17 +47,8 @@ const TILES: [Tile; 6] = [
     tile([64, 80], 5, 2, 0.80),
 ];
 
-/// The numbers of parts that are weighed.
-const PARTS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
-
 /// A part has at least as many steps, so that its ring is worth filling.
 const SHORTEST_PART: usize = 4;
-
-/// Splitting must save a tenth of the time: a large batch has tiles enough without it.
-const WORTH: f64 = 1.1;
-
-/// Images for which the parts are chosen: guidance evaluates two at a time.
-const NOMINAL_IMAGES: usize = 2;
 
 const fn tile([rows, columns]: [usize; 2], stages: usize, at_once: usize, efficiency: f64) -> Tile {
     Tile {
@@ -155,11 +147,7 @@ impl Problem<'_> {
             .filter(|&parts| parts == 1 || self.steps / parts >= SHORTEST_PART)
             .filter_map(|parts| Some((nominal.quickest(parts, target)?.0, parts)))
             .collect();
-        let least = weighed.iter().map(|(clocks, _)| *clocks);
-        let least = least.fold(f64::INFINITY, f64::min);
-        let (clocks, parts) = *weighed
-            .iter()
-            .find(|(clocks, _)| *clocks <= WORTH * least)?;
+        let (clocks, parts) = worth_it(&weighed)?;
         let part = self.steps.div_ceil(parts);
         let parts = self.steps.div_ceil(part);
         let quickest = || Some(self.quickest(parts, target)?.1);
@@ -234,10 +222,7 @@ mod tests {
 
     /// An H100 as it is sold for a slot, and an H200.
     fn targets() -> [Target; 2] {
-        [114, 132].map(|multiprocessors| Target {
-            multiprocessors,
-            ..Target::h200(Precision::F16)
-        })
+        [114, 132].map(|count| Target::h200(Precision::F16).with_multiprocessors(count))
     }
 
     /// Rows of an image, columns and depth.
