@@ -1,47 +1,14 @@
-//! What a network's weights amount to on disk, and whether they are numbers at all: for people who look at a model.
+//! Where a network's weights come from: which files and tensors on disk, and whether they are numbers at all there.
 
 use super::checkpoint::Checkpoint;
 use super::view::TensorView;
 use super::{Dtype, Kind, Weights, is_ignored};
 use crate::tensor::Shape;
 use rayon::prelude::*;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The sizes of a network's weights on disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Inventory {
-    /// Number of tensors.
-    pub tensors: usize,
-    /// Number of elements of all tensors.
-    pub parameters: usize,
-    /// Bytes on disk.
-    pub bytes: usize,
-    /// Number of tensors of each stored type, `F16` for example.
-    pub dtypes: BTreeMap<String, usize>,
-}
-
 impl Weights {
-    /// Counts this network's tensors in the file; `None` for synthetic weights, which are made when they are asked for.
-    pub fn inventory(&self) -> Option<Inventory> {
-        let (checkpoint, names) = self.stored()?;
-        let mut inventory = Inventory::default();
-        for name in names {
-            let Some((_, _, entry)) = checkpoint.entry(name) else {
-                continue;
-            };
-            inventory.tensors += 1;
-            inventory.parameters += entry.shape.iter().product::<usize>();
-            inventory.bytes += entry.range.len();
-            *inventory
-                .dtypes
-                .entry(format!("{:?}", entry.dtype))
-                .or_default() += 1;
-        }
-        Some(inventory)
-    }
-
     /// The sizes that a tensor has on disk, where it is a tensor of its own there.
     pub(super) fn dims(&self, name: &str) -> Option<Vec<usize>> {
         let (Kind::Checkpoint(checkpoint, naming), name) = self.owner(name) else {
