@@ -187,14 +187,6 @@ impl Tensor {
         self.data
     }
 
-    /// The same elements under another shape.
-    ///
-    /// # Errors
-    /// If the new shape has another number of elements.
-    pub fn reshape(self, shape: impl Into<Shape>) -> Result<Self> {
-        Self::new(shape, self.data)
-    }
-
     /// `[N, C, H, W]` as checkpoints, dumps and PyTorch have it, to `[N, H, W, C]`. Other ranks are returned as they are.
     pub fn nchw_to_nhwc(&self) -> Self {
         match self.shape.image() {
@@ -273,6 +265,17 @@ impl Tensor {
         Self::new(first.with_batch(batch), data)
     }
 
+    /// The channels of this tensor, and behind them those of another of as many rows.
+    ///
+    /// # Errors
+    /// If it has fewer or more rows.
+    pub fn beside(&self, other: &Self) -> Result<Self> {
+        let [own, further] = [self, other].map(|x| x.shape.channels());
+        let rows = self.data.chunks(own).zip(other.data.chunks(further));
+        let joined = rows.flat_map(|(a, b)| a.iter().chain(b).copied());
+        Self::new(self.shape.with_channels(own + further), joined.collect())
+    }
+
     /// How many elements are NaN or infinite.
     pub fn count_not_finite(&self) -> usize {
         self.data.iter().filter(|x| !x.is_finite()).count()
@@ -343,6 +346,15 @@ mod tests {
                 .relative_error(&Tensor::zeros([2]))
                 .is_infinite()
         );
+    }
+
+    #[test]
+    fn channels_stand_beside_each_other() {
+        let a = Tensor::from_fn([1, 1, 2, 2], |i| i as f32);
+        let b = Tensor::from_fn([1, 1, 2, 1], |i| 10.0 + i as f32);
+        let both = a.beside(&b).unwrap();
+        assert_eq!(both.shape(), [1, 1, 2, 3].into());
+        assert_eq!(both.data(), [0.0, 1.0, 10.0, 2.0, 3.0, 11.0]);
     }
 
     #[test]

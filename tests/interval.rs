@@ -176,16 +176,8 @@ fn a_step_outside_asks_the_network_for_one_image_and_not_for_two() {
     let unet = ModelConfig::stable_diffusion_1().unet.unwrap();
     let body = |calls: usize, shared: bool| {
         let sizes = StepSizes {
-            batch: 1,
-            latent: [64, 64, 4],
-            context: Some([calls, 77, 768].into()),
-            concat: 0,
-            class_labels: false,
-            guided: calls == 2,
-            kept: false,
-            codebook: None,
             rows: 20,
-            memory: 0,
+            ..StepSizes::new(&unet, 77, 1, [64, 64], calls == 2)
         };
         let graph = step(&unet, &sizes).unwrap();
         let graph = hoist::hoist(&fuse(graph, |rule| shared || rule != "guided pair"));

@@ -276,16 +276,8 @@ fn work(graph: &Graph, nodes: &[Node]) -> f64 {
 fn a_step_of_stable_diffusion_leaves_out_what_is_done_once() {
     let unet = ModelConfig::stable_diffusion_1().unet.unwrap();
     let sizes = StepSizes {
-        batch: 1,
-        latent: [64, 64, 4],
-        context: Some([2, 77, 768].into()),
-        concat: 0,
-        class_labels: false,
-        guided: true,
-        kept: false,
-        codebook: None,
         rows: 20,
-        memory: 0,
+        ..StepSizes::new(&unet, 77, 1, [64, 64], true)
     };
     let step = hoist(&fuse(pipeline::step(&unet, &sizes).unwrap(), |_| true));
     let workspaces = vec![0; step.nodes().len()];
@@ -338,16 +330,8 @@ fn a_context_of_one_token_costs_a_step_nothing() {
     let yaml = std::fs::read_to_string(&path).unwrap();
     let unet = config::from_yaml(&path, &yaml).unwrap().unet.unwrap();
     let sizes = StepSizes {
-        batch: 1,
-        latent: [32, 32, 4],
-        context: Some([2, 1, 512].into()),
-        concat: 0,
-        class_labels: false,
-        guided: true,
-        kept: false,
-        codebook: None,
         rows: 20,
-        memory: 0,
+        ..StepSizes::new(&unet, 1, 1, [32, 32], true)
     };
     let step = |enabled: fn(&str) -> bool| {
         let graph = hoist(&fuse(pipeline::step(&unet, &sizes).unwrap(), enabled));

@@ -127,18 +127,8 @@ fn networks_of<'a>(model: &'a Model, args: &Chosen, what: Part) -> Result<Vec<Ne
         let tokens = model.config.context_tokens();
         let guided = config.context_dim.is_some() || config.num_classes.is_some();
         let sizes = StepSizes {
-            batch,
-            latent: [latent[0], latent[1], config.out_channels],
-            context: config
-                .context_dim
-                .map(|features| [2 * batch, tokens, features].into()),
-            concat: config.concat_channels(),
-            class_labels: config.num_classes.is_some(),
-            guided,
-            kept: false,
-            codebook: None,
             rows: STEPS,
-            memory: 0,
+            ..StepSizes::new(config, tokens, batch, latent, guided)
         };
         found.push((
             match guided {

@@ -92,7 +92,12 @@ impl Request {
         if prompted && !reads_prompts {
             return Err(model.cannot(Task::Prompt));
         }
-        let guidable = match (condition, &self.given) {
+        self.check_guidance(model, self.guidable(model, reads_prompts)?)
+    }
+
+    /// Whether the model, told what the request gives it, can be guided away from its lack; refuses what does not go together.
+    fn guidable(&self, model: &Model, reads_prompts: bool) -> Result<bool> {
+        Ok(match (&model.config.condition, &self.given) {
             (Condition::None, Given::Nothing) => false,
             (Condition::Text, Given::Nothing) => true,
             (Condition::MaskedImage, Given::Nothing) if self.mask().is_some() => false,
@@ -151,7 +156,11 @@ impl Request {
             (_, Given::Vectors(_)) => return Err(model.cannot(Task::Retrieval)),
             (_, Given::Nothing) if reads_prompts => return Err(model.cannot(Task::Prompt)),
             (_, Given::Nothing) => return Err(model.cannot(Task::Unconditional)),
-        };
+        })
+    }
+
+    /// Refuses guidance where there is nothing to guide away from, and an interval of none.
+    fn check_guidance(&self, model: &Model, guidable: bool) -> Result<()> {
         match self.guidance() {
             Some([scale, _]) if !guidable => Err(Error::request(format!(
                 "guidance scale {scale}: {} was not trained without its condition, so there is nothing to guide away from; the scale must be 1",
@@ -170,6 +179,15 @@ impl Request {
             Some(_) => Ok(()),
         }
     }
+
+    /// What attends to `context`, that of each call, for every image.
+    fn attending(&self, context: &Tensor) -> Result<Guided> {
+        Ok(Guided {
+            context: Some(repeated(context, self.batch)?),
+            settings: self.guidance(),
+            ..Guided::unconditional(self.batch)
+        })
+    }
 }
 
 impl Model {
@@ -183,7 +201,7 @@ impl Model {
     }
 
     /// The class that stands for none of them, where there is one: to ImageNet's 1000 CompVis adds it as the last.
-    pub fn unconditional_class(&self) -> Option<usize> {
+    fn unconditional_class(&self) -> Option<usize> {
         (self.classes() == 1001).then_some(1000)
     }
 }
@@ -209,12 +227,7 @@ impl<B: Backend> Pipeline<B> {
             }),
             (Condition::Class { classes, width }, Given::Class(class)) => {
                 let labels = self.labels(*class, request);
-                let context = self.classes((*classes, *width), &labels)?;
-                Ok(Guided {
-                    context: Some(repeated(&context, request.batch)?),
-                    settings: request.guidance(),
-                    ..Guided::unconditional(request.batch)
-                })
+                request.attending(&self.classes((*classes, *width), &labels)?)
             }
             (Condition::Label, Given::Class(class)) => {
                 let labels = self.labels(*class, request);
@@ -237,11 +250,7 @@ impl<B: Backend> Pipeline<B> {
                     Some(_) => Tensor::stack(&[Tensor::zeros(vectors.shape()), vectors])?,
                     None => vectors,
                 };
-                Ok(Guided {
-                    context: Some(repeated(&context, request.batch)?),
-                    settings: request.guidance(),
-                    ..Guided::unconditional(request.batch)
-                })
+                request.attending(&context)
             }
             (Condition::Segmentation(rescaler), Given::Segmentation(labels)) => {
                 let rescaled = self.rescaled(rescaler, labels)?;
@@ -261,11 +270,7 @@ impl<B: Backend> Pipeline<B> {
                     Some(_) => self.encoded(&[unconditional.clone(), tokens.clone()], report)?,
                     None => self.encoded(std::slice::from_ref(tokens), report)?,
                 };
-                Ok(Guided {
-                    context: Some(repeated(&context, request.batch)?),
-                    settings: request.guidance(),
-                    ..Guided::unconditional(request.batch)
-                })
+                request.attending(&context)
             }
             // The check has told what the model takes.
             _ => Err(self.model.refused("cannot draw what the request gives it")),
@@ -324,16 +329,11 @@ impl<B: Backend> Pipeline<B> {
 
     /// Context from a prompt, and from the negative one where the request is guided.
     fn prompted(&self, request: &Request, report: &mut dyn FnMut(Event)) -> Result<Guided> {
-        let settings = request.guidance();
-        let context = match settings {
+        let context = match request.guidance() {
             None => self.context(&[&request.prompt], report)?,
             Some(_) => self.context(&[&request.negative_prompt, &request.prompt], report)?,
         };
-        Ok(Guided {
-            context: Some(repeated(&context, request.batch)?),
-            settings,
-            ..Guided::unconditional(request.batch)
-        })
+        request.attending(&context)
     }
 }
 

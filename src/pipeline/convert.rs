@@ -6,7 +6,7 @@
 use super::Model;
 use crate::error::{Error, Result};
 use crate::models::config::to_yaml;
-use crate::models::networks;
+use crate::models::{Network, networks};
 use crate::weights::{Dtype, Written, save_as};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -44,28 +44,9 @@ impl Model {
         }
         let yaml = to_yaml(&self.name, &self.config)?;
         let networks = networks(&self.config)?;
-        let (mut tensors, mut files) = (BTreeMap::new(), BTreeSet::new());
-        for network in &networks {
-            let Some(weights) = self.weights(network.part) else {
-                continue;
-            };
-            let params = || network.graph.params();
-            weights.check(params().map(|param| (param.name.as_str(), param.shape)))?;
-            files.extend(weights.files());
-            for param in params() {
-                let prefix = self.config.unet.as_ref().map_or("", |_| network.prefix);
-                let tensor = Written {
-                    name: format!("{prefix}{}", param.name),
-                    weights,
-                    own: &param.name,
-                    shape: param.shape,
-                    dtype: (param.name != CODEBOOK).then_some(dtype),
-                };
-                tensors.insert(tensor.name.clone(), tensor);
-            }
-        }
+        let (tensors, files) = self.tensors(&networks, dtype)?;
         let size = |path: &PathBuf| fs::metadata(path).map_or(0, |found| found.len() as usize);
-        let elements: usize = tensors.values().map(|tensor| tensor.shape.len()).sum();
+        let elements: usize = tensors.iter().map(|tensor| tensor.shape.len()).sum();
         let total = files.iter().map(size).sum::<usize>() + elements * dtype.bytes();
         let mut done = 0;
         let mut more = |bytes: usize| {
@@ -87,13 +68,8 @@ impl Model {
             ("source".to_owned(), self.name.clone()),
             ("source_sha256".to_owned(), json!(hashes).to_string()),
         ]);
-        let tensors = tensors.into_values().collect();
-        save_as(
-            &partial.0.join("model.safetensors"),
-            tensors,
-            &about,
-            &mut more,
-        )?;
+        let path = partial.0.join("model.safetensors");
+        save_as(&path, tensors, &about, &mut more)?;
         partial.put("config.yaml", yaml.as_bytes())?;
         for source in &self.companions {
             let bytes = fs::read(source)
@@ -102,6 +78,35 @@ impl Model {
             partial.put(name, &bytes)?;
         }
         partial.finish(folder)
+    }
+
+    /// The tensors of these networks, each once, as they are written, and the files they are in.
+    fn tensors<'a>(
+        &'a self,
+        networks: &'a [Network],
+        dtype: Dtype,
+    ) -> Result<(Vec<Written<'a>>, BTreeSet<PathBuf>)> {
+        let (mut tensors, mut files) = (BTreeMap::new(), BTreeSet::new());
+        for network in networks {
+            let Some(weights) = self.weights(network.part) else {
+                continue;
+            };
+            let params = || network.graph.params();
+            weights.check(params().map(|param| (param.name.as_str(), param.shape)))?;
+            files.extend(weights.files());
+            for param in params() {
+                let prefix = self.config.unet.as_ref().map_or("", |_| network.prefix);
+                let tensor = Written {
+                    name: format!("{prefix}{}", param.name),
+                    weights,
+                    own: &param.name,
+                    shape: param.shape,
+                    dtype: (param.name != CODEBOOK).then_some(dtype),
+                };
+                tensors.insert(tensor.name.clone(), tensor);
+            }
+        }
+        Ok((tensors.into_values().collect(), files))
     }
 }
 

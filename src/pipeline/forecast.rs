@@ -114,20 +114,13 @@ impl<B: Backend> Pipeline<B> {
             codebook = first_stage.codebook;
             weights = quantising.insert(weights.with(FIRST_STAGE, codes));
         }
-        let latent = self.model.latent_shape(request)?;
+        let [height, width, _] = self.model.latent_shape(request)?;
         let graph = |calls: usize| {
-            let context = |features| [calls * request.batch, tokens, features].into();
             let sizes = StepSizes {
-                batch: request.batch,
-                latent,
-                context: unet.context_dim.map(context),
-                concat: unet.concat_channels(),
-                class_labels: unet.num_classes.is_some(),
-                guided: calls == 2,
-                kept: false,
                 codebook,
                 rows: trajectory.rows.len(),
                 memory: trajectory.memory,
+                ..StepSizes::new(unet, tokens, request.batch, [height, width], calls == 2)
             };
             step(unet, &sizes)
         };

@@ -113,7 +113,7 @@ impl<B: Backend> Pipeline<B> {
         let small = nearest(&mask.drawn, config.factor())?;
         if self.model.config.condition == Condition::TextAndMaskedImage {
             let seen = self.posterior(&hidden(&init.image, mask, 0.0)?, streams, report)?;
-            return beside(&repeated(&small, streams.len())?, &seen);
+            return repeated(&small, streams.len())?.beside(&seen);
         }
         let (seen, ..) = self.moments(&hidden(&init.image, mask, -1.0)?, report)?;
         let small = small.data().iter().map(|m| 2.0 * m - 1.0).collect();
@@ -121,7 +121,7 @@ impl<B: Backend> Pipeline<B> {
             [1, seen.shape().dims()[1], seen.shape().dims()[2], 1],
             small,
         )?;
-        repeated(&beside(&seen, &small)?, streams.len())
+        repeated(&seen.beside(&small)?, streams.len())
     }
 
     /// What a model that was not trained on masks keeps to: the latents of the image, and the mask. A latent's pixel is drawn if any of
@@ -162,14 +162,6 @@ fn nearest(mask: &Tensor, factor: usize) -> Result<Tensor> {
     Ok(Tensor::from_fn([1, height, width, 1], |i| {
         mask.data()[(i / width * width * factor + i % width) * factor]
     }))
-}
-
-/// The channels of `a` and then those of `b`, images of one size.
-fn beside(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let [of_a, of_b] = [a, b].map(|x| x.shape().channels());
-    let pixels = a.data().chunks(of_a).zip(b.data().chunks(of_b));
-    let joined = pixels.flat_map(|(a, b)| a.iter().chain(b).copied());
-    Tensor::new(a.shape().with_channels(of_a + of_b), joined.collect())
 }
 
 #[cfg(test)]
@@ -256,14 +248,5 @@ mod tests {
         let mask = Tensor::from_fn([1, 8, 12, 1], |i| i as f32);
         let small = nearest(&mask, 4).unwrap();
         assert_eq!(small.data(), [0.0, 4.0, 8.0, 48.0, 52.0, 56.0]);
-    }
-
-    #[test]
-    fn channels_stand_beside_each_other() {
-        let a = Tensor::from_fn([1, 1, 2, 2], |i| i as f32);
-        let b = Tensor::from_fn([1, 1, 2, 1], |i| 10.0 + i as f32);
-        let both = beside(&a, &b).unwrap();
-        assert_eq!(both.shape(), [1, 1, 2, 3].into());
-        assert_eq!(both.data(), [0.0, 1.0, 10.0, 2.0, 3.0, 11.0]);
     }
 }

@@ -98,6 +98,26 @@ impl Patches {
         Tensor::new([latent.shape().batch(), height, width, channels], values)
     }
 
+    /// What the network of `session` answers for a latent, with further channels where there are some, patch after patch.
+    fn ask<B: Backend>(
+        &self,
+        session: &mut Session<B>,
+        latent: &Tensor,
+        concat: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let mut answer = Tensor::zeros(latent.shape());
+        for number in 0..self.count() {
+            let mut sample = self.cut(latent, number)?;
+            if let Some(concat) = concat {
+                sample = sample.beside(&self.cut(concat, number)?)?;
+            }
+            session.set("sample", &sample)?;
+            session.run()?;
+            self.add(&mut answer, number, &session.get("sample")?);
+        }
+        Ok(answer)
+    }
+
     /// Adds what was answered for patch `number` to the weighted sum of all.
     fn add(&self, sum: &mut Tensor, number: usize, answer: &Tensor) {
         let channels = sum.shape().channels();
@@ -161,19 +181,9 @@ pub(super) fn run<B: Backend>(
     let mut state = vec![Tensor::zeros(x.shape()); 1 + trajectory.memory];
     state[0] = x.clone();
     for (step, row) in trajectory.rows.iter().enumerate() {
-        let mut output = Tensor::zeros(x.shape());
         let timestep = Tensor::full([batch], row.at.timestep as f32);
         session.set("timestep", &timestep)?;
-        for number in 0..patches.count() {
-            let latent = patches.cut(&state[0], number)?;
-            let sample = match &guided.concat {
-                Some(concat) => joined(&latent, &patches.cut(concat, number)?)?,
-                None => latent,
-            };
-            session.set("sample", &sample)?;
-            session.run()?;
-            patches.add(&mut output, number, &session.get("sample")?);
-        }
+        let output = patches.ask(&mut session, &state[0], guided.concat.as_ref())?;
         let noise = match row.draws_noise() {
             true => draw()?,
             false => Tensor::zeros(x.shape()),
@@ -200,17 +210,6 @@ pub(super) fn run<B: Backend>(
         });
     }
     Ok(state.swap_remove(0))
-}
-
-/// Two images side by side along the channels.
-fn joined(first: &Tensor, second: &Tensor) -> Result<Tensor> {
-    let [a, b] = [first, second].map(|part| part.shape().channels());
-    let rows = first
-        .data()
-        .chunks_exact(a)
-        .zip(second.data().chunks_exact(b));
-    let values = rows.flat_map(|(first, second)| first.iter().chain(second).copied());
-    Tensor::new(first.shape().with_channels(a + b), values.collect())
 }
 
 #[cfg(test)]

@@ -40,6 +40,33 @@ pub struct StepSizes {
     pub memory: usize,
 }
 
+impl StepSizes {
+    /// A step of a sampler of one row that remembers nothing: the network on `batch` latents of the given height and width, and where it attends
+    /// to something, on `tokens` tokens.
+    pub fn new(
+        config: &UNetConfig,
+        tokens: usize,
+        batch: usize,
+        [height, width]: [usize; 2],
+        guided: bool,
+    ) -> Self {
+        let calls = if guided { 2 * batch } else { batch };
+        let context = |features| [calls, tokens, features].into();
+        Self {
+            batch,
+            latent: [height, width, config.out_channels],
+            context: config.context_dim.map(context),
+            concat: config.concat_channels(),
+            class_labels: config.num_classes.is_some(),
+            guided,
+            kept: false,
+            codebook: None,
+            rows: 1,
+            memory: 0,
+        }
+    }
+}
+
 /// The graph of one sampling step.
 ///
 /// # Shapes
@@ -98,32 +125,45 @@ pub fn step(config: &UNetConfig, sizes: &StepSizes) -> Result<Graph> {
         None => None,
     };
     g.scope("sampler", |g| {
-        let mut next = Vec::with_capacity(vectors.len());
-        for index in 0..vectors.len() {
-            let table = g.constant_exact(&coefficients(index), [sizes.rows, terms.len()]);
-            next.push(g.combine(table, row, &terms)?);
-        }
-        for (index, &value) in vectors.iter().enumerate() {
-            let kept = g.input(&before(index), shape);
-            let kept = g.assign(kept, value)?;
-            g.output(&before(index), kept);
-        }
-        let mut state = vec![];
-        for (index, (&value, next)) in vectors.iter().zip(next).enumerate() {
-            let assigned = g.assign(value, next)?;
-            g.output(&vector(index), assigned);
-            state.push(assigned);
-        }
+        let state = update(g, &vectors, row, &terms, sizes.rows)?;
         let watched = match image {
             // Of what is no number there are codes too.
-            Some(image) => g.concat(&[state[0], image], Axis::Channels)?,
-            None => state[0],
+            Some(image) => g.concat(&[state, image], Axis::Channels)?,
+            None => state,
         };
         let count = g.count_not_finite(watched)?;
         g.output("not_finite", count);
         Ok(())
     })?;
     Ok(g)
+}
+
+/// Puts combinations of `terms` in the place of the sampler's vectors, whose old values are kept; gives the new state.
+fn update(
+    g: &mut Graph,
+    vectors: &[Value],
+    row: Value,
+    terms: &[Value],
+    rows: usize,
+) -> Result<Value> {
+    let shape = g.shape(vectors[0]);
+    let mut next = Vec::with_capacity(vectors.len());
+    for index in 0..vectors.len() {
+        let table = g.constant_exact(&coefficients(index), [rows, terms.len()]);
+        next.push(g.combine(table, row, terms)?);
+    }
+    for (index, &value) in vectors.iter().enumerate() {
+        let kept = g.input(&before(index), shape);
+        let kept = g.assign(kept, value)?;
+        g.output(&before(index), kept);
+    }
+    let mut state = Vec::with_capacity(vectors.len());
+    for (index, (&value, next)) in vectors.iter().zip(next).enumerate() {
+        let assigned = g.assign(value, next)?;
+        g.output(&vector(index), assigned);
+        state.push(assigned);
+    }
+    Ok(state[0])
 }
 
 /// The state with what is known beforehand in its place, at the level of noise that the row begins with.

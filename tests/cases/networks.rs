@@ -138,20 +138,11 @@ pub fn step(model: &ModelConfig, batch: usize, latent: [usize; 2]) -> Network {
 }
 
 /// The step of a network, on a context of so many tokens.
-fn step_of(unet: &UNetConfig, tokens: usize, batch: usize, [height, width]: [usize; 2]) -> Graph {
+fn step_of(unet: &UNetConfig, tokens: usize, batch: usize, latent: [usize; 2]) -> Graph {
     let sizes = StepSizes {
-        batch,
-        latent: [height, width, unet.in_channels],
-        context: unet
-            .context_dim
-            .map(|features| [2 * batch, tokens, features].into()),
-        concat: 0,
-        class_labels: unet.num_classes.is_some(),
-        guided: true,
-        kept: false,
-        codebook: None,
         rows: 3,
         memory: 2,
+        ..StepSizes::new(unet, tokens, batch, latent, true)
     };
     pipeline::step(unet, &sizes).expect("a step")
 }
