@@ -122,23 +122,14 @@ pub fn pooled_token(config: &ClipConfig, ids: &[u32]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::config::{ModelConfig, TextConfig};
     use super::*;
 
     /// ViT-L/14's text encoder, which Stable Diffusion 1 uses.
     fn vit_l_14() -> ClipConfig {
-        ClipConfig {
-            vocab: 49408,
-            width: 768,
-            layers: 12,
-            heads: 12,
-            mlp: 3072,
-            positions: 77,
-            activation: ClipActivation::QuickGelu,
-            norm_eps: 1e-5,
-            projection: None,
-            skip_layers: 0,
-            eos_token: Some(49407),
-            pad_token: Some(49407),
+        match ModelConfig::stable_diffusion_1().text {
+            Some(TextConfig::Clip(text)) => text,
+            other => panic!("{other:?} is no CLIP"),
         }
     }
 

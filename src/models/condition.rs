@@ -30,7 +30,7 @@ pub fn build_class_embedder(classes: usize, width: usize, batch: usize) -> Resul
 ///
 /// # Source
 /// `ClassEmbedder` in CompVis's `encoders/modules.py`.
-pub fn class_embedder(g: &mut Graph, classes: usize, width: usize, labels: Value) -> Result<Value> {
+fn class_embedder(g: &mut Graph, classes: usize, width: usize, labels: Value) -> Result<Value> {
     g.scope("embedding", |g| g.embedding(labels, classes, width))
 }
 

@@ -1,9 +1,9 @@
 //! Where CompVis's releases keep things: a yaml file, one checkpoint, and every network behind a prefix in it.
 
-use super::config::{BetaSchedule, TextConfig};
+use super::config::{BetaSchedule, ClipConfig, TextConfig};
 use super::{Average, ModelFiles};
 use crate::error::{Error, Result};
-use crate::weights::{Checkpoint, Naming};
+use crate::weights::{Checkpoint, Naming, Weights};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,69 +65,30 @@ pub(super) fn assign(
     checkpoint: &Arc<Checkpoint>,
     average: Option<bool>,
 ) -> Result<()> {
-    // A network that stands alone in its file has no prefix.
-    let find = |prefixes: &[&'static str], marker: &str| {
-        let holds = |prefix: &&&str| checkpoint.contains(&format!("{prefix}{marker}"));
-        prefixes.iter().find(holds).map(|prefix| prefix.to_string())
-    };
     let original = |prefix| checkpoint.weights(Naming::Original { prefix });
     if model.config.unet.is_some() {
-        const FIRST: &str = "time_embed.0.weight";
-        let raw = find(&["model.diffusion_model.", ""], FIRST).map(original);
-        let averaged = checkpoint.weights(Naming::Average);
-        let averaged = averaged.contains(FIRST).then_some(averaged);
-        let wanted = average.unwrap_or(model.config.use_ema || raw.is_none());
-        (model.average, model.unet) = match (averaged, wanted) {
-            (Some(averaged), true) => (Average::Used, Some(averaged)),
-            (Some(_), false) => (Average::Unused, raw),
-            (None, _) if average == Some(true) => {
-                return Err(Error::file(
-                    checkpoint.path(),
-                    "holds no moving average of its weights (`model_ema.`), which --ema asks for",
-                ));
-            }
-            (None, _) => (Average::Absent, raw),
-        };
+        (model.average, model.unet) = unet(model.config.use_ema, checkpoint, average)?;
     }
     if model.config.autoencoder.is_some() {
-        let prefixes = ["first_stage_model.", ""];
-        let prefix = find(&prefixes, "decoder.conv_in.weight")
-            .or_else(|| find(&prefixes, "encoder.conv_in.weight"));
+        let find = |marker| find(checkpoint, &["first_stage_model.", ""], marker);
+        let prefix = find("decoder.conv_in.weight").or_else(|| find("encoder.conv_in.weight"));
         model.autoencoder = prefix.map(original);
     }
     if model.config.condition.has_weights() {
         let markers = ["embedding.weight", "channel_mapper.weight"];
         let mut found = markers
             .iter()
-            .map(|marker| find(&["cond_stage_model."], marker));
+            .map(|marker| find(checkpoint, &["cond_stage_model."], marker));
         model.condition = found.find_map(|prefix| prefix.map(original));
     }
-    if let Some(TextConfig::Bert(_)) = &model.config.text {
-        let prefix = find(&["cond_stage_model.", ""], "transformer.token_emb.weight");
-        model.text = prefix.map(original);
-    }
-    if let Some(TextConfig::Clip(text)) = &model.config.text {
-        let prefixes = [
-            "cond_stage_model.transformer.text_model.",
-            "cond_stage_model.transformer.",
-            "text_model.",
-            "",
-        ];
-        let clip =
-            find(&prefixes, "embeddings.token_embedding.weight").map(|prefix| Naming::Clip {
-                prefix: prefix.trim_end_matches("text_model.").to_owned(),
-            });
-        let open_clip = || {
-            let prefix = find(&["cond_stage_model.model.", ""], "token_embedding.weight")?;
-            for skipped in text.layers.saturating_sub(text.skip_layers)..text.layers {
-                checkpoint.leave_out(&format!("{prefix}transformer.resblocks.{skipped}."));
-            }
-            Some(Naming::OpenClip { prefix })
-        };
-        model.text = clip
-            .or_else(open_clip)
-            .map(|naming| checkpoint.weights(naming));
-    }
+    model.text = match &model.config.text {
+        Some(TextConfig::Bert(_)) => {
+            let prefixes = ["cond_stage_model.", ""];
+            find(checkpoint, &prefixes, "transformer.token_emb.weight").map(original)
+        }
+        Some(TextConfig::Clip(text)) => clip(text, checkpoint),
+        None => None,
+    };
     check_betas(model, checkpoint)?;
     // Some of the unconditional models keep in a buffer what the configuration leaves out.
     if let Some(scale) = checkpoint
@@ -147,6 +108,55 @@ pub(super) fn assign(
         ));
     }
     Ok(())
+}
+
+/// The first of `prefixes` behind which the checkpoint holds `marker`. A network that stands alone in its file has none, the empty one.
+fn find(checkpoint: &Checkpoint, prefixes: &[&'static str], marker: &str) -> Option<String> {
+    let holds = |prefix: &&&str| checkpoint.contains(&format!("{prefix}{marker}"));
+    prefixes.iter().find(holds).map(|prefix| prefix.to_string())
+}
+
+/// The denoising network's weights: as they were trained, or their moving average.
+fn unet(
+    use_ema: bool,
+    checkpoint: &Arc<Checkpoint>,
+    average: Option<bool>,
+) -> Result<(Average, Option<Weights>)> {
+    const FIRST: &str = "time_embed.0.weight";
+    let raw = find(checkpoint, &["model.diffusion_model.", ""], FIRST);
+    let raw = raw.map(|prefix| checkpoint.weights(Naming::Original { prefix }));
+    let averaged = checkpoint.weights(Naming::Average);
+    let averaged = averaged.contains(FIRST).then_some(averaged);
+    let wanted = average.unwrap_or(use_ema || raw.is_none());
+    match (averaged, wanted) {
+        (Some(averaged), true) => Ok((Average::Used, Some(averaged))),
+        (Some(_), false) => Ok((Average::Unused, raw)),
+        (None, _) if average == Some(true) => Err(Error::file(
+            checkpoint.path(),
+            "holds no moving average of its weights (`model_ema.`), which --ema asks for",
+        )),
+        (None, _) => Ok((Average::Absent, raw)),
+    }
+}
+
+/// The weights of CLIP's text encoder, under transformers' names or OpenCLIP's.
+fn clip(text: &ClipConfig, checkpoint: &Arc<Checkpoint>) -> Option<Weights> {
+    let prefixes = [
+        "cond_stage_model.transformer.text_model.",
+        "cond_stage_model.transformer.",
+        "text_model.",
+        "",
+    ];
+    if let Some(prefix) = find(checkpoint, &prefixes, "embeddings.token_embedding.weight") {
+        let prefix = prefix.trim_end_matches("text_model.").to_owned();
+        return Some(checkpoint.weights(Naming::Clip { prefix }));
+    }
+    let prefixes = ["cond_stage_model.model.", ""];
+    let prefix = find(checkpoint, &prefixes, "token_embedding.weight")?;
+    for skipped in text.layers.saturating_sub(text.skip_layers)..text.layers {
+        checkpoint.leave_out(&format!("{prefix}transformer.resblocks.{skipped}."));
+    }
+    Some(checkpoint.weights(Naming::OpenClip { prefix }))
 }
 
 /// Refuses a configuration of another model's noise schedule: the checkpoint holds the one that it was trained with. The two ends tell
