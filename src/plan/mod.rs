@@ -69,45 +69,15 @@ impl Plan {
         let constants = hoist::constants(&graph);
         let prologue = constants.iter().take_while(|constant| **constant).count();
         let exact = |index: usize| graph.is_exact(Value::at(index));
-        let mut intervals: Vec<Interval> = nodes
-            .iter()
-            .enumerate()
-            .map(|(index, node)| {
-                let bytes = node.shape.len() * if exact(index) { 4 } else { element_bytes };
-                let bytes = match tail_bytes.get(index) {
-                    Some(&tail) if tail > 0 => bytes.next_multiple_of(memory::ALIGNMENT) + tail,
-                    _ => bytes,
-                };
-                match node.op {
-                    Op::Input(_) => Interval {
-                        bytes,
-                        first: 0,
-                        last: end,
-                    },
-                    _ => Interval {
-                        bytes,
-                        first: index,
-                        last: index,
-                    },
-                }
-            })
-            .collect();
-        for (index, node) in nodes.iter().enumerate() {
-            for input in &node.inputs {
-                let root = roots[input.index()];
-                let kept = root < prologue && prologue <= index;
-                let interval = &mut intervals[root];
-                interval.last = interval.last.max(if kept { end } else { index });
+        let bytes = |index: usize| {
+            let element = if exact(index) { 4 } else { element_bytes };
+            let bytes = nodes[index].shape.len() * element;
+            match tail_bytes.get(index) {
+                Some(&tail) if tail > 0 => bytes.next_multiple_of(memory::ALIGNMENT) + tail,
+                _ => bytes,
             }
-        }
-        for (_, value) in graph.outputs() {
-            intervals[roots[value.index()]].last = end;
-        }
-        for (index, &root) in roots.iter().enumerate() {
-            if root != index {
-                intervals[index].bytes = 0;
-            }
-        }
+        };
+        let mut intervals = lifetimes(&graph, &roots, prologue, bytes);
         intervals.extend(
             workspace_bytes
                 .iter()
@@ -146,6 +116,39 @@ impl Plan {
     pub fn place(&self, value: Value) -> Place {
         self.places[value.index()]
     }
+}
+
+/// How long each node's value lives, by the node whose place it has (`roots`); a value that has another's takes no bytes.
+fn lifetimes(
+    graph: &Graph,
+    roots: &[usize],
+    prologue: usize,
+    bytes: impl Fn(usize) -> usize,
+) -> Vec<Interval> {
+    let nodes = graph.nodes();
+    let end = nodes.len();
+    let mut intervals: Vec<Interval> = (nodes.iter().zip(roots).enumerate())
+        .map(|(index, (node, &root))| {
+            let (first, last) = match node.op {
+                Op::Input(_) => (0, end),
+                _ => (index, index),
+            };
+            let bytes = if root == index { bytes(index) } else { 0 };
+            Interval { bytes, first, last }
+        })
+        .collect();
+    for (index, node) in nodes.iter().enumerate() {
+        for input in &node.inputs {
+            let root = roots[input.index()];
+            let kept = root < prologue && prologue <= index;
+            let interval = &mut intervals[root];
+            interval.last = interval.last.max(if kept { end } else { index });
+        }
+    }
+    for (_, value) in graph.outputs() {
+        intervals[roots[value.index()]].last = end;
+    }
+    intervals
 }
 
 /// The graph of `nodes`, each with its index in `graph`, whose outputs it keeps: a choice of its nodes, in another order.
