@@ -58,11 +58,16 @@ pub fn run(args: &PlanArgs, console: &Console, stop: &Stop) -> Result<()> {
         request.height,
         request.batch
     ))?;
+    print(&stages, peak, console)
+}
+
+/// The stages as a table, and below it what they should take of time.
+fn print(stages: &[Stage], peak: usize, console: &Console) -> Result<()> {
     console.result(&format!(
         "{:<13} {:>11} {:>11} {:>11}",
         "stage", "weights MiB", "values MiB", "peak MiB"
     ))?;
-    for stage in &stages {
+    for stage in stages {
         let bands = stage.bands.map(|bands| {
             format!(
                 "  in up to {} bands, instead of {} MiB; {} MiB kept on the host",

@@ -3,7 +3,9 @@
 
 use super::math;
 use super::simd::{self, Loop};
-use crate::ops::{Activate, Activation, AddChannels, Axis, Concat, Embedding, ScaleShift, Slice};
+use crate::ops::{
+    Activate, Activation, AddChannels, Axis, Channels, Concat, Embedding, ScaleShift, Slice,
+};
 use crate::weights::TensorView;
 use rayon::prelude::*;
 
@@ -70,23 +72,29 @@ pub(super) fn add(inputs: &[Slice], output: &mut [f32]) {
 }
 
 pub(super) fn add_channels(op: &AddChannels, inputs: &[Slice], output: &mut [f32]) {
-    let (x, channels) = (inputs[0], inputs[0].shape.channels());
-    let rows_per_image = (x.shape.rows() / x.shape.batch().max(1)).max(1);
-    let rows = output
-        .par_chunks_mut(channels)
-        .zip(x.data.par_chunks(channels));
-    rows.enumerate()
-        .with_min_len(ELEMENTS / channels)
-        .for_each(|(row, (y, x))| {
-            let v = op.channels.of_image(row / rows_per_image, &inputs[1..]);
-            y.iter_mut()
-                .zip(x)
-                .zip(v)
-                .for_each(|((y, x), v)| *y = x + v);
-        });
+    each_row(op.channels, inputs, output, |y, x, values| {
+        for ((y, x), value) in y.iter_mut().zip(x).zip(values) {
+            *y = x + value;
+        }
+    });
 }
 
 pub(super) fn scale_shift(op: &ScaleShift, inputs: &[Slice], output: &mut [f32]) {
+    each_row(op.channels, inputs, output, |y, x, values| {
+        let (scales, shifts) = values.split_at(x.len());
+        for (((y, x), scale), shift) in y.iter_mut().zip(x).zip(scales).zip(shifts) {
+            *y = x * (1.0 + scale) + shift;
+        }
+    });
+}
+
+/// Every row of a result, with that of the first operand and its image's values for channels.
+fn each_row(
+    values: Channels,
+    inputs: &[Slice],
+    output: &mut [f32],
+    change: impl Fn(&mut [f32], &[f32], &[f32]) + Sync,
+) {
     let (x, channels) = (inputs[0], inputs[0].shape.channels());
     let rows_per_image = (x.shape.rows() / x.shape.batch().max(1)).max(1);
     let rows = output
@@ -95,11 +103,7 @@ pub(super) fn scale_shift(op: &ScaleShift, inputs: &[Slice], output: &mut [f32])
     rows.enumerate()
         .with_min_len(ELEMENTS / channels)
         .for_each(|(row, (y, x))| {
-            let v = op.channels.of_image(row / rows_per_image, &inputs[1..]);
-            let (scales, shifts) = v.split_at(channels);
-            for (((y, x), scale), shift) in y.iter_mut().zip(x).zip(scales).zip(shifts) {
-                *y = x * (1.0 + scale) + shift;
-            }
+            change(y, x, values.of_image(row / rows_per_image, &inputs[1..]));
         });
 }
 

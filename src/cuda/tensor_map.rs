@@ -10,7 +10,7 @@
 use std::fmt;
 
 /// The most axes of a map.
-pub const MOST_AXES: usize = 5;
+const MOST_AXES: usize = 5;
 
 /// The most elements that a box may have along an axis.
 const MOST_OF_BOX: usize = 256;

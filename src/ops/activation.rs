@@ -33,7 +33,7 @@ impl Activation {
 ///
 /// # Source
 /// Abramowitz and Stegun, 7.1.6 and 7.1.14.
-pub(crate) fn erf(x: f64) -> f64 {
+fn erf(x: f64) -> f64 {
     let z = x.abs();
     if z >= 6.0 {
         return x.signum();

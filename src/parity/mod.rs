@@ -61,7 +61,7 @@ impl Report {
 /// The largest relative L2 error that passes unless the caller says otherwise.
 ///
 /// A trajectory adds up the errors of its steps, and guidance multiplies them.
-pub fn default_tolerance(component: Component, element_bytes: usize) -> f64 {
+fn default_tolerance(component: Component, element_bytes: usize) -> f64 {
     match (component, element_bytes >= size_of::<f32>()) {
         (Component::Sampler, true) => 5e-4,
         (Component::Sampler, false) => 3e-2,

@@ -5,7 +5,7 @@ use latent_diffusion::Graph;
 use latent_diffusion::graph::Param;
 use latent_diffusion::models::config::ModelConfig;
 use latent_diffusion::models::{autoencoder, unet};
-use latent_diffusion::ops::{Beside, Op};
+use latent_diffusion::ops::{Beside, GroupNorm, GroupNormalise, LayerNorm, Op};
 use latent_diffusion::plan::fuse::fuse;
 
 /// The UNet's at 32x32 and 64x64 latents, and the decoder's at 256x256 pixels, batch 1.
@@ -92,17 +92,11 @@ pub fn rename(op: &mut Op, prefix: &str) {
                 bias.for_each(|bias| rename(bias, "beside.bias"));
             }
         }
-        Op::GroupNorm(op) => {
-            rename(&mut op.weight, "weight");
-            rename(&mut op.bias, "bias");
-        }
-        Op::GroupNormalise(op) => {
-            rename(&mut op.weight, "weight");
-            rename(&mut op.bias, "bias");
-        }
-        Op::LayerNorm(op) => {
-            rename(&mut op.weight, "weight");
-            rename(&mut op.bias, "bias");
+        Op::GroupNorm(GroupNorm { weight, bias, .. })
+        | Op::GroupNormalise(GroupNormalise { weight, bias, .. })
+        | Op::LayerNorm(LayerNorm { weight, bias, .. }) => {
+            rename(weight, "weight");
+            rename(bias, "bias");
         }
         Op::AddPositions(op) => rename(&mut op.table, "weight"),
         Op::Embedding(op) => rename(&mut op.table, "weight"),
