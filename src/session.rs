@@ -65,7 +65,8 @@ impl<B: Backend> Session<B> {
         Self::with_fusion(backend, graph, weights, |rule| backend.gains_by(rule))
     }
 
-    /// As [`new`](Self::new), with the fusion rules that `enabled` lets through, and not those that the device gains by. Without any, every node of the graph can be observed.
+    /// As [`new`](Self::new), with the fusion rules that `enabled` lets through, and not those that the device gains by. Without any, every node of
+    /// the graph can be observed.
     ///
     /// # Errors
     /// As [`new`](Self::new).

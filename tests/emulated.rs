@@ -122,7 +122,8 @@ fn a_part_of_an_image_is_drawn_as_on_the_cpu_and_the_rest_is_kept() {
     assert_eq!(alone[0], found[1]);
 }
 
-/// The demo model with the convolution `name` scaled by `factor`. What follows the decoder's first is normalised, so the picture is as finite as before.
+/// The demo model with the convolution `name` scaled by `factor`. What follows the decoder's first is normalised, so the picture is as finite as
+/// before.
 fn loud(folder: &Path, name: &str, factor: f32) -> Model {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
     for name in ["config.yaml", "vocab.json", "merges.txt"] {

@@ -1,5 +1,5 @@
-//! How fast the tensor cores take products of what is there already, from registers by `mma.sync` or on Hopper GPUs from shared memory by `wgmma`: what a
-//! kernel of ours could reach at the very most.
+//! How fast the tensor cores take products of what is there already, from registers by `mma.sync` or on Hopper GPUs from shared memory by `wgmma`:
+//! what a kernel of ours could reach at the very most.
 
 use crate::work::Run;
 use latent_diffusion::Result;

@@ -1,9 +1,8 @@
 //! `ldm bench`: how long each operation of a network takes, beside what this machine could do at best.
 //!
 //! Work is counted from shapes ([`Cost`]), time is the least of several runs: whatever else the machine does only ever adds. Both ceilings are
-//! measured here and now. A GPU's times are its own clock's: of a replayed recording for a whole run, and of one launch after another, its operands in
-//! the cache, for an operation.
-//! More than 100 % of the roofline means that operands came from a cache, and not from memory.
+//! measured here and now. A GPU's times are its own clock's: of a replayed recording for a whole run, and of one launch after another, its operands
+//! in the cache, for an operation. More than 100 % of the roofline means that operands came from a cache, and not from memory.
 
 mod startup;
 mod table;

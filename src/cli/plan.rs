@@ -1,5 +1,5 @@
-//! `ldm plan`: what a run takes of memory, from the programs that would run and before any weight is read; and what it should take of time on a GPU, by a
-//! model that was never compared with one. `--device emulator --target H200` asks it for a card that is elsewhere.
+//! `ldm plan`: what a run takes of memory, from the programs that would run and before any weight is read; and what it should take of time on a GPU,
+//! by a model that was never compared with one. `--device emulator --target H200` asks it for a card that is elsewhere.
 
 use super::args::ModelArgs;
 use super::console::Console;

@@ -60,7 +60,8 @@ impl Arena {
         Ok(())
     }
 
-    /// Operands to read, a result and scratch memory (offset and size in bytes) to write. Operands may overlap one another, but nothing that is written.
+    /// Operands to read, a result and scratch memory (offset and size in bytes) to write. Operands may overlap one another, but nothing that is
+    /// written.
     pub(super) fn views(
         &mut self,
         inputs: &[Place],

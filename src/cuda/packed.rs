@@ -1,7 +1,7 @@
 //! Packed weights that are kept beside the checkpoint they were made from, so that a start reads them and packs nothing.
 //!
-//! One file for each checkpoint, kind of GPU and precision. It holds weights by what they are made of and how they lie, so what a size or a sampler needs
-//! beyond it is packed as ever; and what is wrong with it is said, and costs nothing but its use.
+//! One file for each checkpoint, kind of GPU and precision. It holds weights by what they are made of and how they lie, so what a size or a sampler
+//! needs beyond it is packed as ever; and what is wrong with it is said, and costs nothing but its use.
 
 use super::memory::made;
 use super::weights::Store;

@@ -42,8 +42,8 @@ pub enum Layout {
         /// The two halves of the output channels alternate, so that a value and its gate lie side by side.
         gated: bool,
     },
-    /// Of a 3x3 filter over an image upsampled by two, as [`Matrix`](Self::Matrix): the rows of the first [phase](crate::ops::Upsampling::Phases), of four taps
-    /// each, then those of the next. Weights of one pixel are added up in f32 and rounded once.
+    /// Of a 3x3 filter over an image upsampled by two, as [`Matrix`](Self::Matrix): the rows of the first [phase](crate::ops::Upsampling::Phases), of
+    /// four taps each, then those of the next. Weights of one pixel are added up in f32 and rounded once.
     Phases {
         /// At least four times the input channels.
         columns: usize,

@@ -1,10 +1,10 @@
 //! Which products may be summed in halves, as consumer GPUs do at twice the rate: those of what a normalisation made, in networks that denoise.
 //!
 //! A sum of 64 products in halves is wrong beyond 65504, and rounded to 11 bits below. So its operand must be of moderate size, as a
-//! normalisation's result is: about one, times what was learnt for its channel. What attention mixes, a gate multiplies, or a skip connection carries has
-//! outliers, and is summed in f32. (A product that normalises rows itself multiplies them first: its sums are larger or smaller than the
-//! normalised row's by one factor, which rounding to 11 bits does not see.) Weights are not known yet when kernels are chosen; a sum that they make too large is infinite, which is counted
-//! at the end of every step, and the refusal names the node and the way out.
+//! normalisation's result is: about one, times what was learnt for its channel. What attention mixes, a gate multiplies, or a skip connection carries
+//! has outliers, and is summed in f32. (A product that normalises rows itself multiplies them first: its sums are larger or smaller than the
+//! normalised row's by one factor, which rounding to 11 bits does not see.) Weights are not known yet when kernels are chosen; a sum that they make
+//! too large is infinite, which is counted at the end of every step, and the refusal names the node and the way out.
 //!
 //! Only a network that denoises is evaluated so often that it matters, and what one of its steps does not get quite right is noise to the next. It is
 //! known by the timestep that it is told.

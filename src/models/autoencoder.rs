@@ -38,7 +38,8 @@ const OUT: NormConv = ["norm_out", "", "conv_out"];
 /// A decoder alone.
 ///
 /// # Shapes
-/// Input `latent [batch, height, width, embed_dim]` (exact where it is quantised), output `image [batch, f height, f width, C]`; sizes in latent pixels.
+/// Input `latent [batch, height, width, embed_dim]` (exact where it is quantised), output `image [batch, f height, f width, C]`; sizes in latent
+/// pixels.
 ///
 /// # Errors
 /// As [`decode`].

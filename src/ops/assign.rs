@@ -13,8 +13,8 @@ use crate::tensor::Shape;
 /// Of several pairs of target and value, all of one shape, which the fusion pass makes of assignments that follow one another, the result is the
 /// first target's new value; the others are given theirs, in their order, by the device that [runs](crate::backend::Backend::run) the operation.
 ///
-/// Where it folds [combinations](Combine) in, each of the first `combined` pairs is a target and its coefficients, and after all pairs come what these
-/// combinations share: the row, and the terms as they are before anything is assigned. Their targets are assigned last.
+/// Where it folds [combinations](Combine) in, each of the first `combined` pairs is a target and its coefficients, and after all pairs come what
+/// these combinations share: the row, and the terms as they are before anything is assigned. Their targets are assigned last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Assign {
     /// How many targets, the first, are given combinations.

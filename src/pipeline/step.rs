@@ -71,11 +71,11 @@ impl StepSizes {
 ///
 /// # Shapes
 /// The state, `state` and `memory.1` on, and `noise` are `[N, h, w, C]`. Constants are the `context`, the settings of `guidance [2]`, the
-/// `timesteps [S]`, `concat [N, h, w, K]`, `class_labels [calls]`, and for each vector of the state its `coefficients [S, 3 + memory]`; `step [1]` is the row. Results are the
-/// count `not_finite [N]` and the next state; what each vector was before the step is kept as `state.before` and so on. Where a part of the image
-/// is known, its latent `kept.latent` and the mask `kept.mask` of what is not are constants like the state, the levels `kept.levels [S, 2]` are
-/// exact, and `kept.noise` is like `noise`. Where predicted images are quantised, `coefficients.image [S, 3 + memory]` are constants, and the
-/// other coefficients are one more: of the nearest codes.
+/// `timesteps [S]`, `concat [N, h, w, K]`, `class_labels [calls]`, and for each vector of the state its `coefficients [S, 3 + memory]`; `step [1]` is
+/// the row. Results are the count `not_finite [N]` and the next state; what each vector was before the step is kept as `state.before` and so on.
+/// Where a part of the image is known, its latent `kept.latent` and the mask `kept.mask` of what is not are constants like the state, the levels
+/// `kept.levels [S, 2]` are exact, and `kept.noise` is like `noise`. Where predicted images are quantised, `coefficients.image [S, 3 + memory]` are
+/// constants, and the other coefficients are one more: of the nearest codes.
 ///
 /// # Errors
 /// As [`unet::forward`].

@@ -28,8 +28,8 @@ use rules::{Folded, RULES, Rule};
 /// Rules after which one weight is made of several learnt tensors: for devices that copy weights anyway.
 pub const STACKING: [&str; 3] = [one_source::NAME, beside::NAME, rules::LAYER_NORM_LINEAR];
 
-/// The rules that leave out work which follows from other work. A device can do [without](crate::backend::Backend::gains_by) them, to be compared with
-/// programs that do it all.
+/// The rules that leave out work which follows from other work. A device can do [without](crate::backend::Backend::gains_by) them, to be compared
+/// with programs that do it all.
 pub const CUTS: [&str; 4] = [single_key::NAME, pair::NAME, phases::NAME, hoist::NAME];
 
 /// The names of the rules.

@@ -1,8 +1,8 @@
 //! From a graph to a program's layout: pure functions that need no device.
 //!
 //! [`fuse`](fuse::fuse) folds textbook operations together, [`hoist`](hoist::hoist) brings what runs once before what runs every time,
-//! [`bands`] cuts a network over a large image into parts that fit, [`memory`] decides where every value lives, [`pack`] brings weights into the order kernels read. A [`Plan`] is the result of the first
-//! three: which nodes run, and where their tensors lie in one arena.
+//! [`bands`] cuts a network over a large image into parts that fit, [`memory`] decides where every value lives, [`pack`] brings weights into the
+//! order kernels read. A [`Plan`] is the result of the first three: which nodes run, and where their tensors lie in one arena.
 
 pub mod bands;
 pub mod fuse;

@@ -1,8 +1,8 @@
 //! What a device made of a checkpoint's tensors, kept in a file beside the checkpoint, so that the next start reads it instead of making it again.
 //!
-//! It is a safetensors file: a row of numbers for each thing that was made, under the name that its maker gave it, and last a checksum for each. About
-//! itself it says in which format and from which weights it was made. A file that says anything else is refused, and so is what does not add up to its
-//! checksum: whoever asked then makes it anew, so that a file can save time and do nothing else.
+//! It is a safetensors file: a row of numbers for each thing that was made, under the name that its maker gave it, and last a checksum for each.
+//! About itself it says in which format and from which weights it was made. A file that says anything else is refused, and so is what does not add up
+//! to its checksum: whoever asked then makes it anew, so that a file can save time and do nothing else.
 
 use super::map::Bytes;
 use super::save::{header_of, whole};

@@ -132,7 +132,8 @@ pub(super) fn whole(
     outcome
 }
 
-/// What precedes the data: of each tensor name, type, sizes and bytes. It is filled up with spaces so that the data begins at a multiple of eight bytes.
+/// What precedes the data: of each tensor name, type, sizes and bytes. It is filled up with spaces so that the data begins at a multiple of eight
+/// bytes.
 pub(super) fn header_of<'a>(
     tensors: impl Iterator<Item = (&'a str, String, Vec<usize>, usize)>,
     about: &BTreeMap<String, String>,

@@ -1,7 +1,7 @@
 //! Where the records of a zip archive lie that stores them as they are, as PyTorch's checkpoints do.
 //!
-//! Nothing is unpacked, and no record is read or even looked for before it is asked for, so checksums are not compared either: as with safetensors files, that would
-//! read gigabytes before the first of them is needed.
+//! Nothing is unpacked, and no record is read or even looked for before it is asked for, so checksums are not compared either: as with safetensors
+//! files, that would read gigabytes before the first of them is needed.
 
 use super::printable;
 use std::collections::HashMap;

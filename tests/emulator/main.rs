@@ -1,7 +1,7 @@
 //! The emulator's checker on the kernels themselves: as they are it has nothing to say, and of each of many planted faults it says what it is.
 //!
-//! A fault is a change of one place in `kernels/`: the changed sources are compiled with the emulator into a library, which is loaded and given a case
-//! of `tests/cases`. The place must be there exactly once, so that a fault cannot outlive the code it is planted in.
+//! A fault is a change of one place in `kernels/`: the changed sources are compiled with the emulator into a library, which is loaded and given a
+//! case of `tests/cases`. The place must be there exactly once, so that a fault cannot outlive the code it is planted in.
 
 mod attention;
 #[allow(

@@ -174,7 +174,8 @@ fn answer<B: Backend>(backend: &Arc<B>, case: &Case, inputs: &[Tensor]) -> Resul
 }
 
 /// Runs a case twice, the second time as a device repeats what it has run, and fails if an operand is not what it was before (the
-/// target of an assignment alone may change), or the results differ. Answers the operands as the device holds them, rounded to its elements, and the result.
+/// target of an assignment alone may change), or the results differ. Answers the operands as the device holds them, rounded to its elements, and the
+/// result.
 fn run<B: Backend>(
     backend: &Arc<B>,
     case: &Case,
