@@ -14,7 +14,7 @@
 //
 // Tensors       words of 32 bits, whatever they stand for: x is read, y written; what lies where is said at each kernel
 // Arithmetic    the primitive's own
-// Launch        one warp, blocks of one warp to meet; the last three lines 256 threads
+// Launch        one warp, blocks of one warp to meet; 256 threads where an entry says so
 // Requirements  none are checked: tests/primitives and, for the rate, benches/turns are the only callers; no network asks for these entries
 // Cost          none to speak of; of the rate, 2 * 16^3 * RATE_ROWS * RATE_COLUMNS / 2 FLOPs per warp and round
 // Measured      not yet run on hardware
@@ -218,6 +218,14 @@ DEVICE void last_arrives(float* y, const float* x, int* counter) {
     y[blocks * WARP + lane] = sum;
 }
 
+// x, y [threads]: each number of the other end and one, so that a grid reads what other multiprocessors have just written.
+DEVICE void relay(float* y, const float* x) {
+    wait_for_previous_grid();
+    let_next_grid_start();
+    const int i = number_of_thread(), last = static_cast<int>(gridDim.x * blockDim.x) - 1;
+    y[i] = x[last - i] + 1.0f;
+}
+
 // Fragments of the tile of `rate`: enough sums that none waits for its own last product.
 #define RATE_ROWS 4
 #define RATE_COLUMNS 8
@@ -249,6 +257,7 @@ ENTRY(32, 1, primitive_copy_async_4, BITS) { copy_groups<4>(y, x, setting); }
 ENTRY(32, 1, primitive_load_matrix, BITS) { load_matrix<false>(y, x, setting); }
 ENTRY(32, 1, primitive_load_matrix_transposed, BITS) { load_matrix<true>(y, x, setting); }
 ENTRY(32, 1, primitive_last_to_arrive, float* y, const float* x, int* counter) { last_arrives(y, x, counter); }
+ENTRY(256, 1, primitive_relay, float* y, const float* x) { relay(y, x); }
 ENTRY(32, 1, primitive_multiply, float* y, const float* x) { multiply(y, x); }
 ENTRY(32, 1, primitive_multiply_half, float* y, const float* x) { multiply_half(y, x); }
 ENTRY(32, 1, primitive_multiply_tile, float* y, const float* x) { multiply_fragments(y, x); }

@@ -117,6 +117,9 @@ fn copies() -> Vec<Case> {
         let matrix = Tensor::new([100, 40], [span, 33], swizzle);
         cases.extend([load(&matrix, &[8, 10]), store(&matrix, &[8, 10])]);
     }
+    // A head of 40 channels, and fewer rows than a tile has.
+    let small = Tensor::new([40, 5], [64, 16], Swizzle::Bytes128);
+    cases.extend([load(&small, &[0, 0]), store(&small, &[0, -3])]);
     let volume = Tensor::new([72, 5, 6], [64, 4, 3], Swizzle::Bytes128);
     cases.extend([load(&volume, &[5, -1, 4]), store(&volume, &[5, -1, 4])]);
     let images = Tensor::new([72, 7, 6, 2], [64, 8, 3, 2], Swizzle::Bytes128);

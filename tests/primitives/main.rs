@@ -6,9 +6,11 @@
 
 mod blocks;
 mod cases;
+mod hardware;
 mod hopper;
 mod layout;
 mod numbers;
+mod relay;
 mod tensor;
 
 use cases::{Case, Expected};
@@ -158,9 +160,10 @@ fn wrong_hopper(case: &hopper::Case, found: &[f32]) -> Option<String> {
     ))
 }
 
-fn check_hopper(device: &Cuda) {
+fn check_hopper(device: &Cuda, asked: impl Fn(&hopper::Case) -> bool) {
     let wrong: Vec<String> = hopper::all()
         .iter()
+        .filter(|case| asked(case))
         .filter_map(|case| wrong_hopper(case, &answer_hopper(device, case)))
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -238,16 +241,13 @@ fn wrong(case: &Case, found: &[u32]) -> Option<String> {
     ))
 }
 
-fn check(device: &Cuda) {
+fn check(device: &Cuda, asked: impl Fn(&Case) -> bool) {
     let wrong: Vec<String> = cases::all()
         .iter()
+        .filter(|case| asked(case))
         .filter_map(|case| wrong(case, &answer(device, case)))
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-fn gpu() -> Cuda {
-    Cuda::gpu(0, Precision::F16, 0, Arc::default()).unwrap()
 }
 
 fn entries(file: &str) -> HashSet<&'static str> {
@@ -257,18 +257,23 @@ fn entries(file: &str) -> HashSet<&'static str> {
 
 #[test]
 fn every_entry_is_asked() {
-    let asked: HashSet<&str> = cases::all().iter().map(|case| case.entry).collect();
+    let cases = cases::all();
+    let asked = cases.iter().map(|case| case.entry).chain([relay::ENTRY]);
+    let asked: HashSet<&str> = asked.collect();
     assert_eq!(asked, entries("primitives.cu"));
-    let asked: HashSet<&str> = hopper::all().iter().map(|case| case.entry).collect();
-    assert_eq!(asked, entries("primitives_sm90.cu"));
+    let asked_hopper: HashSet<&str> = hopper::all().iter().map(|case| case.entry).collect();
+    assert_eq!(asked_hopper, entries("primitives_sm90.cu"));
+    let on_hardware: HashSet<&str> = hardware::ENTRIES.iter().copied().collect();
+    assert_eq!(on_hardware, &asked | &asked_hopper);
 }
 
 #[test]
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn the_emulator_does_what_the_manual_says() {
     for seed in [0, 1, 2] {
-        check(&emulator(seed));
-        check_hopper(&emulator(seed));
+        check(&emulator(seed), |_| true);
+        check_hopper(&emulator(seed), |_| true);
+        assert_eq!(relay::wrong(&emulator(seed)), None);
     }
 }
 
@@ -301,40 +306,6 @@ fn one_wrong_bit_is_found() {
         let middle = answer.len() / 2;
         answer[middle] += 1.0;
         assert!(wrong_hopper(&case, &answer).is_some(), "{}", case.entry);
-    }
-}
-
-#[test]
-#[ignore = "needs a GPU"]
-fn a_gpu_does_what_the_manual_says() {
-    let gpu = gpu();
-    check(&gpu);
-    if gpu.target().compute_capability == 90 {
-        check_hopper(&gpu);
-    } else {
-        println!("left out: this GPU has none of the primitives of sm_90a");
-    }
-}
-
-#[test]
-#[ignore = "needs a GPU"]
-fn a_gpu_answers_to_the_bit_as_the_emulator_does() {
-    let (gpu, emulator) = (gpu(), emulator(0));
-    for case in cases::all() {
-        let [found, expected] = [&gpu, &emulator].map(|device| answer(device, &case));
-        match &case.expected {
-            // Approximations are defined up to a distance, which the test above measures.
-            Expected::Near(..) => {}
-            kind => {
-                let [found, expected] = [found, expected].map(|words| {
-                    words
-                        .iter()
-                        .map(|&w| canonical(w, kind))
-                        .collect::<Vec<_>>()
-                });
-                assert!(found == expected, "{} {:?}", case.entry, case.setting);
-            }
-        }
     }
 }
 
