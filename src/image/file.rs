@@ -9,6 +9,19 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// Opens a file that is read in any order, which a pipe cannot be: it would also be waited for until somebody writes to it.
+///
+/// # Errors
+/// If it cannot be opened, or is a pipe or a device.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let found = fs::metadata(path)?;
+    if !found.is_file() && !found.is_dir() {
+        let problem = "is a pipe or a device; store what it gives in a file first";
+        return Err(io::Error::new(ErrorKind::InvalidInput, problem));
+    }
+    File::open(path)
+}
+
 /// What to do with a file that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {

@@ -1,13 +1,12 @@
 //! Maps of labels given by the user: an image whose pixels are numbers, not colours.
 
+use super::file::open;
+use super::read::MAX_PIXELS;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 use png::{ColorType, Decoder, Transformations};
-use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
-
-use super::read::MAX_PIXELS;
 
 /// Reads a PNG file of one number per pixel: 8-bit gray levels, or the indices of a palette, whose colours mean nothing.
 ///
@@ -21,7 +20,7 @@ pub fn read_labels(path: &Path, labels: usize) -> Result<Tensor> {
     let unreadable = |error: &dyn std::fmt::Display| {
         refuse(format!("cannot be read as a PNG image of labels: {error}"))
     };
-    let file = File::open(path).map_err(|error| unreadable(&error))?;
+    let file = open(path).map_err(|error| unreadable(&error))?;
     let mut decoder = Decoder::new(BufReader::new(file));
     decoder.set_transformations(Transformations::IDENTITY);
     let mut reader = decoder.read_info().map_err(|error| unreadable(&error))?;
@@ -84,6 +83,7 @@ pub fn resize_labels(labels: &Tensor, width: usize, height: usize) -> Result<Ten
 mod tests {
     use super::*;
     use png::{BitDepth, Encoder};
+    use std::fs::File;
     use std::path::PathBuf;
 
     fn written(

@@ -2,7 +2,7 @@
 //!
 //! The archive is a library's business; an array's header is one line of text.
 
-use super::file::{Existing, write_file_with};
+use super::file::{Existing, open, write_file_with};
 use crate::error::{Error, Result};
 use crate::tensor::{Shape, Tensor};
 use half::f16;
@@ -87,7 +87,7 @@ fn header(array: &Array) -> Vec<u8> {
 /// If the file is missing or damaged, holds no such array, or one that is not of floats.
 pub fn read_npz(path: &Path, name: &str) -> Result<Tensor> {
     let refuse = |problem: String| Error::file(path, problem);
-    let file = File::open(path).map_err(|error| refuse(format!("cannot be read: {error}")))?;
+    let file = open(path).map_err(|error| refuse(format!("cannot be read: {error}")))?;
     let mut archive = ZipArchive::new(BufReader::new(file))
         .map_err(|error| refuse(format!("is no .npz archive: {error}")))?;
     let names = archive.file_names().filter_map(|name| name.ok());

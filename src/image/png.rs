@@ -3,7 +3,7 @@
 //! Compression is the crate's `Fast`: a 512x512 image in about a millisecond instead of twenty, for an eighth more bytes. The text
 //! stands before the pixels, where every reader looks for it.
 
-use super::file::{Existing, write_file};
+use super::file::{Existing, open, write_file};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 use png::{BitDepth, ColorType, Compression, Decoder, DecodingError, Encoder, EncodingError};
@@ -133,8 +133,7 @@ pub(super) fn to_byte(x: f32) -> u8 {
 /// # Errors
 /// If the file cannot be read or is no sound PNG file.
 pub fn read_text_chunks(path: &Path) -> Result<Vec<TextChunk>> {
-    let file =
-        File::open(path).map_err(|error| Error::file(path, format!("cannot be read: {error}")))?;
+    let file = open(path).map_err(|error| Error::file(path, format!("cannot be read: {error}")))?;
     text_chunks(BufReader::new(file))
         .map_err(|error| Error::file(path, format!("cannot be read as a PNG image: {error}")))
 }

@@ -1,5 +1,6 @@
 //! Images given by the user.
 
+use super::file::open;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 use ::image::imageops::{self, FilterType};
@@ -7,7 +8,6 @@ use ::image::{
     DynamicImage, ImageBuffer, ImageDecoder, ImageReader, ImageResult, Limits, Rgb, RgbImage,
 };
 use std::fmt::Display;
-use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
@@ -26,7 +26,7 @@ pub fn read_image(path: &Path) -> Result<Tensor> {
         let problem = format!("cannot be read as a PNG, JPEG or WebP image: {error}");
         Error::file(path, problem)
     };
-    let file = File::open(path).map_err(|error| unreadable(&error))?;
+    let file = open(path).map_err(|error| unreadable(&error))?;
     let mut reader = ImageReader::new(BufReader::new(file))
         .with_guessed_format()
         .map_err(|error| unreadable(&error))?;

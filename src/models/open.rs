@@ -44,7 +44,15 @@ pub fn open(model: impl AsRef<Path>, options: &OpenOptions) -> Result<ModelFiles
     if let (Some(cache), Some(id)) = (&options.hub_cache, hub::id(model)) {
         return Opening::new(model, options).folder(&hub::snapshot(cache, id)?);
     }
-    Err(Error::file(model, "does not exist"))
+    Err(Error::file(
+        model,
+        match model.symlink_metadata() {
+            Ok(_) => "is neither a file nor a folder",
+            Err(_) => {
+                "does not exist: a model is a folder, a .safetensors or .ckpt file, or org/name in the Hugging Face cache"
+            }
+        },
+    ))
 }
 
 /// A model that is part of the program; `name` stands for its path in messages.
@@ -110,7 +118,10 @@ impl<'a> Opening<'a> {
     }
 
     fn file(mut self, file: &Path) -> Result<ModelFiles> {
-        let folder = file.parent().unwrap_or(Path::new(""));
+        let folder = match file.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
         let is = |extension: &str| file.extension().is_some_and(|found| found == extension);
         if is("json") {
             return self.folder(folder);

@@ -33,13 +33,7 @@ pub(super) fn whole_timesteps(
     options: &Options,
     stride: Stride,
 ) -> Result<Vec<Step>> {
-    if options.sigmas != SigmaSpacing::Normal {
-        return Err(Error::request(format!(
-            "`{}` spacing is for samplers that count noise by sigma (Euler, Euler a, Heun, DPM++ 2M, DPM++ 2M SDE, UniPC); \
-             this one visits whole timesteps",
-            options.sigmas.name()
-        )));
-    }
+    refuse_spacing(options)?;
     let timesteps = if options.compvis_timesteps {
         schedule.compvis_timesteps(options.steps)
     } else {
@@ -59,6 +53,18 @@ pub(super) fn whole_timesteps(
         },
     };
     Ok(timesteps.iter().enumerate().map(step).collect())
+}
+
+/// Refuses a spacing of noise ratios where timesteps are visited by a rule of their own.
+fn refuse_spacing(options: &Options) -> Result<()> {
+    match options.sigmas {
+        SigmaSpacing::Normal => Ok(()),
+        other => Err(Error::request(format!(
+            "`{}` spacing is for samplers that count noise by sigma (Euler, Euler a, Heun, DPM++ 2M, DPM++ 2M SDE, UniPC); \
+             this one visits whole timesteps",
+            other.name()
+        ))),
+    }
 }
 
 /// Noise ratios at timesteps that may be fractional, ending at no noise. Karras's and exponential ratios lie between the
@@ -128,6 +134,7 @@ pub(super) fn ratios_at_whole_timesteps(
 /// # Source
 /// diffusers' `LCMScheduler.set_timesteps`.
 pub(super) fn distilled_timesteps(schedule: &Schedule, options: &Options) -> Result<Vec<Step>> {
+    refuse_spacing(options)?;
     let original = options.original_steps.clamp(1, schedule.timestep_count());
     let stride = schedule.timestep_count() / original;
     let kept = (original as f64 * options.strength.unwrap_or(1.0)) as usize;

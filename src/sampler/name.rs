@@ -192,11 +192,11 @@ fn unknown<'a>(
     let folded: Vec<(String, &str)> = every_name.map(|n| (fold(n), *n)).collect();
     let near = nearest(&fold(name), folded.iter().map(|(f, _)| f.as_str()))
         .and_then(|near| folded.iter().find(|(f, _)| f == near))
-        .map(|(_, name)| format!(" did you mean `{name}`?"))
+        .map(|(_, name)| format!("; did you mean `{name}`?"))
         .unwrap_or_default();
     let shown: Vec<_> = shown.into_iter().collect();
     Error::request(format!(
-        "there is no {what} called `{name}`:{near} ({what}s: {})",
+        "there is no {what} called `{name}`{near} (known: {})",
         shown.join(", ")
     ))
 }
