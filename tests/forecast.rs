@@ -6,7 +6,9 @@ use latent_diffusion::cpu::Cpu;
 use latent_diffusion::cuda::{Cuda, Emulation, Precision, Target};
 use latent_diffusion::models::ModelFiles;
 use latent_diffusion::models::config::ModelConfig;
-use latent_diffusion::pipeline::{Interval, Model, Pipeline, Request, Stage, Tiling};
+use latent_diffusion::pipeline::{
+    InitImage, Interval, Mask, Model, Pipeline, Request, Stage, Tiling,
+};
 use std::sync::Arc;
 
 fn cpu() -> Cpu {
@@ -110,6 +112,31 @@ fn an_interval_of_guidance_takes_what_was_said() {
 fn an_interval_of_guidance_takes_what_was_said_in_emulation() {
     let emulator = emulator();
     an_interval_takes_what_was_said(&emulator, || emulator.meter().most());
+}
+
+#[test]
+fn a_part_of_an_image_takes_what_was_said() {
+    let cpu = Arc::new(cpu());
+    let pipeline = Pipeline::new(cpu.clone(), Model::demo().unwrap());
+    let mut request = request(pipeline.model(), 32, 1);
+    let drawn = Tensor::from_fn([1, 32, 32, 1], |i| (i % 2) as f32);
+    request.init = Some(InitImage {
+        image: Tensor::zeros([1, 32, 32, 3]),
+        mask: Some(Mask {
+            pasted: drawn.clone(),
+            drawn,
+        }),
+    });
+    let stages = pipeline.forecast(&request).unwrap();
+    pipeline.sample_latents(&request, &mut |_| ()).unwrap();
+    let arenas = ["text encoder", "UNet", "encoder"].map(|name| stage(&stages, name).arena_bytes);
+    assert_eq!(Some(cpu.meter().most()), arenas.into_iter().max());
+    // The UNet's share, which the encoder's may hide.
+    request.options.steps = 2;
+    let whole = stage(&pipeline.forecast(&request).unwrap(), "UNet").arena_bytes;
+    request.init = None;
+    let free = stage(&pipeline.forecast(&request).unwrap(), "UNet").arena_bytes;
+    assert!(whole > free, "{whole} {free}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub enum Tiling {
     /// Where the whole does not fit in the device's memory.
     #[default]
     Auto,
-    /// Always, in a quarter of the memory that the whole would take, or as little more as is possible.
+    /// Always, in a quarter of the memory that the whole would take, or as little more as is possible, if that is less than the whole.
     On,
     /// Never.
     Off,
@@ -81,6 +81,8 @@ impl Tiling {
                 Err(Error::Memory(_)) if limit < room && limit < arena_bytes => {
                     limit = (limit + limit / 4 + 1).min(room);
                 }
+                // A small image takes less as a whole than in bands with what they keep.
+                Err(Error::Memory(_)) if fits => return Ok(None),
                 planned => return planned.map(Some),
             }
         }

@@ -92,16 +92,19 @@ impl Request {
         if prompted && !reads_prompts {
             return Err(model.cannot(Task::Prompt));
         }
-        self.check_guidance(model, self.guidable(model, reads_prompts)?)
+        self.check_shown(model, reads_prompts)?;
+        self.check_guidance(model)
     }
 
-    /// Whether the model, told what the request gives it, can be guided away from its lack; refuses what does not go together.
-    fn guidable(&self, model: &Model, reads_prompts: bool) -> Result<bool> {
-        Ok(match (&model.config.condition, &self.given) {
-            (Condition::None, Given::Nothing) => false,
-            (Condition::Text, Given::Nothing) => true,
-            (Condition::MaskedImage, Given::Nothing) if self.mask().is_some() => false,
-            (Condition::TextAndMaskedImage, Given::Nothing) if self.mask().is_some() => true,
+    /// Refuses what the model and what the request shows it do not have in common.
+    fn check_shown(&self, model: &Model, reads_prompts: bool) -> Result<()> {
+        match (&model.config.condition, &self.given) {
+            (Condition::None | Condition::Text, Given::Nothing) => Ok(()),
+            (Condition::MaskedImage | Condition::TextAndMaskedImage, Given::Nothing)
+                if self.mask().is_some() =>
+            {
+                Ok(())
+            }
             (Condition::Class { .. } | Condition::Label, Given::Class(class)) => {
                 let classes = model.classes();
                 if *class >= classes {
@@ -110,26 +113,20 @@ impl Request {
                         model.name
                     )));
                 }
-                model.unconditional_class().is_some()
+                Ok(())
             }
             (Condition::LowResolution, Given::LowResolution(image)) => {
                 let [height, width, _] = model.latent_shape(self)?;
-                expect_shape("the image to enlarge", image, [1, height, width, 3].into())?;
-                false
+                expect_shape("the image to enlarge", image, [1, height, width, 3].into())
             }
             (Condition::Vectors, Given::Vectors(vectors)) => {
                 let width = model.unet()?.0.context_dim.unwrap_or(0);
                 let rows = vectors.shape().rows();
-                expect_shape("what is attended to", vectors, [rows, width].into())?;
-                true
+                expect_shape("what is attended to", vectors, [rows, width].into())
             }
             (Condition::Segmentation(_), Given::Segmentation(labels)) => {
-                expect_shape(
-                    "the map of labels",
-                    labels,
-                    [1, self.height, self.width, 1].into(),
-                )?;
-                false
+                let expected = [1, self.height, self.width, 1].into();
+                expect_shape("the map of labels", labels, expected)
             }
             (
                 Condition::Layout,
@@ -147,20 +144,34 @@ impl Request {
                         )));
                     }
                 }
-                true
+                Ok(())
             }
-            (_, Given::Class(_)) => return Err(model.cannot(Task::Class)),
-            (_, Given::Segmentation(_)) => return Err(model.cannot(Task::Segmentation)),
-            (_, Given::Layout { .. }) => return Err(model.cannot(Task::Layout)),
-            (_, Given::LowResolution(_)) => return Err(model.cannot(Task::Upscale)),
-            (_, Given::Vectors(_)) => return Err(model.cannot(Task::Retrieval)),
-            (_, Given::Nothing) if reads_prompts => return Err(model.cannot(Task::Prompt)),
-            (_, Given::Nothing) => return Err(model.cannot(Task::Unconditional)),
-        })
+            (_, Given::Class(_)) => Err(model.cannot(Task::Class)),
+            (_, Given::Segmentation(_)) => Err(model.cannot(Task::Segmentation)),
+            (_, Given::Layout { .. }) => Err(model.cannot(Task::Layout)),
+            (_, Given::LowResolution(_)) => Err(model.cannot(Task::Upscale)),
+            (_, Given::Vectors(_)) => Err(model.cannot(Task::Retrieval)),
+            (_, Given::Nothing) if reads_prompts => Err(model.cannot(Task::Prompt)),
+            (_, Given::Nothing) => Err(model.cannot(Task::Unconditional)),
+        }
     }
 
-    /// Refuses guidance where there is nothing to guide away from, and an interval of none.
-    fn check_guidance(&self, model: &Model, guidable: bool) -> Result<()> {
+    /// Refuses guidance of a model that cannot be guided away from the lack of what it is told, and an interval of no guidance.
+    ///
+    /// # Errors
+    /// [`Error::Request`], with what would be possible.
+    pub fn check_guidance(&self, model: &Model) -> Result<()> {
+        let guidable = match model.config.condition {
+            Condition::Text
+            | Condition::TextAndMaskedImage
+            | Condition::Vectors
+            | Condition::Layout => true,
+            Condition::Class { .. } | Condition::Label => model.unconditional_class().is_some(),
+            Condition::None
+            | Condition::MaskedImage
+            | Condition::LowResolution
+            | Condition::Segmentation(_) => false,
+        };
         match self.guidance() {
             Some([scale, _]) if !guidable => Err(Error::request(format!(
                 "guidance scale {scale}: {} was not trained without its condition, so there is nothing to guide away from; the scale must be 1",

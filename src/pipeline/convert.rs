@@ -45,6 +45,9 @@ impl Model {
         let yaml = to_yaml(&self.name, &self.config)?;
         let networks = networks(&self.config)?;
         let (tensors, files) = self.tensors(&networks, dtype)?;
+        if files.iter().any(|file| !file.is_file()) {
+            return Err(self.refused("is part of the program, and no file that could be converted"));
+        }
         let size = |path: &PathBuf| fs::metadata(path).map_or(0, |found| found.len() as usize);
         let elements: usize = tensors.iter().map(|tensor| tensor.shape.len()).sum();
         let total = files.iter().map(size).sum::<usize>() + elements * dtype.bytes();

@@ -1,7 +1,7 @@
 //! What a request will take of the device's memory, before anything is loaded: from the very programs that would run; and of its time, where there is
 //! a model of that.
 
-use super::{FIRST_STAGE, Pipeline, Request, StepSizes, step};
+use super::{FIRST_STAGE, Pipeline, Request, StepSizes, patches, step};
 use crate::backend::{Backend, Expected};
 use crate::error::Result;
 use crate::graph::Graph;
@@ -92,7 +92,7 @@ impl<B: Backend> Pipeline<B> {
             let [height, width, _] = self.model.latent_shape(request)?;
             let decoder = |batch| autoencoder::build_decoder(config, batch, [height, width]);
             stages.push(self.half("decoder", &decoder, weights)?);
-            if request.init.is_some() {
+            if request.init.is_some() || self.model.reads_masks() {
                 let size = [request.height, request.width];
                 let encoder = |batch| autoencoder::build_encoder(config, batch, size);
                 stages.push(self.half("encoder", &encoder, weights)?);
@@ -115,8 +115,14 @@ impl<B: Backend> Pipeline<B> {
             weights = quantising.insert(weights.with(FIRST_STAGE, codes));
         }
         let [height, width, _] = self.model.latent_shape(request)?;
+        if let Some(patch) = self.model.patch([height, width]) {
+            let graph = patches::network(unet, request.batch, patch)?;
+            return self.stage("UNet", &[self.program(graph)?], weights);
+        }
+        let kept = request.mask().is_some() && !self.model.reads_masks();
         let graph = |calls: usize| {
             let sizes = StepSizes {
+                kept,
                 codebook,
                 rows: trajectory.rows.len(),
                 memory: trajectory.memory,

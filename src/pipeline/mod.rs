@@ -41,7 +41,6 @@ pub use task::Task;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-use crate::models::config::Condition;
 use crate::rng::Noise;
 use crate::schedule::Schedule;
 use crate::session::Session;
@@ -163,8 +162,7 @@ impl<B: Backend> Pipeline<B> {
         }
         let unet = (unet, weights);
         let draw = &mut || draw(&mut streams, shape);
-        let enlarging = self.model.config.condition == Condition::LowResolution;
-        let last = if enlarging && shape[..2].iter().any(|&side| side > patches::SIDE) {
+        let last = if self.model.patch([shape[0], shape[1]]).is_some() {
             patches::run(
                 &self.backend,
                 unet,

@@ -5,10 +5,11 @@
 //! `split_input_params` in CompVis's `ddpm.py`, as its super-resolution notebook sets them. Its patches leave out what remains at the
 //! right and at the bottom; here the last patch ends with the latent.
 
-use super::{Event, Guided, not_finite};
+use super::{Event, Guided, Model, not_finite};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::models::config::UNetConfig;
+use crate::graph::Graph;
+use crate::models::config::{Condition, UNetConfig};
 use crate::models::unet;
 use crate::sampler::Trajectory;
 use crate::session::Session;
@@ -17,7 +18,7 @@ use crate::weights::Weights;
 use std::sync::Arc;
 
 /// Side of a patch, in latent pixels.
-pub const SIDE: usize = 128;
+const SIDE: usize = 128;
 /// Distance from one patch to the next.
 const STRIDE: usize = 64;
 /// Weights of a patch's pixels, from its border to its middle.
@@ -136,6 +137,19 @@ impl Patches {
     }
 }
 
+impl Model {
+    /// Height and width of the patches that the network is asked for, where a latent of `[height, width]` is not asked for as a whole.
+    pub(super) fn patch(&self, size: [usize; 2]) -> Option<[usize; 2]> {
+        let enlarging = self.config.condition == Condition::LowResolution;
+        (enlarging && size.iter().any(|&side| side > SIDE)).then(|| size.map(|s| s.min(SIDE)))
+    }
+}
+
+/// The network on `batch` patches of `[height, width]`.
+pub(super) fn network(config: &UNetConfig, batch: usize, patch: [usize; 2]) -> Result<Graph> {
+    unet::build(config, batch, patch, 0)
+}
+
 /// Where the patches begin along one side, the last one at the end of it.
 fn starts(side: usize, patch: usize) -> Vec<usize> {
     let last = side - patch;
@@ -175,7 +189,7 @@ pub(super) fn run<B: Backend>(
         ));
     }
     let patches = Patches::new([height, width]);
-    let graph = unet::build(config, batch, patches.patch, 0)?;
+    let graph = network(config, batch, patches.patch)?;
     let mut session = Session::new(backend, graph, weights)?;
     let total = trajectory.rows.len();
     let mut state = vec![Tensor::zeros(x.shape()); 1 + trajectory.memory];

@@ -152,6 +152,23 @@ impl Request {
         model.check_supported()?;
         self.check_given(model)?;
         self.check_size(model)?;
+        self.check_numbers(model)?;
+        match &self.init {
+            Some(init) if init.mask.is_none() && self.options.strength.is_none() => {
+                Err(Error::request(
+                    "image to image needs a strength between 0 and 1: how far to depart from the image",
+                ))
+            }
+            Some(init) => init.check([self.height, self.width]),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses numbers that nothing can be computed with.
+    ///
+    /// # Errors
+    /// [`Error::Request`], with what would be possible.
+    pub fn check_numbers(&self, model: &Model) -> Result<()> {
         if self.batch == 0 || self.batch > MAX_BATCH {
             return Err(Error::request(format!(
                 "a batch of {} images: ask for 1 to {MAX_BATCH}",
@@ -173,15 +190,7 @@ impl Request {
         if self.options.quantise && model.autoencoder()?.0.codebook.is_none() {
             return Err(no_codebook());
         }
-        match &self.init {
-            Some(init) if init.mask.is_none() && self.options.strength.is_none() => {
-                Err(Error::request(
-                    "image to image needs a strength between 0 and 1: how far to depart from the image",
-                ))
-            }
-            Some(init) => init.check([self.height, self.width]),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 
