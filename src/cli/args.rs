@@ -30,7 +30,6 @@ Exit codes:
 Examples:
   ldm -p \"a red balloon over snowy mountains at sunset\"
   ldm sample -m ./sd-v1-5 -p \"a lovely cat\" --steps 25 --sampler \"DPM++ 2M\"
-  ldm inpaint -i photo.png --mask hole.png
   ldm img2img -i sketch.png --strength 0.6 -p \"a watercolour of a harbour\"
   ldm inpaint -i photo.png --mask hole.png
   ldm upscale -i small.png -m ./bsr_sr
@@ -193,11 +192,11 @@ pub struct SampleArgs {
     )]
     pub long_prompt: LongPrompt,
     /// Runs per prompt; image i uses seed + i
-    #[arg(short, long, default_value_t = 1, aliases = ["n-iter", "num-samples"], value_name = "N", help_heading = "Output")]
+    #[arg(short, long, default_value_t = 1, aliases = ["n-iter", "num-samples"], allow_negative_numbers = true, value_name = "N", help_heading = "Output")]
     pub batch_count: usize,
     /// Images per prompt or class in all, up to ten at a time unless --batch-size says otherwise; image i uses seed + i. For models
     /// without prompts -n means the same
-    #[arg(long, aliases = ["n", "num-images"], conflicts_with = "batch_count", value_name = "N", help_heading = "Output")]
+    #[arg(long, aliases = ["n", "num-images"], conflicts_with = "batch_count", allow_negative_numbers = true, value_name = "N", help_heading = "Output")]
     pub num: Option<usize>,
     /// Collect all images in a .npz archive too, as evaluations read it; a run that was stopped goes on where it was. The seed is 0
     /// unless --seed says otherwise
@@ -304,20 +303,20 @@ impl CodecArgs {
 
 #[derive(Args)]
 pub struct EncodeArgs {
-    #[command(flatten)]
-    pub codec: CodecArgs,
     /// Store the numbers of the nearest codes too, for an autoencoder with a codebook
     #[arg(long)]
     pub indices: bool,
+    #[command(flatten)]
+    pub codec: CodecArgs,
 }
 
 #[derive(Args)]
 pub struct ReconstructArgs {
-    #[command(flatten)]
-    pub codec: CodecArgs,
     /// Describe each image as a line of JSON
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub codec: CodecArgs,
 }
 
 #[derive(Args)]
@@ -325,14 +324,14 @@ pub struct InspectArgs {
     /// An image, or a model as --model names it; the built-in demo where nothing is named
     #[arg(value_name = "PATH")]
     pub path: Option<PathBuf>,
-    #[command(flatten)]
-    pub model: ModelArgs,
     /// Read every weight, and fail if one is NaN or infinite
     #[arg(long)]
     pub check_weights: bool,
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
 }
 
 #[derive(Args)]

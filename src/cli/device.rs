@@ -206,6 +206,16 @@ pub fn open(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device>
     Ok(device)
 }
 
+/// The refusal of a device, for what can be answered of a GPU that is not here.
+pub fn elsewhere(error: Error) -> Error {
+    match error {
+        Error::Device(problem) => Error::Device(format!(
+            "{problem}, or, for a GPU that is elsewhere, --device emulator --target H200"
+        )),
+        other => other,
+    }
+}
+
 fn cpu(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device> {
     if let Dtype::F16 | Dtype::Bf16 = args.dtype {
         console.note(

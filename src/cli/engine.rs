@@ -1,7 +1,6 @@
 //! A model on whichever device was asked for. A pipeline is generic over its device; here is the one place where the choice is made.
 
 use super::device::{Accumulate, Choice, Device, Dtype, Memory};
-use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
 use latent_diffusion::cpu::Cpu;
 use latent_diffusion::cuda::Cuda;
@@ -26,27 +25,41 @@ pub struct EngineArgs {
     #[arg(long, default_value = "auto", value_name = "SUMS")]
     pub accumulate: Accumulate,
     /// Threads [default: one per core]
-    #[arg(short, long, default_value_t = 0, hide_default_value = true)]
+    #[arg(
+        short,
+        long,
+        default_value_t = 0,
+        hide_default_value = true,
+        allow_negative_numbers = true
+    )]
     pub threads: usize,
     /// Take the tiles of this table of `ldm tune`, which changes no result [default: the one it wrote for this GPU]
     #[arg(long, value_name = "FILE")]
     pub tuned: Option<PathBuf>,
     /// Use no more memory than this, such as 2GiB [default: what the device has]
-    #[arg(long, aliases = ["max-memory", "vram"], value_name = "LIMIT")]
+    #[arg(long, aliases = ["max-memory", "vram"], allow_negative_numbers = true, value_name = "LIMIT")]
     pub memory: Option<Memory>,
     /// Run the autoencoder in bands of rows, which gives the same image: auto (where the whole does not fit), on or off
     #[arg(long, default_value = "auto", default_missing_value = "on", num_args = 0..=1, require_equals = false, aliases = ["tiled-vae", "tiling"], value_name = "WHEN")]
     pub vae_tiling: Tiling,
     /// Leave out what follows from other work (on), or compute all of it (off), to compare with programs that do: what both calls of guidance
     /// share, upsampling as part of filters, what a run's constants give, attention over one token
-    #[arg(long, default_value = "on", value_parser = BoolishValueParser::new(), action = ArgAction::Set, value_name = "WHEN")]
+    #[arg(long, default_value = "on", value_parser = on_or_off, action = ArgAction::Set, value_name = "WHEN")]
     pub cuts: bool,
     /// Read what `ldm pack` wrote beside the model (on), or pack its weights anew (off), which gives the same
-    #[arg(long, default_value = "on", value_parser = BoolishValueParser::new(), action = ArgAction::Set, value_name = "WHEN")]
+    #[arg(long, default_value = "on", value_parser = on_or_off, action = ArgAction::Set, value_name = "WHEN")]
     pub packed: bool,
     /// GPU that the emulator stands for: A100, RTX 3090, RTX 4090 or H200 [default: A100]
     #[arg(long, value_name = "GPU")]
     pub target: Option<String>,
+}
+
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "on" | "true" | "yes" | "1" => Ok(true),
+        "off" | "false" | "no" | "0" => Ok(false),
+        _ => Err("expected on or off".into()),
+    }
 }
 
 /// A pipeline on one of the devices.

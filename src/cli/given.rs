@@ -40,8 +40,8 @@ pub fn complete(
         }
         Condition::Vectors => {
             let retriever = retriever.ok_or_else(|| model.cannot(Task::Prompt))?;
-            request.given =
-                Given::Vectors(retriever.vectors(&request.prompt, settings.neighbours)?);
+            let vectors = retriever.vectors(&request.prompt, settings.neighbours, console)?;
+            request.given = Given::Vectors(vectors);
             Ok(())
         }
         _ => Ok(()),
@@ -54,6 +54,7 @@ fn refuse_useless(settings: &Settings, model: &Model) -> Result<()> {
         (settings.class.is_some(), Task::Class),
         (settings.labels.is_some(), Task::Segmentation),
         (settings.layout.is_some(), Task::Layout),
+        (settings.classes.is_some(), Task::Layout),
         (settings.neighbours.is_some(), Task::Retrieval),
     ];
     let tasks = model.tasks();

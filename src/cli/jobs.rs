@@ -150,8 +150,7 @@ fn read(file: &Path) -> Result<String> {
         false => fs::File::open(file).and_then(|file| file.take(MOST).read_to_end(&mut bytes)),
     };
     read.map_err(|error| Error::file(file, format!("cannot be read: {error}")))?;
-    String::from_utf8(bytes)
-        .map_err(|_| Error::request(format!("{}: not UTF-8 text", file.display())))
+    String::from_utf8(bytes).map_err(|_| Error::file(file, "is not UTF-8 text"))
 }
 
 fn json_job(line: &str, base: &Job) -> Result<Job> {

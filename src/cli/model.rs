@@ -85,6 +85,9 @@ fn named(path: &Path, args: &ModelArgs) -> Result<Model> {
         "demo" => synthetic(path, Model::demo()?.config),
         name if System::named(name).is_some() => synthetic(path, System::find(name)?.config()?),
         folder => {
+            if !Path::new(folder).exists() {
+                System::find(folder).map_err(|error| Error::file(path, error.to_string()))?;
+            }
             options.synthetic = Some(SYNTHETIC_SEED);
             Model::open(folder, &options)
         }

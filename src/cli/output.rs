@@ -141,8 +141,14 @@ fn is_device(path: &Path) -> bool {
 /// Writes nothing into a folder, to see whether something could be.
 fn try_folder(folder: &Path) -> Result<()> {
     let probe = folder.join(format!(".ldm-{}.probe", std::process::id()));
-    write_file(&probe, b"", Existing::Replace)?;
-    fs::remove_file(&probe).map_err(|error| Error::output(&probe, error.to_string()))
+    let tried = write_file(&probe, b"", Existing::Replace).and_then(|()| {
+        fs::remove_file(&probe).map_err(|error| Error::output(&probe, error.to_string()))
+    });
+    // Nobody asked for the file that was tried.
+    tried.map_err(|error| match error {
+        Error::Output { problem, .. } => Error::output(folder, problem),
+        other => other,
+    })
 }
 
 /// As [`try_folder`], for the folder of a file that the user named.
@@ -275,7 +281,10 @@ fn with_number(path: &Path, number: usize) -> PathBuf {
 /// Keeps what could not be written where it belongs.
 fn rescued(error: Error, path: &Path, bytes: &[u8]) -> Error {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let shelter = std::env::temp_dir().join(format!("ldm-{}-{name}", std::process::id()));
+    // A name may be what was wrong with it: its end has the extension.
+    let end = name.floor_char_boundary(name.len().saturating_sub(60));
+    let name = format!("ldm-{}-{}", std::process::id(), &name[end..]);
+    let shelter = free(std::env::temp_dir().join(name));
     match (error, write_file(&shelter, bytes, Existing::Keep)) {
         (Error::Output { path, problem }, Ok(())) => Error::output(
             path,

@@ -30,7 +30,9 @@ pub struct PackArgs {
 /// If the model lies in no file or cannot be used, the device is the CPU, a file cannot be written, or the user asked to stop.
 pub fn run(args: &PackArgs, console: &Console, stop: &Stop) -> Result<()> {
     let model = model::open(&args.model, console)?;
-    let Device::Cuda(device) = device::open(&args.engine, console, stop)? else {
+    let Device::Cuda(device) =
+        device::open(&args.engine, console, stop).map_err(device::elsewhere)?
+    else {
         return Err(Error::request(
             "the CPU reads weights as they are stored: --device cuda packs them for a GPU",
         ));

@@ -17,8 +17,6 @@ const FAILED: u8 = 1;
 
 #[derive(Args)]
 pub struct ParityArgs {
-    #[command(flatten)]
-    model: ModelArgs,
     /// Dumps, as tools/dumps writes them
     #[arg(long = "dump", value_name = "DUMP", num_args = 1.., required = true)]
     dumps: Vec<PathBuf>,
@@ -29,6 +27,8 @@ pub struct ParityArgs {
     /// Print a JSON object per output
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
     #[command(flatten)]
     engine: EngineArgs,
 }

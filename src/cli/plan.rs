@@ -4,15 +4,13 @@
 use super::args::ModelArgs;
 use super::console::Console;
 use super::engine::{Engine, EngineArgs};
-use super::request::{count, interval, set_size};
 use super::settings::Settings;
 use super::stop::Stop;
-use super::{device, model};
+use super::{device, model, request};
 use clap::Args;
+use latent_diffusion::Result;
 use latent_diffusion::backend::Expected;
-use latent_diffusion::pipeline::{Model, Request, Stage};
-use latent_diffusion::sampler::Sampler;
-use latent_diffusion::{Error, Result};
+use latent_diffusion::pipeline::Stage;
 use serde_json::{Value, json};
 
 #[derive(Args)]
@@ -34,8 +32,8 @@ pub struct PlanArgs {
 /// If the model or the device cannot be used, the size does not fit the model, or a network does not fit the memory even in bands.
 pub fn run(args: &PlanArgs, console: &Console, stop: &Stop) -> Result<()> {
     let model = model::open(&args.model, console)?;
-    let request = request(args, &model)?;
-    let device = device::open(&args.engine, console, stop)?;
+    let request = request::outline(&args.settings, &model, console)?;
+    let device = device::open(&args.engine, console, stop).map_err(device::elsewhere)?;
     let name = device.name();
     let engine = Engine::new(device, model).with_tiling(args.engine.vae_tiling);
     let stages = engine.forecast(&request)?;
@@ -117,34 +115,6 @@ fn predicted(name: &str, expected: &Expected) -> String {
         100.0 * expected.floor_seconds / expected.seconds,
         expected.launches
     )
-}
-
-fn request(args: &PlanArgs, model: &Model) -> Result<Request> {
-    let settings = &args.settings;
-    let mut request = Request::new(model, "")?;
-    set_size(&mut request, settings)?;
-    let multiple = model.pixel_multiple().unwrap_or(1);
-    for side in [request.width, request.height] {
-        if side == 0 || !side.is_multiple_of(multiple) {
-            return Err(Error::request(format!(
-                "size {}x{}: this model needs sides that are multiples of {multiple}",
-                request.width, request.height
-            )));
-        }
-    }
-    if let Some(name) = &settings.sampler {
-        request.sampler = Sampler::parse(name)?;
-    }
-    if let Some(steps) = settings.steps {
-        request.options.steps = count("steps", steps)?;
-    }
-    if let Some(scale) = settings.cfg_scale {
-        request.guidance_scale = scale as f32;
-    }
-    request.guidance_interval = interval(settings)?;
-    request.options.quantise = settings.quantize_x0;
-    request.batch = count("batch size", settings.batch_size.unwrap_or(1))?.max(1);
-    Ok(request)
 }
 
 fn as_json(stage: &Stage) -> Value {

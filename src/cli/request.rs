@@ -5,6 +5,7 @@ use super::given;
 use super::retrieve::Retriever;
 use super::settings::Settings;
 use latent_diffusion::image::{blur_mask, read_image, read_mask, resize, resize_labels};
+use latent_diffusion::models::config::Condition;
 use latent_diffusion::pipeline::{InitImage, Interval, Mask, Model, Request, Task};
 use latent_diffusion::rng::NoiseSource;
 use latent_diffusion::sampler::{Sampler, SigmaSpacing};
@@ -26,6 +27,48 @@ pub fn build(
     retriever: Option<&Retriever>,
     console: &Console,
 ) -> Result<Request> {
+    let (mut request, image, mask) = outlined(prompt, settings, model)?;
+    given::complete(&mut request, settings, model, retriever, console)?;
+    if let Some(image) = image {
+        request.check_size(model)?;
+        request.init = Some(start(&image, mask.as_ref(), settings, &request, console)?);
+    }
+    check(&request, model)?;
+    Ok(request)
+}
+
+/// The request as far as it decides what a run takes: as [`build`], but of what the model is shown only what decides the size, and only where
+/// it is named.
+///
+/// # Errors
+/// As [`build`].
+pub fn outline(settings: &Settings, model: &Model, console: &Console) -> Result<Request> {
+    let (mut request, image, mask) = outlined("", settings, model)?;
+    let decides = match model.config.condition {
+        Condition::LowResolution => settings.init_image.is_some(),
+        Condition::Segmentation(_) => settings.labels.is_some(),
+        _ => false,
+    };
+    if decides {
+        given::complete(&mut request, settings, model, None, console)?;
+    }
+    if model.autoencoder().is_ok() {
+        request.check_size(model)?;
+    }
+    if let Some(image) = image {
+        request.init = Some(start(&image, mask.as_ref(), settings, &request, console)?);
+    }
+    request.check_numbers(model)?;
+    request.check_guidance(model)?;
+    Ok(request)
+}
+
+/// What the settings say, whatever the model is shown; the image to start from, and its mask.
+fn outlined(
+    prompt: &str,
+    settings: &Settings,
+    model: &Model,
+) -> Result<(Request, Option<Tensor>, Option<Tensor>)> {
     let mut request = Request::new(model, prompt)?;
     request.negative_prompt = settings.negative_prompt.clone().unwrap_or_default();
     for text in [&request.prompt, &request.negative_prompt] {
@@ -47,7 +90,11 @@ pub fn build(
         round_size(&mut request, model.pixel_multiple()?);
     }
     if let Some(name) = &settings.sampler {
-        request.sampler = Sampler::parse(name)?;
+        let usual = std::mem::replace(&mut request.sampler, Sampler::parse(name)?);
+        if request.sampler != usual {
+            // What the model's authors recommend is their sampler's.
+            request.options.eta = None;
+        }
     }
     if let Some(name) = &settings.scheduler {
         request.options.sigmas = SigmaSpacing::parse(name)?;
@@ -55,7 +102,7 @@ pub fn build(
     if let Some(steps) = settings.steps {
         request.options.steps = count("steps", steps)?;
     }
-    request.options.eta = settings.eta;
+    request.options.eta = settings.eta.or(request.options.eta);
     request.options.quantise = settings.quantize_x0;
     if let Some(scale) = settings.cfg_scale {
         request.guidance_scale = scale as f32;
@@ -74,13 +121,7 @@ pub fn build(
             "--strength says how far to depart from an image: give one with --init-image",
         ));
     }
-    given::complete(&mut request, settings, model, retriever, console)?;
-    if let Some(image) = image {
-        request.check_size(model)?;
-        request.init = Some(start(&image, mask.as_ref(), settings, &request, console)?);
-    }
-    check(&request, model)?;
-    Ok(request)
+    Ok((request, image, mask))
 }
 
 /// Whether an initial image is one to enlarge, and not one to start from.
@@ -143,7 +184,7 @@ fn take_size(request: &mut Request, image: &Tensor) {
 ///
 /// # Errors
 /// If a size is not written as one.
-pub(super) fn set_size(request: &mut Request, settings: &Settings) -> Result<()> {
+fn set_size(request: &mut Request, settings: &Settings) -> Result<()> {
     let (mut width, mut height) = (settings.width, settings.height);
     if let Some(size) = &settings.size {
         let sides = size.split_once(['x', 'X', '*', ',']);
@@ -208,7 +249,7 @@ fn start(
 }
 
 /// A number of things, which is never negative.
-pub(super) fn count(what: &str, value: i64) -> Result<usize> {
+fn count(what: &str, value: i64) -> Result<usize> {
     usize::try_from(value)
         .map_err(|_| Error::request(format!("{what} {value}: it must be above 0")))
 }
@@ -228,7 +269,7 @@ fn seed(asked: Option<i128>) -> Result<u64> {
 }
 
 /// The noise levels that guidance is kept to, if it is.
-pub(super) fn interval(settings: &Settings) -> Result<Option<Interval>> {
+fn interval(settings: &Settings) -> Result<Option<Interval>> {
     let interval = settings.guidance_interval.as_deref();
     interval.map(Interval::parse).transpose()
 }

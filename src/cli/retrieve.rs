@@ -66,7 +66,12 @@ impl Retriever {
     ///
     /// # Errors
     /// If there is no database to take neighbours from, or too few or too many are asked for, or the device fails.
-    pub fn vectors(&self, prompt: &str, neighbours: Option<i64>) -> Result<Tensor> {
+    pub fn vectors(
+        &self,
+        prompt: &str,
+        neighbours: Option<i64>,
+        console: &Console,
+    ) -> Result<Tensor> {
         let wanted = match (neighbours, &self.database) {
             (None, None) => 0,
             (None, Some(database)) => NEIGHBOURS.min(database.count()),
@@ -79,7 +84,7 @@ impl Retriever {
                     ))
                 })?,
         };
-        let query = self.clip.embed(prompt, &mut |_| ())?;
+        let query = self.clip.embed(prompt, &mut |event| console.event(event))?;
         let mut values = query.data().to_vec();
         let mut rows = 1;
         if wanted > 0 {

@@ -212,13 +212,15 @@ fn prepare(job: &Job, orders: &Orders, model: &Model, console: &Console) -> Resu
     if orders.args.npz.is_some() && job.settings.seed.is_none() {
         request.seed = 0;
     }
-    if orders.args.long_prompt == LongPrompt::Error
-        && let Ok(tokenizer) = model.tokenizer()
-        && let Some(dropped) = tokenizer.encode(&request.prompt)?.dropped
-    {
-        return Err(Error::request(format!(
-            "the prompt is longer than the text encoder reads; it would drop \"{dropped}\""
-        )));
+    if let Ok(tokenizer) = model.tokenizer() {
+        for text in [&request.prompt, &request.negative_prompt] {
+            let dropped = tokenizer.encode(text)?.dropped;
+            if let (LongPrompt::Error, Some(dropped)) = (orders.args.long_prompt, dropped) {
+                return Err(Error::request(format!(
+                    "the prompt is longer than the text encoder reads; it would drop \"{dropped}\""
+                )));
+            }
+        }
     }
     Ok(request)
 }

@@ -44,7 +44,7 @@ pub struct Settings {
     )]
     pub height: Option<i64>,
     /// Width and height in one: 512x768
-    #[arg(long, value_name = "WxH", allow_negative_numbers = true)]
+    #[arg(long, value_name = "WxH", allow_hyphen_values = true)]
     pub size: Option<String>,
     /// Take the nearest size that the model can make instead of refusing one that it cannot
     #[arg(long)]
@@ -100,7 +100,7 @@ pub struct Settings {
     #[arg(long, value_name = "WHERE")]
     pub rng: Option<String>,
     /// Images per forward pass; their total is batch count times batch size
-    #[arg(long, aliases = ["n-samples", "bsize"], allow_negative_numbers = true, value_name = "N", help_heading = "Output")]
+    #[arg(long, aliases = ["n-samples", "bsize", "batch"], allow_negative_numbers = true, value_name = "N", help_heading = "Output")]
     pub batch_size: Option<i64>,
 }
 
@@ -115,8 +115,9 @@ impl Settings {
             guidance_rescale: self.guidance_rescale.or(base.guidance_rescale),
             guidance_interval: self.guidance_interval.or(base.guidance_interval),
             seed: self.seed.or(base.seed),
-            width: self.width.or(base.width),
-            height: self.height.or(base.height),
+            // A size says both sides, whatever was said of one before.
+            width: self.width.or(base.width.filter(|_| self.size.is_none())),
+            height: self.height.or(base.height.filter(|_| self.size.is_none())),
             size: self.size.or(base.size),
             round_size: self.round_size || base.round_size,
             sampler: self.sampler.or(base.sampler),

@@ -4,6 +4,7 @@ use super::support::{Place, Run, model, write_model};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
 
 #[test]
 fn settings_out_of_range() {
@@ -13,6 +14,11 @@ fn settings_out_of_range() {
         (&["-H", "-16"], &["height -16"]),
         (&["-W", "18"], &["width 18", "16 and 20"]),
         (&["--size", "16"], &["size `16`"]),
+        (&["--size", "-16x16"], &["width -16"]),
+        (&["--num", "-1"], &["-1", "--num"]),
+        (&["-t", "-1"], &["-1", "--threads"]),
+        (&["--cuts", "maybe"], &["--cuts", "expected on or off"]),
+        (&["--classes", "c.txt"], &["layout2img"]),
         (
             &["-W", "1073741824", "-H", "1073741824"],
             &["1073741824x1073741824"],
@@ -30,6 +36,10 @@ fn settings_out_of_range() {
         (&["--sampler", "eular"], &["eular", "Euler"]),
         (&["--scheduler", "EulerDiscreteScheduler"], &["--sampler"]),
         (&["--scheduler", "karas"], &["karas", "Karras"]),
+        (
+            &["--sampler", "lcm", "--scheduler", "karras"],
+            &["`Karras`"],
+        ),
         (&["--rng", "dice"], &["dice"]),
         (&["--batch-size", "0"], &["batch of 0"]),
         (&["-b", "0"], &["batch count 0"]),
@@ -63,6 +73,10 @@ fn prompts_that_cannot_be_read() {
     place
         .sample(&["--prompt-file", "long.txt"])
         .refused(2, &["65537 bytes"]);
+    place.file("latin1.txt", b"caf\xe9");
+    place
+        .sample(&["--prompt-file", "latin1.txt"])
+        .refused(3, &["latin1.txt", "UTF-8"]);
     place.file("nul.jsonl", r#"{"prompt": "a\u0000b"}"#);
     let run = place.sample(&["--from-file", "nul.jsonl"]);
     assert!(
@@ -75,9 +89,11 @@ fn prompts_that_cannot_be_read() {
     assert_eq!(bytes.status.code(), Some(2));
 
     let long = "many words that go on and on and on";
-    place
-        .sample(&["-p", long, "--long-prompt", "error"])
-        .refused(2, &["longer than the text encoder reads"]);
+    for texts in [["-p", long, "-n", ""], ["-p", "", "-n", long]] {
+        place
+            .sample(&[&texts[..], &["--long-prompt", "error"]].concat())
+            .refused(2, &["longer than the text encoder reads"]);
+    }
     let truncated = place.sample(&["-p", long]);
     truncated.lines();
     assert!(
@@ -165,6 +181,14 @@ fn images_to_start_from() {
     place
         .sample(&["-p", "x", "-i", "none.png"])
         .refused(3, &["none.png"]);
+    // Nobody writes to it, and nobody waits for that.
+    let made = Command::new("mkfifo")
+        .arg(place.path().join("pipe"))
+        .status();
+    assert!(made.unwrap().success());
+    for line in ["inspect pipe", "encode pipe", "sample -p x -i pipe"] {
+        place.on_model(line, &[]).refused(3, &["pipe"]);
+    }
     place
         .ldm(&["img2img", "-m", model().to_str().unwrap(), "-p", "x"])
         .refused(2, &["--init-image"]);

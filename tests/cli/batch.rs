@@ -61,7 +61,7 @@ fn a_batch_file_must_be_there_and_hold_something() {
     place.file("latin1.txt", b"caf\xe9\n");
     place
         .sample(&["--from-file", "latin1.txt"])
-        .refused(2, &["UTF-8"]);
+        .refused(3, &["latin1.txt", "UTF-8"]);
 }
 
 #[test]

@@ -126,6 +126,29 @@ fn a_list_that_cannot_be_written_is_said() {
 }
 
 #[test]
+fn what_cannot_be_written_is_said_of_what_was_asked_for_and_kept_elsewhere() {
+    let place = Place::new();
+    let run = place.sample(&["-p", "x", "-o", "none/a.png"]);
+    run.refused(6, &["cannot write none: the folder none does not exist"]);
+    let long = format!("{}.png", "x".repeat(300));
+    let run = place.sample(&["-p", "x", "-s", "1", "-o", &long]);
+    run.refused(6, &["the result was kept in"]);
+    let kept = place.names(".");
+    assert!(kept.len() == 1 && kept[0].ends_with("x.png"), "{kept:?}");
+}
+
+#[test]
+fn an_image_on_standard_output_is_described_on_the_other() {
+    let place = Place::new();
+    let model = super::support::model().to_str().unwrap();
+    let line = ["-m", model, "-p", "x", "-s", "1", "-o", "-", "--json"];
+    let output = place.command(&line).output().unwrap();
+    assert!(output.stdout.starts_with(b"\x89PNG"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("\"seed\":1"), "{said}");
+}
+
+#[test]
 fn an_initial_image_gives_its_proportions() {
     let place = Place::new();
     place

@@ -1,6 +1,8 @@
 //! `plan`, and what `--memory` and `--vae-tiling` make of it.
 
+use crate::shown::upscaler;
 use crate::support::Place;
+use crate::tasks::pair;
 use latent_diffusion::Tensor;
 use latent_diffusion::image::encode_latent;
 use serde_json::Value;
@@ -34,7 +36,51 @@ fn a_plan_names_every_network_and_the_peak() {
     assert!(lines[1].starts_with("stage") && lines.last().unwrap().starts_with("peak"));
     place
         .on_model("plan --size 30x32", &[])
-        .refused(2, &["multiples of 4"]);
+        .refused(2, &["multiple of 4"]);
+}
+
+#[test]
+fn a_plan_counts_what_an_image_a_mask_and_patches_take() {
+    let place = Place::new();
+    pair(&place, ["a.png", "m.png"], [16, 16]);
+    let stages = |answer: &Value| answer["stages"].as_array().unwrap().len();
+    let unet = |answer: &Value| answer["stages"][1]["arena_bytes"].as_u64().unwrap();
+    let [drawn, image, part] = [
+        &[][..],
+        &["-i", "a.png"],
+        &["-i", "a.png", "--mask", "m.png"],
+    ]
+    .map(|more| plan(&place, more));
+    assert_eq!([&drawn, &image, &part].map(stages), [3, 4, 4]);
+    assert!(unet(&image) == unet(&drawn) && unet(&part) > unet(&drawn));
+    for refused in [
+        &["--cfg", "1", "--guidance-interval", "1:5"][..],
+        &["--batch-size", "0"],
+    ] {
+        place.on_model("plan", refused).refused(2, &[]);
+    }
+    let model = upscaler(&place);
+    let arena = |size: &str| {
+        let line = "plan --json --device cpu --vae-tiling off --size";
+        let line: Vec<&str> = line.split(' ').collect();
+        let line = [&line[..], &[size, "-m", &model]].concat();
+        let answer: Value = serde_json::from_str(place.ldm(&line).lines()[0]).unwrap();
+        answer["stages"][0]["arena_bytes"].as_u64().unwrap()
+    };
+    // Patches are of 128x128 latent pixels.
+    assert!(arena("1024x1024") <= arena("512x512"));
+    assert!(arena("512x512") > 3 * arena("256x256"));
+}
+
+#[test]
+fn a_small_image_is_the_same_where_bands_are_asked_for() {
+    let place = Place::new();
+    let draw = |name: &str, tiling: &str| {
+        let line = ["-p", "x", "-s", "1", "-o", name, "--vae-tiling", tiling];
+        place.sample(&line).lines();
+        fs::read(place.path().join(name)).unwrap()
+    };
+    assert!(draw("a.png", "off") == draw("b.png", "on"));
 }
 
 #[test]

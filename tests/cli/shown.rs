@@ -26,7 +26,7 @@ fn write(place: &Place, name: &str, unet: &str, key: &str, stage: &str) -> Strin
     format!("synthetic:{}", folder.display())
 }
 
-fn upscaler(place: &Place) -> String {
+pub fn upscaler(place: &Place) -> String {
     write(
         place,
         "sr",

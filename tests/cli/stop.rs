@@ -64,6 +64,25 @@ fn a_signal_ends_the_run_and_keeps_what_is_finished() {
 }
 
 #[test]
+fn a_signal_ends_at_once_who_still_waits_for_a_prompt() {
+    let place = Place::new();
+    let mut child = place
+        .command(&["-m", model().to_str().unwrap(), "-p", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Long enough to be listening, and where it is not yet, the signal ends it by itself.
+    std::thread::sleep(Duration::from_millis(300));
+    signal(&child, "TERM");
+    let patience = Instant::now() + Duration::from_secs(30);
+    while child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < patience, "still waiting for a prompt");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(place.names("outputs").is_empty());
+}
+
+#[test]
 fn a_file_size_limit_is_an_error_and_not_the_end() {
     let place = Place::new();
     let ldm = env!("CARGO_BIN_EXE_ldm");

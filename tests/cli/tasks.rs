@@ -65,6 +65,25 @@ pub fn infotext(place: &Place, run: &Run) -> Infotext {
     Infotext::parse(&found.unwrap().text).unwrap()
 }
 
+#[test]
+fn noise_is_drawn_as_the_models_authors_recommend_for_their_sampler() {
+    let place = Place::new();
+    let model = told(
+        &place,
+        "text",
+        &[("sampler: ddim", "sampler: ddim, eta: 0.5")],
+    );
+    let eta = |more: &[&str]| {
+        let run = sample(&place, &model, &[&["-p", "x", "--json"], more].concat());
+        let line: serde_json::Value = serde_json::from_str(run.lines()[0]).unwrap();
+        line["eta"].as_f64()
+    };
+    assert_eq!(eta(&[]), Some(0.5));
+    assert_eq!(eta(&["--sampler", "DDIM"]), Some(0.5));
+    assert_eq!(eta(&["--eta", "0"]), Some(0.0));
+    assert_eq!(eta(&["--sampler", "euler a"]), None);
+}
+
 /// An image and a mask whose left half is white.
 pub fn pair(place: &Place, [image, mask]: [&str; 2], [width, height]: [usize; 2]) -> Tensor {
     let photo = Tensor::from_fn([1, height, width, 3], |i| (i % 11) as f32 / 5.0 - 1.0);

@@ -230,6 +230,21 @@ fn automatic1111() {
 }
 
 #[test]
+fn a_size_that_is_asked_for_is_not_that_of_an_image_or_of_the_command_line() {
+    let place = Place::new();
+    place.sample(&["-p", "x", "-o", "a.png"]).lines();
+    let size = |run: super::support::Run| {
+        let line: serde_json::Value = serde_json::from_str(run.lines()[0]).unwrap();
+        [&line["width"], &line["height"]].map(|side| side.as_u64().unwrap())
+    };
+    let line = ["--from-image", "a.png", "--size", "32x8", "--json"];
+    assert_eq!(size(place.sample(&line)), [32, 8]);
+    place.file("p.jsonl", r#"{"prompt": "x", "size": "32x8"}"#);
+    let line = ["--from-file", "p.jsonl", "-W", "24", "--json"];
+    assert_eq!(size(place.sample(&line)), [32, 8]);
+}
+
+#[test]
 fn comfy_ui() {
     let place = Place::new();
     let run = place.sample(&[
@@ -343,7 +358,7 @@ fn every_alias_of_an_option_is_accepted() {
         ["-b", "--n-iter", "--num-samples", "--num-images", "--n"]
             .map(|o| (o, "1"))
             .to_vec(),
-        ["--batch-size", "--n-samples", "--bsize"]
+        ["--batch-size", "--n-samples", "--bsize", "--batch"]
             .map(|o| (o, "1"))
             .to_vec(),
         [

@@ -196,7 +196,7 @@ impl<'a> Studio<'a> {
                 {
                     let path = path.display();
                     self.console.note(&format!(
-                        "the latent was kept: `ldm decode {path}` makes the image"
+                        "the latent was kept: `ldm decode {path}`, with the same --model, makes the image"
                     ));
                 }
             })
@@ -218,18 +218,25 @@ impl<'a> Studio<'a> {
             false => metadata::chunks(request, &fields, seed, &self.engine),
         };
         let bytes = encode_png(image, &chunks)?;
-        let Some(path) = self.output.write(&bytes, names, "png", self.console)? else {
-            return Ok(());
-        };
+        let path = self.output.write(&bytes, names, "png", self.console)?;
+        let path = path.map(|path| path.display().to_string());
         if !self.orders.args.json {
-            return self.console.result(&path.display().to_string());
+            return path.map_or(Ok(()), |path| self.console.result(&path));
         }
-        fields.insert("path".into(), json!(path.display().to_string()));
+        fields.insert("path".into(), json!(path));
         fields.insert("seconds".into(), json!((seconds * 1e3).round() / 1e3));
         if let Some(id) = &job.id {
             fields.insert("id".into(), json!(id));
         }
-        self.console.result(&Value::Object(fields).to_string())
+        let line = Value::Object(fields).to_string();
+        match path {
+            Some(_) => self.console.result(&line),
+            // The image itself took standard output.
+            None => {
+                self.console.note(&line);
+                Ok(())
+            }
+        }
     }
 
     /// Says that a request of a batch file could not be carried out.
