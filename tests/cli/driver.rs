@@ -1,18 +1,11 @@
-//! Every way in which NVIDIA's driver lets one down, by a library that answers in its place (`libcuda.c`): one sentence, and no panic.
+//! Every way in which NVIDIA's driver lets one down, by a library that answers in its place (`libcuda/`): one sentence, and no panic.
 
+use super::libcuda::{Logged, run_in, succeed};
 use super::support::{Place, Run};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 use tempfile::TempDir;
-
-/// The folder of the stub, compiled once. Where Rust can link there is a C compiler.
-fn stub() -> &'static Path {
-    static FOLDER: OnceLock<TempDir> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| library(include_str!("libcuda.c")));
-    folder.path()
-}
 
 /// A folder with a libcuda made of this C.
 fn library(source: &str) -> TempDir {
@@ -20,49 +13,31 @@ fn library(source: &str) -> TempDir {
     let file = folder.path().join("libcuda.c");
     fs::write(&file, source).unwrap();
     let mut compiler = Command::new("cc");
-    compiler.args(["-w", "-shared", "-fPIC", "-o", "libcuda.so", "libcuda.c"]);
-    let answer = compiler.current_dir(folder.path()).output().unwrap();
-    assert!(
-        answer.status.success(),
-        "{}",
-        String::from_utf8_lossy(&answer.stderr)
-    );
+    compiler.args(["-w", "-shared", "-fPIC", "-o"]);
+    compiler.arg(folder.path().join("libcuda.so")).arg(file);
+    succeed(compiler);
     folder
 }
 
-/// Runs the binary with the libcuda of a folder, which is told `answers`.
-fn run_with(folder: &Path, answers: &str, arguments: &[&str]) -> Run {
+/// Runs the binary with the libcuda of a folder.
+fn run_with(folder: &Path, arguments: &[&str]) -> Run {
     let place = Place::new();
     let mut command = place.command(arguments);
-    command
-        .env("LD_LIBRARY_PATH", folder)
-        .env("FAKE_CUDA", answers);
+    command.env("LD_LIBRARY_PATH", folder);
     Run::of(command.output().unwrap())
 }
 
-/// Asks for a GPU of the stub, which is told `answers`.
+/// Asks for a GPU of the stand-in, which is told `answers`.
 fn open(answers: &str) -> Run {
-    run_with(stub(), answers, &["devices", "--device", "cuda"])
+    let devices = ["devices", "--device", "cuda"];
+    run_in(&Place::new(), answers, &devices).run
 }
 
-/// Samples the embedded model on a GPU of the stub.
-fn sample(answers: &str, log: &Path, steps: &str) -> Run {
-    let place = Place::new();
-    let mut command = place.command(&[
-        "sample",
-        "-p",
-        "a red balloon",
-        "--device",
-        "cuda",
-        "--steps",
-        steps,
-        "-t",
-        "1",
-    ]);
-    command
-        .env("LD_LIBRARY_PATH", stub())
-        .env("FAKE_CUDA", answers);
-    Run::of(command.env("FAKE_CUDA_LOG", log).output().unwrap())
+/// Samples the embedded model on a GPU of the stand-in, whose launches do nothing.
+fn sample(answers: &str, steps: &str) -> Logged {
+    let line = "sample -p balloon --device cuda -t 1 --steps";
+    let words: Vec<&str> = line.split(' ').chain([steps]).collect();
+    run_in(&Place::new(), &format!("compute=0 {answers}"), &words)
 }
 
 #[test]
@@ -72,7 +47,7 @@ fn no_driver_is_said_in_a_sentence_and_auto_takes_the_cpu() {
     for name in ["libcuda.so", "libcuda.so.1"] {
         fs::write(empty.path().join(name), "").unwrap();
     }
-    let devices = |device| run_with(empty.path(), "", &["devices", "--device", device]);
+    let devices = |device| run_with(empty.path(), &["devices", "--device", device]);
     devices("cuda").refused(4, &["there is no NVIDIA driver", "--device cpu"]);
     for command in ["plan", "pack"] {
         let run = run_with(empty.path(), "", &[command, "--device", "cuda"]);
@@ -89,11 +64,12 @@ fn no_driver_is_said_in_a_sentence_and_auto_takes_the_cpu() {
 #[test]
 fn a_library_without_the_functions_is_no_driver() {
     let empty = library("int cuNothing;");
-    let run = run_with(empty.path(), "", &["devices", "--device", "cuda"]);
+    let run = run_with(empty.path(), &["devices", "--device", "cuda"]);
     run.refused(4, &["is no driver this program can use", "it lacks cu"]);
 }
 
 #[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn a_driver_that_does_not_start_is_refused_with_what_to_do() {
     for (answers, expected) in [
         ("cuInit=100", "shows no GPU"),
@@ -112,7 +88,7 @@ fn a_driver_that_does_not_start_is_refused_with_what_to_do() {
         ("cuDeviceGetAttribute=999", "cuda:0 cannot be used"),
     ] {
         open(answers).refused(4, &[expected]);
-        let list = run_with(stub(), answers, &["devices"]);
+        let list = run_in(&Place::new(), answers, &["devices"]).run;
         let said = list
             .lines()
             .iter()
@@ -122,7 +98,7 @@ fn a_driver_that_does_not_start_is_refused_with_what_to_do() {
 }
 
 // What other builds do is in the tests that need nvcc.
-#[cfg(not(nvcc))]
+#[cfg(all(not(nvcc), emulator))]
 #[test]
 fn a_build_without_code_for_gpus_says_why() {
     let reason = latent_diffusion::cuda::table::NVCC.unwrap_err();
@@ -130,18 +106,19 @@ fn a_build_without_code_for_gpus_says_why() {
 }
 
 #[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn a_gpu_that_is_not_there_is_refused_by_its_number() {
     for (answers, expected) in [
         ("", "the only one is cuda:0"),
         ("count=4", "there are cuda:0 to cuda:3"),
     ] {
-        let run = run_with(stub(), answers, &["devices", "--device", "cuda:7"]);
+        let run = run_in(&Place::new(), answers, &["devices", "--device", "cuda:7"]).run;
         run.refused(4, &["there is no GPU cuda:7", expected]);
     }
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc")]
+#[cfg_attr(not(all(nvcc, emulator)), ignore = "needs nvcc and a C++ compiler")]
 fn a_gpu_that_cannot_be_used_is_refused_with_the_reason() {
     let old = open("major=7 minor=5");
     old.refused(4, &["cuda:0 (Stub 0) is sm_75", "sm_80"]);
@@ -153,8 +130,9 @@ fn a_gpu_that_cannot_be_used_is_refused_with_the_reason() {
 }
 
 #[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn every_gpu_is_listed_and_what_cannot_be_used_says_so() {
-    let list = run_with(stub(), "count=2 major=7", &["devices"]);
+    let list = run_in(&Place::new(), "count=2 major=7", &["devices"]).run;
     let gpus: Vec<&str> = list
         .lines()
         .into_iter()
@@ -169,9 +147,8 @@ fn every_gpu_is_listed_and_what_cannot_be_used_says_so() {
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc")]
+#[cfg_attr(not(all(nvcc, emulator)), ignore = "needs nvcc and a C++ compiler")]
 fn what_fails_later_ends_with_its_own_code() {
-    let log = tempfile::NamedTempFile::new().unwrap();
     for (answers, code, expected) in [
         ("cuModuleLoadData=209", 4, "machine code for"),
         ("cuModuleLoadData=222", 4, "a newer driver"),
@@ -182,20 +159,17 @@ fn what_fails_later_ends_with_its_own_code() {
         ("cuMemAlloc_v2=2", 5, "memory"),
         ("memory=1000000", 5, "memory"),
     ] {
-        let run = sample(answers, log.path(), "2");
+        let run = sample(answers, "2").run;
         run.refused(code, &["cuda:0 (Stub 0)", expected]);
     }
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc")]
+#[cfg_attr(not(all(nvcc, emulator)), ignore = "needs nvcc and a C++ compiler")]
 fn steps_replay_one_recording_and_what_was_given_is_freed() {
     let calls = |steps| {
-        let log = tempfile::NamedTempFile::new().unwrap();
-        let run = sample("", log.path(), steps);
-        assert_eq!(run.lines().len(), 1, "{}", run.stderr);
-        let text = fs::read_to_string(log.path()).unwrap();
-        move |name: &str| text.lines().filter(|line| *line == name).count()
+        let logged = sample("", steps).good();
+        move |name: &str| logged.count(name)
     };
     let [few, many] = ["6", "16"].map(calls);
     assert_eq!(many("cuGraphLaunch"), few("cuGraphLaunch") + 10);
@@ -214,18 +188,12 @@ fn steps_replay_one_recording_and_what_was_given_is_freed() {
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc")]
+#[cfg_attr(not(all(nvcc, emulator)), ignore = "needs nvcc and a C++ compiler")]
 fn a_bench_is_timed_by_the_drivers_clock() {
-    let log = tempfile::NamedTempFile::new().unwrap();
-    let place = Place::new();
-    let line = [
-        "bench", "--what", "unet", "--size", "64", "--repeat", "2", "--device", "cuda", "--json",
-    ];
-    let mut command = place.command(&line);
-    command
-        .env("LD_LIBRARY_PATH", stub())
-        .env("FAKE_CUDA_LOG", log.path());
-    let run = Run::of(command.output().unwrap());
+    let line = "bench --what unet --size 64 --repeat 2 --device cuda --json";
+    let words: Vec<&str> = line.split(' ').collect();
+    let logged = run_in(&Place::new(), "compute=0", &words).good();
+    let run = &logged.run;
     let answer: serde_json::Value = serde_json::from_str(run.lines()[0]).unwrap();
     // The stub's recordings all take 2 ms, of one run or of twenty launches of an operation.
     let network = &answer["networks"][0];
@@ -243,30 +211,24 @@ fn a_bench_is_timed_by_the_drivers_clock() {
     assert!(
         answer["peak_gflops"].as_f64().unwrap() > 0.0 && answer["peak_gbs"].as_f64().unwrap() > 0.0
     );
-    let calls = fs::read_to_string(log.path()).unwrap();
-    let count = |name: &str| calls.lines().filter(|line| *line == name).count();
+    let count = |name: &str| logged.count(name);
     // The ring of pinned memory records some of its own.
     assert!(count("cuEventRecord") >= 2 * count("cuEventElapsedTime_v2"));
     assert_eq!(count("cuEventCreate"), count("cuEventDestroy_v2"));
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc")]
+#[cfg_attr(not(all(nvcc, emulator)), ignore = "needs nvcc and a C++ compiler")]
 fn memory_that_cannot_be_pinned_is_done_without() {
-    let log = tempfile::NamedTempFile::new().unwrap();
-    let run = sample("cuMemHostAlloc=2", log.path(), "2");
-    assert_eq!(run.lines().len(), 1, "{}", run.stderr);
+    sample("cuMemHostAlloc=2", "2").good();
 }
 
 #[test]
-#[cfg_attr(not(nvcc), ignore = "needs nvcc")]
+#[cfg_attr(not(all(nvcc, emulator)), ignore = "needs nvcc and a C++ compiler")]
 fn kernels_start_early_on_gpus_that_wait_in_kernels_and_on_no_others() {
     for (answers, expected) in [("major=8", false), ("major=9", true), ("major=12", false)] {
-        let log = tempfile::NamedTempFile::new().unwrap();
-        let run = sample(answers, log.path(), "2");
-        assert_eq!(run.lines().len(), 1, "{answers}: {}", run.stderr);
-        let calls = fs::read_to_string(log.path()).unwrap();
-        let count = |name: &str| calls.lines().filter(|line| *line == name).count();
+        let logged = sample(answers, "2").good();
+        let count = |name: &str| logged.count(name);
         let early = if expected {
             count("cuLaunchKernelEx")
         } else {

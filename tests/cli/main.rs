@@ -4,11 +4,15 @@ mod bad_input;
 mod batch;
 mod bench;
 mod codec;
+#[cfg(target_os = "linux")]
+mod computed;
 mod convert;
 #[cfg(target_os = "linux")]
 mod driver;
 mod inpaint;
 mod interval;
+#[cfg(target_os = "linux")]
+mod libcuda;
 mod output;
 mod packed;
 mod plan;
