@@ -1,8 +1,8 @@
 //! What the published configurations say, and what is said of configurations that describe nothing.
 
 use latent_diffusion::models::config::{
-    Attention, BertConfig, BetaSchedule, ClipConfig, Condition, ModelConfig, Prediction,
-    TextConfig, TimestepSpacing, from_yaml, unsupported_parts,
+    Attention, BertConfig, ClipConfig, Condition, ModelConfig, TextConfig, TimestepSpacing,
+    from_yaml, unsupported_parts,
 };
 use latent_diffusion::{Error, Result};
 use proptest::prelude::*;
@@ -258,46 +258,6 @@ fn token_ids_that_nobody_chose_are_not_believed() {
     assert_eq!(text(49407, 0), (Some(49407), Some(0)));
 }
 
-#[test]
-fn schedulers_have_the_defaults_of_their_class() {
-    let read = |json| {
-        let mut config = ModelConfig::default();
-        config
-            .read_scheduler(Path::new("scheduler_config.json"), &json)
-            .map(|()| config)
-    };
-    let ddim =
-        read(json!({"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"})).unwrap();
-    assert_eq!(ddim.schedule.timestep_spacing, None);
-    assert_eq!(
-        (ddim.schedule.steps_offset, ddim.schedule.set_alpha_to_one),
-        (0, true)
-    );
-    assert_eq!(
-        (ddim.schedule.prediction, ddim.schedule.beta_end),
-        (Prediction::V, 0.02)
-    );
-    let euler =
-        read(json!({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "linspace"}))
-            .unwrap();
-    assert_eq!(
-        euler.schedule.timestep_spacing,
-        Some(TimestepSpacing::Linspace)
-    );
-    let lcm = read(json!({"_class_name": "LCMScheduler"})).unwrap();
-    assert_eq!(lcm.schedule.beta_schedule, BetaSchedule::ScaledLinear);
-    assert_eq!(lcm.sampling.sampler.as_deref(), Some("LCMScheduler"));
-    assert_eq!(
-        read(json!({"_class_name": "OtherScheduler"}))
-            .unwrap()
-            .sampling
-            .sampler,
-        None
-    );
-    assert!(refusal(read(json!({"trained_betas": [0.1]}))).contains("trained_betas"));
-    assert!(refusal(read(json!({"beta_schedule": "wavy"}))).contains("\"wavy\""));
-}
-
 /// What is replaced in Stable Diffusion's configuration, by what, and two parts of the refusal.
 const REFUSED: &str = "\
 model_channels: 320,  |  | model_channels | is missing
@@ -321,7 +281,8 @@ scale_factor: 0.18215 | scale_factor: 0 | scale_factor | above 0
 0.00085 | .nan | YAML: line 4 | non-finite
 image_size: 64 | parameterization: mu | parameterization | eps, v or x0
 image_size: 64 | beta_schedule: wavy | beta_schedule | cosine
-image_size: 64 | given_betas: [1] | given_betas | not supported";
+image_size: 64 | given_betas: [1] | given_betas | not supported
+num_heads: 8 | num_heads: 8, num_heads_upsample: 4 | num_heads_upsample | only -1";
 
 #[test]
 fn configurations_that_describe_nothing_are_refused_by_key() {
@@ -352,6 +313,10 @@ fn configurations_that_describe_nothing_are_refused_by_key() {
         ("addition_embed_type", json!("text_time")),
         ("down_block_types", json!(["SimpleCrossAttnDownBlock2D"])),
         ("freq_shift", json!(1)),
+        ("act_fn", json!("gelu")),
+        ("cross_attention_dim", json!([768, 768, 768, 1024])),
+        ("mid_block_type", serde_json::Value::Null),
+        ("only_cross_attention", json!([false, true, false, false])),
         ("block_out_channels", json!([])),
         (
             "up_block_types",
@@ -371,6 +336,12 @@ fn configurations_that_describe_nothing_are_refused_by_key() {
         );
     }
     assert!(unet("freq_shift", json!(0.0)).is_ok());
+    assert!(unet("act_fn", json!("swish")).is_ok());
+    assert!(unet("only_cross_attention", json!([false, false])).is_ok());
+    let context = unet("cross_attention_dim", json!([768, 768, 768, 768]))
+        .unwrap()
+        .unet;
+    assert_eq!(context.unwrap().context_dim, Some(768));
     let parts = json!({"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "transformer": [null, null]});
     let parts = unsupported_parts(Path::new("model_index.json"), &parts).unwrap();
     assert!(

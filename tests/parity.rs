@@ -223,6 +223,62 @@ fn a_changed_weight_fails_and_the_first_node_to_depart_is_named() {
     }
 }
 
+/// A copy of a dump, one value of `tensor` changed.
+fn with_value(dump: &Path, tensor: &str, value: f32) -> Dump {
+    let mut bytes = std::fs::read(dump).unwrap();
+    let (header, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let begin = 8 + header + metadata.info(tensor).unwrap().data_offsets.0;
+    bytes[begin..begin + 4].copy_from_slice(&value.to_le_bytes());
+    let copy = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(copy.path(), bytes).unwrap();
+    Dump::open(copy.path()).unwrap()
+}
+
+/// Wherever a value is none, in what the reference answered, in what a module of it answered, or in what it was given.
+#[test]
+fn a_value_that_is_none_never_passes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity");
+    let (case, node) = (
+        root.join("compvis"),
+        "node.middle_block.1.transformer_blocks.0",
+    );
+    let dump = case.join("unet.safetensors");
+    let compared = model(&case.join("model"));
+    assert!(
+        check(&cpu(), &compared, &Dump::open(&dump).unwrap(), None)
+            .unwrap()
+            .pass()
+    );
+    for tensor in ["output.sample", node, "input.sample"] {
+        for value in [f32::NAN, f32::INFINITY] {
+            let report = check(
+                &cpu(),
+                &compared,
+                &with_value(&dump, tensor, value),
+                Some(1e30),
+            );
+            assert!(!report.unwrap().pass(), "{value} in {tensor}");
+        }
+    }
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_refused_by_the_dump_s_name() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity");
+    let dump = root.join("compvis/unet.safetensors");
+    let error = check(
+        &cpu(),
+        &model(&root.join("compvis_v/model")),
+        &Dump::open(&dump).unwrap(),
+        None,
+    );
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("compvis/unet.safetensors") && error.contains("node `sample`"),
+        "{error}"
+    );
+}
+
 /// Runs `ldm parity` on the model of `case` with the dumps of `names`: its exit code, standard output and standard error.
 fn ldm(model: &Path, dumps: &[PathBuf], more: &[&str]) -> (i32, String, String) {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_ldm"))

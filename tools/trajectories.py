@@ -205,6 +205,10 @@ def all_cases():
     for steps in step_counts:
         yield published("PLMS", "sd", "epsilon", "leading", steps)
         yield published("PLMS", "sd", "v", "leading", steps)
+        for spacing in ("linspace", "trailing") if steps > 1 else ():
+            # Strides that are fixed and timesteps that are not apart by them: the warm-up's second step is another one.
+            yield published("PLMS", "sd", "epsilon", spacing, steps)
+            yield published("PLMS", "linear", "v", spacing, steps)
     for steps in (1, 2, 4, 8, 37):
         for prediction in ("epsilon", "v"):
             yield published("LCM", "sd", prediction, "leading", steps)

@@ -64,7 +64,7 @@ pub fn build_decoder(
 ///
 /// # Shapes
 /// Input `image [batch, height, width, C]`, output `moments [batch, height / f, width / f, 2 embed_dim]`, or with a codebook
-/// `latent [batch, height / f, width / f, embed_dim]`; sizes in pixels.
+/// `latent [batch, height / f, width / f, embed_dim]`; sizes in pixels, and what is left over is dropped.
 ///
 /// # Errors
 /// As [`encode`].
@@ -114,10 +114,11 @@ fn encoder_alone(
 /// codebook the latent itself, not quantised.
 ///
 /// # Shapes
-/// `image [N, H, W, C]`, in -1..1, gives `[N, H / f, W / f, 2 embed_dim]`, or half as many channels with a codebook.
+/// `image [N, H, W, C]`, in -1..1, gives `[N, H / f, W / f, 2 embed_dim]`, or half as many channels with a codebook. Each level drops
+/// the row or column that halving leaves over.
 ///
 /// # Errors
-/// If the image's sides are not multiples of `f`, or the configuration describes no network.
+/// If a side of the image is shorter than `f`, or the configuration describes no network.
 ///
 /// # Source
 /// Section 3.1 and appendix G of the paper; `Encoder` in CompVis's `model.py`.
@@ -295,13 +296,13 @@ fn coarsest(config: &AutoencoderConfig) -> Result<&AutoencoderLevel> {
         .ok_or_else(|| Error::shape("autoencoder", "the configuration has no levels"))
 }
 
-/// The encoder halves the image at each level and would silently drop a row or column that is left over.
+/// Refuses images that make no latent at all.
 fn check_sides(g: &Graph, config: &AutoencoderConfig, image: Value) -> Result<()> {
     let factor = config.factor();
     match g.shape(image).image() {
-        Some([_, h, w, _]) if h % factor == 0 && w % factor == 0 && h * w > 0 => Ok(()),
+        Some([_, h, w, _]) if h.min(w) >= factor => Ok(()),
         _ => Err(Error::request(format!(
-            "an image [N, H, W, C] of shape {} does not fit the encoder, which takes multiples of {factor} along both sides",
+            "an image [N, H, W, C] of shape {} does not fit the encoder, which takes {factor} pixels and more along both sides",
             g.shape(image)
         ))),
     }

@@ -255,9 +255,12 @@ impl<'a> Opening<'a> {
         self.model.config.read_pipeline(&index, &pipeline)?;
         let scheduler = folder.join("scheduler").join("scheduler_config.json");
         if scheduler.symlink_metadata().is_ok() {
-            self.model
-                .config
-                .read_scheduler(&scheduler, &json(&scheduler)?)?;
+            let settings = json(&scheduler)?;
+            self.model.config.read_scheduler(&scheduler, &settings)?;
+            let all = settings.as_object().map(config::unsupported_settings);
+            let notes = all.into_iter().flatten();
+            let notes = notes.map(|setting| format!("in the model's scheduler, {setting}"));
+            self.model.notes.extend(notes);
         }
         self.beside(folder);
         Ok(())
@@ -330,6 +333,6 @@ fn read(path: &Path) -> Result<String> {
 }
 
 fn json(path: &Path) -> Result<serde_json::Value> {
-    serde_json::from_str(&read(path)?)
+    config::from_python_json(&read(path)?)
         .map_err(|error| Error::file(path, format!("is not readable as JSON: {error}")))
 }

@@ -1,6 +1,7 @@
 //! Reading a dump: a safetensors file of inputs, outputs and module answers that PyTorch code wrote.
 
 use crate::error::{Error, Result};
+use crate::models::config::from_python_json;
 use crate::tensor::{Shape, Tensor};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::Value as Json;
@@ -180,7 +181,7 @@ fn component(name: &str) -> Result<Component, String> {
 
 /// A metadata value; text that is not JSON stands for itself.
 fn decoded(value: &str) -> Json {
-    serde_json::from_str(value).unwrap_or_else(|_| Json::String(value.to_owned()))
+    from_python_json(value).unwrap_or_else(|_| Json::String(value.to_owned()))
 }
 
 fn tensor(view: &TensorView) -> Result<Tensor, String> {

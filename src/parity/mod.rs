@@ -45,7 +45,7 @@ pub struct Comparison {
     pub relative_error: f64,
     /// Largest relative error that passes.
     pub tolerance: f64,
-    /// Largest absolute difference.
+    /// Largest absolute difference; infinite where the shapes differ.
     pub max_abs_error: f32,
     /// Whether the relative error is within the tolerance.
     pub pass: bool,
@@ -145,10 +145,18 @@ fn observe<B: Backend>(
     }
     let session = network.run(backend, graph)?;
     for (_, path) in observed {
-        let ours = session.get(&label(path))?;
-        let comparison = compare(path, ours, &dump.nodes()[path], report.tolerance)?;
-        if !comparison.pass {
+        let (ours, reference) = (session.get(&label(path))?, &dump.nodes()[path]);
+        let not_finite = ours.count_not_finite() + reference.count_not_finite() > 0;
+        let comparison = compare(path, ours, reference, report.tolerance)?;
+        if !comparison.pass && report.departure.is_none() {
             report.departure = Some(comparison);
+        }
+        if not_finite {
+            // What is made of such a value proves nothing, however it came out.
+            report
+                .outputs
+                .iter_mut()
+                .for_each(|output| output.pass = false);
             break;
         }
     }
@@ -183,12 +191,16 @@ fn compare(name: &str, ours: Tensor, reference: &Tensor, tolerance: f64) -> Resu
         false => ours,
     };
     let relative_error = ours.relative_error(&expected);
+    let comparable = ours.shape() == expected.shape();
     Ok(Comparison {
         name: name.to_owned(),
         shape: reference.shape(),
         relative_error,
         tolerance,
-        max_abs_error: ours.max_abs_error(&expected),
+        max_abs_error: match comparable {
+            true => ours.max_abs_error(&expected),
+            false => f32::INFINITY,
+        },
         pass: relative_error <= tolerance,
     })
 }
@@ -200,7 +212,7 @@ fn compare_indices(name: &str, ours: &Tensor, reference: &Tensor) -> Comparison 
     let pairs = || ours.data().iter().zip(reference.data());
     let relative_error = if ours.data().len() != reference.data().len() {
         f64::INFINITY
-    } else if ours.count_not_finite() > 0 {
+    } else if ours.count_not_finite() + reference.count_not_finite() > 0 {
         f64::NAN
     } else {
         pairs().filter(|(a, b)| a != b).count() as f64 / ours.data().len() as f64

@@ -181,10 +181,11 @@ pub(super) fn output<B: Backend>(
 pub(super) fn ids(dump: &Dump, name: &str, rank: usize, count: usize) -> Result<Tensor> {
     let ids = dump.required(name, rank)?;
     let known = 0.0..count as f32;
-    match ids.data().iter().find(|id| !known.contains(id)) {
+    let unknown = |id: &&f32| !known.contains(id) || id.fract() != 0.0;
+    match ids.data().iter().find(unknown) {
         None => Ok(ids.clone()),
         Some(id) => Err(dump.refuse(format!(
-            "has {id} in `input.{name}`, where this model knows 0 to {}",
+            "has {id} in `input.{name}`, where this model knows whole numbers from 0 to {}",
             count.saturating_sub(1)
         ))),
     }
@@ -195,10 +196,13 @@ pub(super) fn sizes(image: &Tensor) -> [usize; 4] {
     image.shape().image().unwrap_or_default()
 }
 
-/// Turns a refused request into a refused file: the request is what the dump says.
+/// Turns a refused request, and operands that do not fit, into a refused file: what is asked, and of what sizes, is what the dump says.
 pub(super) fn about(dump: &Dump) -> impl Fn(Error) -> Error {
     |error| match error {
         Error::Request(sentence) => dump.refuse(sentence),
+        Error::Shape { node, problem } => {
+            dump.refuse(format!("does not fit the model: node `{node}`: {problem}"))
+        }
         other => other,
     }
 }

@@ -6,6 +6,7 @@ use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::models::config::{
     BetaSchedule, ModelConfig, Prediction, ScheduleConfig, TimestepSpacing, UNetConfig,
+    unsupported_settings,
 };
 use crate::pipeline::{Denoiser, Guided, Model};
 use crate::sampler::{Options, Sampler, SigmaSpacing, Trajectory};
@@ -28,7 +29,8 @@ pub(super) fn run<B: Backend>(backend: &Arc<B>, model: &Model, dump: &Dump) -> R
     let mut denoiser = Denoiser::new(backend, (config, weights), &guided, size, &trajectory)?;
     let mut draw = || {
         Err(dump.refuse(
-            "is of a sampler that draws noise at every step, which a dump does not hold: eta must be 0",
+            "is of a sampler that draws noise at its steps, which a dump does not hold: DDIM and Euler a with an `eta` of 0 draw none, nor do \
+             PLMS, Euler, Heun, DPM++ 2M and UniPC",
         ))
     };
     match denoiser.run(&first, &mut draw, &mut |_| {}) {
@@ -45,7 +47,7 @@ fn planned(model: &Model, dump: &Dump) -> Result<Trajectory> {
     let steps = dump.metadata("steps").and_then(Json::as_u64);
     let steps = steps.ok_or_else(|| dump.refuse("does not say how many `steps` it is of"))?;
     let mut options = Options::new(usize::try_from(steps).unwrap_or(usize::MAX));
-    if sampler == Sampler::Ddim {
+    if matches!(sampler, Sampler::Ddim | Sampler::EulerAncestral) {
         options.eta = Some(number(dump, "eta", 0.0)?);
     }
     let mut config = model.config.clone();
@@ -68,7 +70,19 @@ fn planned(model: &Model, dump: &Dump) -> Result<Trajectory> {
             )));
         }
     }
-    sampler.plan(&Schedule::new(&config.schedule)?, &options)
+    let schedule = Schedule::new(&config.schedule)?;
+    let multistep = matches!(
+        sampler,
+        Sampler::DpmSolver2M | Sampler::DpmSolver2MSde | Sampler::UniPc
+    );
+    let rule = schedule.or_spacing(sampler.usual_spacing()).spacing();
+    if steps == 1 && rule == TimestepSpacing::Linspace && !multistep {
+        return Err(dump.refuse(
+            "is of one step of evenly spread timesteps (`linspace`), which diffusers takes from the first timestep, where there is no noise \
+             to remove, and this program from the last",
+        ));
+    }
+    sampler.plan(&schedule, &options)
 }
 
 /// The rules for choosing timesteps, as diffusers names them.
@@ -77,11 +91,8 @@ const RULES: [&str; 3] = ["leading", "linspace", "trailing"];
 /// How diffusers' settings spread the noise ratios.
 fn sigmas(settings: &Map<String, Json>, dump: &Dump) -> Result<SigmaSpacing> {
     let set = |key: &&str| settings.get(*key).and_then(Json::as_bool).unwrap_or(false);
-    let refused = ["clip_sample", "thresholding", "use_beta_sigmas"];
-    if let Some(key) = refused.iter().find(|key| set(key)) {
-        return Err(dump.refuse(format!(
-            "has a `scheduler` with `{key}`, which no sampler here does"
-        )));
+    if let Some(setting) = unsupported_settings(settings).first() {
+        return Err(dump.refuse(format!("has a `scheduler` whose {setting}")));
     }
     Ok(if set(&"use_karras_sigmas") {
         SigmaSpacing::Karras

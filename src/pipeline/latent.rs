@@ -51,7 +51,7 @@ impl<B: Backend> Pipeline<B> {
         report: &mut dyn FnMut(Event),
     ) -> Result<(Tensor, Option<Tensor>)> {
         let (config, weights) = self.model.autoencoder()?;
-        let [_, h, w] = sizes(image)?;
+        let [_, h, w] = encodable(image, config.factor())?;
         let encoder = Half {
             build: &|batch| autoencoder::build_encoder(config, batch, [h, w]),
             weights,
@@ -82,7 +82,7 @@ impl<B: Backend> Pipeline<B> {
     /// As [`moments`](Self::moments), and if the autoencoder has no codebook.
     pub fn codes(&self, image: &Tensor) -> Result<(Tensor, Tensor)> {
         let (config, weights) = self.model.autoencoder()?;
-        let [n, h, w] = sizes(image)?;
+        let [n, h, w] = encodable(image, config.factor())?;
         let graph = autoencoder::build_codes(config, n, [h, w])?;
         let backend = self.backend.wider().map_or(self.backend.clone(), Arc::new);
         let mut session = Session::new(&backend, graph, weights)?;
@@ -133,6 +133,16 @@ impl<B: Backend> Pipeline<B> {
             .iter()
             .map(|&x| (f64::from(x) * factor) as f32);
         Tensor::new(tensor.shape(), scaled.collect())
+    }
+}
+
+/// `[N, H, W]` of images that are encoded whole: the network would drop rows and columns that are left over.
+fn encodable(image: &Tensor, factor: usize) -> Result<[usize; 3]> {
+    match sizes(image)? {
+        [n, h, w] if h.is_multiple_of(factor) && w.is_multiple_of(factor) => Ok([n, h, w]),
+        [_, h, w] => Err(Error::request(format!(
+            "an image of {w}x{h} does not fit the encoder, which takes multiples of {factor} along both sides"
+        ))),
     }
 }
 

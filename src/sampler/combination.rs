@@ -39,6 +39,11 @@ impl Combination {
         &self.0
     }
 
+    /// The coefficient of the state.
+    pub(super) fn of_state(self) -> f64 {
+        self.0[0]
+    }
+
     /// The coefficient of the network's output.
     pub(super) fn of_output(self) -> f64 {
         self.0[1]

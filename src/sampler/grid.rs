@@ -67,6 +67,21 @@ fn refuse_spacing(options: &Options) -> Result<()> {
     }
 }
 
+/// Where PLMS's first step begins when it is taken once more: a fixed stride before the timestep visited next.
+///
+/// # Source
+/// diffusers' `PNDMScheduler.step_plms`. With the leading rule, and as CompVis has it, that is where the first step began.
+pub(super) fn once_more(schedule: &Schedule, options: &Options, steps: &[Step]) -> Level {
+    let fixed = schedule.timestep_count() / options.steps;
+    match steps {
+        [_, next, ..] if !options.compvis_timesteps => {
+            schedule.level(next.from.timestep as usize + fixed)
+        }
+        [first, ..] => first.from,
+        [] => Level::CLEAN,
+    }
+}
+
 /// Noise ratios at timesteps that may be fractional, ending at no noise. Karras's and exponential ratios lie between the
 /// first and the last ratio of the timesteps that would be visited without them.
 pub(super) fn ratios(schedule: &Schedule, options: &Options) -> Result<Vec<Step>> {

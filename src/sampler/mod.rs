@@ -118,7 +118,10 @@ impl Sampler {
                 first_order::ddim(prediction, &steps, options.eta.unwrap_or(1.0))
             }
             Self::Lcm => first_order::lcm(prediction, &steps),
-            Self::Plms => multistep::plms(prediction, &steps),
+            Self::Plms => {
+                let again = grid::once_more(schedule, options, &steps);
+                multistep::plms(prediction, &steps, again)
+            }
             Self::Heun => multistep::heun(prediction, &steps),
             Self::DpmSolver2M => multistep::dpm_solver(prediction, &steps, false),
             Self::DpmSolver2MSde => multistep::dpm_solver(prediction, &steps, true),
@@ -142,7 +145,7 @@ impl Sampler {
     }
 
     /// How timesteps are chosen where the model does not say: as in diffusers' class of this sampler.
-    fn usual_spacing(self) -> TimestepSpacing {
+    pub fn usual_spacing(self) -> TimestepSpacing {
         match self {
             Self::Ddpm | Self::Ddim | Self::Plms | Self::Lcm => TimestepSpacing::Leading,
             Self::Euler

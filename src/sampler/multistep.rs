@@ -19,13 +19,14 @@ const MEMORY: [Combination; 3] = Combination::MEMORY;
 
 /// Pseudo linear multistep: DDIM with the network's output extrapolated through up to four points. The first step is
 /// taken twice, the second time with the mean of the outputs at both its ends, so `n` steps evaluate the network `n + 1`
-/// times.
+/// times. The second time it is taken to the timestep visited next, from `again`: where strides are fixed and timesteps are not that far
+/// apart, it is another step.
 ///
 /// # Source
 /// Liu et al., arXiv:2202.09778 (pseudo linear multistep), begun as CompVis's `plms.py` does: without Runge-Kutta steps. A
 /// single step is not taken twice. Image to image begins at its level's timestep, where diffusers, whose list of timesteps
 /// repeats one, begins one earlier.
-pub(super) fn plms(prediction: Prediction, steps: &[Step]) -> Vec<Row> {
+pub(super) fn plms(prediction: Prediction, steps: &[Step], again: Level) -> Vec<Row> {
     let [m1, m2, m3] = MEMORY;
     let mut rows = Vec::with_capacity(steps.len() + 1);
     for (i, step) in steps.iter().enumerate() {
@@ -38,7 +39,15 @@ pub(super) fn plms(prediction: Prediction, steps: &[Step]) -> Vec<Row> {
         let next = transfer(prediction, *step, output, 0.0);
         rows.push(Row::new(step.from, vec![next, OUTPUT, m1, m2]));
         if let (0, Some(second)) = (i, steps.get(1)) {
-            let corrected = X + 0.5 * next.of_output() * (OUTPUT - m1);
+            let again = Step {
+                from: again,
+                to: second.from,
+            };
+            let other = transfer(prediction, again, OUTPUT, 0.0);
+            // The state before the first step is a combination of where that led and of the output kept.
+            let ratio = other.of_state() / next.of_state();
+            let half = 0.5 * other.of_output();
+            let corrected = ratio * X + half * OUTPUT + (half - ratio * next.of_output()) * m1;
             rows.push(Row::new(second.from, vec![corrected, m1, m2, m3]));
         }
     }

@@ -96,7 +96,7 @@ def sd1(folder: Path) -> None:
         ("heun", diffusers.HeunDiscreteScheduler.from_config(pndm.config), 4.0, {"sampler": "heun"}),
         ("dpmpp_2m", multistep.from_config(pndm.config), 7.5, {"sampler": "dpm++2m"}),
         ("dpmpp_2m_karras", multistep.from_config(pndm.config, use_karras_sigmas=True), 7.5,
-         {"sampler": "dpm++2m", "scheduler": {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}}),
+         {"sampler": "dpm++2m", "scheduler": dict(multistep.from_config(pndm.config, use_karras_sigmas=True).config)}),
         ("unipc", diffusers.UniPCMultistepScheduler.from_config(pndm.config), 7.5, {"sampler": "unipc"}),
     ):
         components.sampler(folder / f"sampler_{name}.safetensors", lambda x, t, c: unet(x, t, c).sample, scheduler,
@@ -123,7 +123,7 @@ def sd2(folder: Path) -> None:
     dump = Diffusers(folder)
     dump.unet("unet.safetensors", unet, noise((1, 4, 4, 6), 30), [999], noise((1, 16, 20), 31))
     dump.decode("decode.safetensors", vae, noise((1, 4, 7, 3), 32))
-    dump.encode("encode.safetensors", vae, noise((2, 3, 10, 8), 33).clamp(-1, 1))
+    dump.encode("encode.safetensors", vae, noise((2, 3, 11, 9), 33).clamp(-1, 1))
     dump.text("text.safetensors", text, prompts(3, 16, 98, 99, 34))
     for name, scheduler, metadata in (
         ("ddim", ddim, {"sampler": "ddim"}),

@@ -152,6 +152,7 @@ fn unet(params: &Section) -> Result<UNetConfig> {
         ("disable_self_attentions", Value::Null),
         ("num_attention_blocks", Value::Null),
         ("disable_middle_self_attn", json!(false)),
+        ("num_heads_upsample", json!(-1)),
     ])?;
     let model_channels = params.need_size("model_channels")?;
     let multiples = params.sizes("channel_mult")?.unwrap_or(vec![1, 2, 4, 8]);

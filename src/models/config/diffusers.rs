@@ -1,4 +1,4 @@
-//! Reads the `config.json` files of a diffusers folder into the same description that CompVis's files give.
+//! Reads the `config.json` files of diffusers' networks into the same description that CompVis's files give.
 //!
 //! Two habits of diffusers matter here. A UNet's `attention_head_dim` is the *number* of heads, unless
 //! `num_attention_heads` is given too. And each kind of block has its own class, so a level's attention is read off the
@@ -6,10 +6,7 @@
 
 use super::limits::checked;
 use super::section::Section;
-use super::{
-    Attention, AutoencoderConfig, AutoencoderLevel, BetaSchedule, Prediction, ScheduleConfig,
-    TimestepSpacing, UNetConfig, UNetLevel,
-};
+use super::{Attention, AutoencoderConfig, AutoencoderLevel, UNetConfig, UNetLevel};
 use crate::error::Result;
 use serde_json::{Value, json};
 
@@ -65,7 +62,7 @@ pub(super) fn unet(root: &Section) -> Result<UNetConfig> {
         model_channels: widths[0],
         levels,
         middle: attention(count - 1),
-        context_dim: Some(root.size("cross_attention_dim")?.unwrap_or(1280)),
+        context_dim: Some(context_dim(root, count)?),
         linear_projections: root.flag("use_linear_projection", false)?,
         new_attention_order: false,
         scale_shift_norm: scale_shift(root)?,
@@ -79,8 +76,8 @@ pub(super) fn unet(root: &Section) -> Result<UNetConfig> {
 
 /// `UNet2DModel`, with its defaults: the UNet without a context, whose attention is over pixels.
 pub(super) fn unconditional_unet(root: &Section) -> Result<UNetConfig> {
+    silu(root)?;
     root.only(&[
-        ("act_fn", json!("silu")),
         ("add_attention", json!(true)),
         ("attn_norm_num_groups", Value::Null),
         ("center_input_sample", json!(false)),
@@ -94,6 +91,8 @@ pub(super) fn unconditional_unet(root: &Section) -> Result<UNetConfig> {
         ("time_embedding_dim", Value::Null),
         ("time_embedding_type", json!("positional")),
         ("upsample_type", json!("conv")),
+        // With `scale_shift` the attention in the middle has no normalisation.
+        ("resnet_time_scale_shift", json!("default")),
     ])?;
     let widths = root
         .sizes("block_out_channels")?
@@ -143,13 +142,32 @@ pub(super) fn unconditional_unet(root: &Section) -> Result<UNetConfig> {
         linear_projections: false,
         // Its three matrices stand one below the other, all heads of each.
         new_attention_order: true,
-        scale_shift_norm: scale_shift(root)?,
+        scale_shift_norm: false,
         res_block_updown: false,
         num_classes: root.size("num_class_embeds")?,
         norm_groups: root.size("norm_num_groups")?.unwrap_or(32),
         norm_eps: root.real("norm_eps")?.unwrap_or(1e-5) as f32,
     };
     checked(root, config)
+}
+
+/// Refuses every activation but SiLU, which diffusers knows by two names.
+fn silu(root: &Section) -> Result<()> {
+    match root.text("act_fn")? {
+        None | Some("silu" | "swish") => Ok(()),
+        Some(_) => Err(root.unfit("act_fn", "silu")),
+    }
+}
+
+/// The width of the one context that all transformers attend to.
+fn context_dim(root: &Section, count: usize) -> Result<usize> {
+    let widths = root
+        .sizes_each("cross_attention_dim", count)?
+        .unwrap_or(vec![1280]);
+    match widths.as_slice() {
+        [first, rest @ ..] if rest.iter().all(|width| width == first) => Ok(*first),
+        _ => Err(root.unfit("cross_attention_dim", "one width for all levels")),
+    }
 }
 
 /// Whether the time embedding scales and shifts.
@@ -164,8 +182,14 @@ fn scale_shift(root: &Section) -> Result<bool> {
 /// The many settings of `UNet2DConditionModel` that change the network, at the one value each has in the systems of the
 /// paper and in Stable Diffusion 1 and 2.
 fn refuse_unet_variants(root: &Section) -> Result<()> {
+    silu(root)?;
+    if root.get("mid_block_type").is_none() && root.has("mid_block_type") {
+        return Err(root.refuse(
+            "mid_block_type",
+            "is null: a UNet without a middle is not supported",
+        ));
+    }
     root.only(&[
-        ("act_fn", json!("silu")),
         ("addition_embed_type", Value::Null),
         ("attention_type", json!("default")),
         ("center_input_sample", json!(false)),
@@ -197,8 +221,8 @@ fn refuse_unet_variants(root: &Section) -> Result<()> {
 
 /// `AutoencoderKL` or `VQModel`, with its defaults.
 pub(super) fn autoencoder(root: &Section, vector_quantised: bool) -> Result<AutoencoderConfig> {
+    silu(root)?;
     root.only(&[
-        ("act_fn", json!("silu")),
         ("norm_type", json!("group")),
         ("lookup_from_codebook", json!(false)),
         ("shift_factor", Value::Null),
@@ -291,51 +315,4 @@ fn attended_levels(
         return Err(root.unfit("up_block_types", "the mirror image of `down_block_types`"));
     }
     Ok(going_down)
-}
-
-/// A scheduler's settings; what is left out is as in the class that the file names.
-pub(super) fn schedule(root: &Section) -> Result<ScheduleConfig> {
-    root.only(&[("trained_betas", Value::Null)])?;
-    let class = root.text("_class_name")?.unwrap_or("DDIMScheduler");
-    let latent_consistency = class == "LCMScheduler";
-    let beta_schedule = match root.text("beta_schedule")? {
-        None if latent_consistency => BetaSchedule::ScaledLinear,
-        None | Some("linear") => BetaSchedule::Linear,
-        Some("scaled_linear") => BetaSchedule::ScaledLinear,
-        Some("squaredcos_cap_v2") => BetaSchedule::SquaredCosine,
-        Some(_) => {
-            return Err(root.unfit(
-                "beta_schedule",
-                "linear, scaled_linear or squaredcos_cap_v2",
-            ));
-        }
-    };
-    let prediction = match root.text("prediction_type")? {
-        None | Some("epsilon") => Prediction::Epsilon,
-        Some("v_prediction") => Prediction::V,
-        Some("sample") => Prediction::Sample,
-        Some(_) => {
-            return Err(root.unfit("prediction_type", "epsilon, v_prediction or sample"));
-        }
-    };
-    let spacing = root.text("timestep_spacing")?.map(|name| {
-        TimestepSpacing::parse(name)
-            .ok_or_else(|| root.unfit("timestep_spacing", TimestepSpacing::EXPECTED))
-    });
-    let low_betas = latent_consistency || class == "HeunDiscreteScheduler";
-    Ok(ScheduleConfig {
-        beta_schedule,
-        beta_start: root
-            .real("beta_start")?
-            .unwrap_or(if low_betas { 0.00085 } else { 1e-4 }),
-        beta_end: root
-            .real("beta_end")?
-            .unwrap_or(if low_betas { 0.012 } else { 2e-2 }),
-        timesteps: root.size("num_train_timesteps")?.unwrap_or(1000),
-        prediction,
-        zero_terminal_snr: root.flag("rescale_betas_zero_snr", false)?,
-        steps_offset: root.size("steps_offset")?.unwrap_or(0),
-        set_alpha_to_one: root.flag("set_alpha_to_one", class != "PNDMScheduler")?,
-        timestep_spacing: spacing.transpose()?,
-    })
 }

@@ -1,7 +1,7 @@
 //! Which description each file of a diffusers folder fills in.
 
 use super::section::Section;
-use super::{Condition, ModelConfig, TextConfig, diffusers, transformers};
+use super::{Condition, ModelConfig, TextConfig, diffusers, scheduler, transformers};
 use crate::error::Result;
 use serde_json::Value;
 use std::path::Path;
@@ -86,7 +86,7 @@ impl ModelConfig {
     /// If a key has an unusable value.
     pub fn read_scheduler(&mut self, file: &Path, json: &Value) -> Result<()> {
         let root = Section::root(file, json)?;
-        self.schedule = diffusers::schedule(&root)?;
+        self.schedule = scheduler::schedule(&root)?;
         // A class that no sampler here stands for leaves the choice to the default.
         const KNOWN: [&str; 9] = [
             "DDIMScheduler",

@@ -9,16 +9,20 @@ mod compvis;
 mod conditioning;
 mod diffusers;
 mod folder;
+mod json;
 mod limits;
 mod presets;
 mod schedule;
+mod scheduler;
 mod section;
 mod transformers;
 mod written;
 
 pub use compvis::from_yaml;
 pub use folder::unsupported_parts;
+pub use json::from_python_json;
 pub use schedule::{BetaSchedule, Prediction, SamplingDefaults, ScheduleConfig, TimestepSpacing};
+pub use scheduler::unsupported_settings;
 pub use written::to_yaml;
 
 /// Everything that is known about a model before its weights are read.

@@ -157,13 +157,17 @@ impl<'a> Section<'a> {
             .transpose()
     }
 
-    /// Refuses the file if one of these keys is there with another value than the one that is implemented.
+    /// Refuses the file if one of these keys is there with another value than the one that is implemented, or a list of it.
     pub(super) fn only(&self, allowed: &[(&str, Value)]) -> Result<()> {
         for (key, implemented) in allowed {
             let found = self.get(key);
-            let same = found.is_none_or(|found| {
+            let equal = |found: &Value| {
                 found == implemented
                     || found.as_f64().is_some() && found.as_f64() == implemented.as_f64()
+            };
+            let same = found.is_none_or(|found| match found {
+                Value::Array(each) => found == implemented || each.iter().all(equal),
+                found => equal(found),
             });
             if !same {
                 let only = if implemented.is_null() {
