@@ -50,7 +50,7 @@ fn no_driver_is_said_in_a_sentence_and_auto_takes_the_cpu() {
     let devices = |device| run_with(empty.path(), &["devices", "--device", device]);
     devices("cuda").refused(4, &["there is no NVIDIA driver", "--device cpu"]);
     for command in ["plan", "pack"] {
-        let run = run_with(empty.path(), "", &[command, "--device", "cuda"]);
+        let run = run_with(empty.path(), &[command, "--device", "cuda"]);
         run.refused(4, &["--device emulator --target H200"]);
     }
     assert!(
