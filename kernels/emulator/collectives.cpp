@@ -159,26 +159,22 @@ void ldm_registers(int count, bool more, ldm_site site) {
     part(block, self);
 }
 
-void ldm_multiply(float* d, const uint32_t* a, const uint32_t* b, int rows, int columns, ldm_site site) {
+// A product of the warp's fragments, computed by whoever comes last.
+static void multiply_together(Collective collective, const Deposit& mine, int rows, int columns, ldm_site site, const void* pc,
+                              void (*compute)(Operands&, const Deposit (&)[WARP], int, int)) {
     Block& block = *current.block;
     Thread& self = *current.thread;
     Warp& warp = block.warps[self.warp()];
-    warp.deposit[self.lane()] = Deposit{a, b, d, 0};
-    if (!meet(block, self, Collective::multiply, static_cast<uint32_t>(rows << 16 | columns), site, __builtin_return_address(0))) {
-        return block.wait(self, Waiting::warp, site);
-    }
-    multiply(*block.operands, warp.deposit, rows, columns);
+    warp.deposit[self.lane()] = mine;
+    if (!meet(block, self, collective, static_cast<uint32_t>(rows << 16 | columns), site, pc)) return block.wait(self, Waiting::warp, site);
+    compute(*block.operands, warp.deposit, rows, columns);
     part(block, self);
 }
 
+void ldm_multiply(float* d, const uint32_t* a, const uint32_t* b, int rows, int columns, ldm_site site) {
+    multiply_together(Collective::multiply, Deposit{a, b, d, 0}, rows, columns, site, __builtin_return_address(0), multiply);
+}
+
 void ldm_multiply_half(uint32_t* d, const uint32_t* a, const uint32_t* b, int rows, int columns, ldm_site site) {
-    Block& block = *current.block;
-    Thread& self = *current.thread;
-    Warp& warp = block.warps[self.warp()];
-    warp.deposit[self.lane()] = Deposit{a, b, d, 0};
-    if (!meet(block, self, Collective::multiply_half, static_cast<uint32_t>(rows << 16 | columns), site, __builtin_return_address(0))) {
-        return block.wait(self, Waiting::warp, site);
-    }
-    multiply_half(*block.operands, warp.deposit, rows, columns);
-    part(block, self);
+    multiply_together(Collective::multiply_half, Deposit{a, b, d, 0}, rows, columns, site, __builtin_return_address(0), multiply_half);
 }

@@ -87,6 +87,14 @@ fn clean(kernels: &compile::Loaded, case: &Case, kernel: &Kernel) -> Result<(), 
     }
 }
 
+/// Fails unless each of these raises nothing, compiled by itself.
+fn raise_nothing(launched: impl IntoIterator<Item = (Case, Kernel)>) {
+    for (case, kernel) in launched {
+        let kernels = compile::library(&launch::entries(&kernel), None);
+        clean(&kernels, &case, &kernel).unwrap();
+    }
+}
+
 /// Every case, and two that take the largest tiles of products.
 fn cases_and_kernels() -> Vec<(Case, Kernel)> {
     let large =

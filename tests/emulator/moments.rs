@@ -2,7 +2,7 @@
 
 use crate::cases::{Case, Operand};
 use crate::fault::{Fault, On, are_named, fault};
-use crate::{clean, compile, launch};
+use crate::{launch, raise_nothing};
 use latent_diffusion::cuda::{Cuda, Emulation, Kernel, Target};
 use latent_diffusion::session::Program;
 use latent_diffusion::{Graph, Result};
@@ -120,11 +120,7 @@ const FAULTS: &[Fault] = &[
 #[test]
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn products_that_find_moments_raise_nothing() {
-    for tile in TILES {
-        let (case, kernel) = case(tile);
-        let kernels = compile::library(&launch::entries(&kernel), None);
-        clean(&kernels, &case, &kernel).unwrap();
-    }
+    raise_nothing(TILES.map(case));
 }
 
 #[test]

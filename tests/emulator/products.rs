@@ -2,7 +2,7 @@
 
 use crate::cases::{self, Case};
 use crate::fault::{Fault, On, are_named, fault};
-use crate::{clean, compile, launch};
+use crate::{launch, raise_nothing};
 use latent_diffusion::cuda::Kernel;
 use latent_diffusion::ops::Epilogue;
 
@@ -96,11 +96,7 @@ pub fn case(split: bool) -> (Case, Kernel) {
 #[test]
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn products_for_hopper_raise_nothing() {
-    for split in [false, true] {
-        let (case, kernel) = case(split);
-        let kernels = compile::library(&launch::entries(&kernel), None);
-        clean(&kernels, &case, &kernel).unwrap();
-    }
+    raise_nothing([false, true].map(case));
 }
 
 #[test]
