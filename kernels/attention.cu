@@ -19,7 +19,8 @@
 //              they reach, and, where `causal` hides a key from some queries of a tile, those too by way of 0 v.
 // Launch       x: tiles of QUERIES rows, y: heads, z: images; 128 threads, a warp on a quarter of the rows. Shared memory: two stages of keys
 //              and values, or one and the queries, counted in src/cuda/attention.rs.
-// Requirements D a multiple of 8, at most HEAD; scale > 0; T = L if causal; the elements of keys and values fit in 31 bits. src/cuda/attention.rs sees to it.
+// Requirements D a multiple of 8, at most HEAD; scale > 0; T = L if causal; the elements of keys and values fit in 31 bits. src/cuda/attention.rs
+//              sees to it.
 // Cost         4 N A T L D FLOPs and N A T L exponentials, of which a multiprocessor makes 16 per clock. Bytes: q and y once, k and v once
 //              per tile of rows, mostly from the second-level cache.
 // Measured     not yet run on hardware. Of the code for sm_80, a warp's step along the keys, hidden keys apart:
@@ -41,6 +42,8 @@
 #include "gpu.cuh"
 
 namespace {
+
+// ---- device helpers -----------------------------------------------------------------------------
 
 constexpr int ATTENTION_THREADS = 128;
 constexpr int ATTENTION_WARPS = ATTENTION_THREADS / WARP;
@@ -219,6 +222,8 @@ DEVICE void attention_store(half* y, half* shared, const AttentionState<Tile>& s
     }
 }
 
+// ---- kernel template ----------------------------------------------------------------------------
+
 // Shared memory holds two stages of keys and values. Before the first pass the second stage, and afterwards the first, holds the queries
 // or results.
 template <class Tile>
@@ -289,6 +294,8 @@ DEVICE void attention(half* y, const half* q, const half* k, const half* v, int 
 }
 
 }  // namespace
+
+// ---- entries ------------------------------------------------------------------------------------
 
 #define ATTENTION_PARAMETERS \
     half *y, const half *q, const half *k, const half *v, int query_images, int queries, int keys, int head_size, int token_pitch, \

@@ -68,6 +68,8 @@ DEVICE size_t any_start(int pair, int heads, int tokens, int token, int token_pi
     return (static_cast<size_t>(pair / heads) * tokens + token) * token_pitch + static_cast<size_t>(pair % heads) * head_pitch;
 }
 
+// ---- kernel templates ---------------------------------------------------------------------------
+
 template <typename T>
 DEVICE void any_scores(float* scores, const T* q, const T* k, int query_images, int queries, int keys, int heads, int head_size,
                        int token_pitch, int head_pitch, int part_pitch, int pitch, int first_pair, int first_row, int rows, int causal) {
@@ -127,6 +129,8 @@ DEVICE void any_mix(T* y, const float* probabilities, const float* factors, cons
 }
 
 }  // namespace
+
+// ---- entries ------------------------------------------------------------------------------------
 
 ENTRY(256, 2, attention_scores_f16_any, float* scores, const half* q, const half* k, int query_images, int queries, int keys, int heads,
       int head_size, int token_pitch, int head_pitch, int part_pitch, int pitch, int first_pair, int first_row, int rows, int causal) {

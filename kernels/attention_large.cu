@@ -255,6 +255,8 @@ DEVICE void attention_mix(half* y, const half* probabilities, const float* facto
 
 }  // namespace
 
+// ---- entries ------------------------------------------------------------------------------------
+
 ENTRY(256, 2, attention_scores_f16, float* scores, const half* q, const half* k, int query_images, int queries, int keys, int heads,
       int head_size, int token_pitch, int head_pitch, int part_pitch, int pitch, int first_pair, int first_row, int rows, int causal) {
     attention_scores(scores, q, k, query_images, queries, keys, heads, head_size, token_pitch, head_pitch, part_pitch, pitch, first_pair,

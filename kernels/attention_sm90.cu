@@ -42,6 +42,8 @@
 
 namespace {
 
+// ---- device helpers -----------------------------------------------------------------------------
+
 constexpr int FLASH_ROWS = 64;         // queries of a warpgroup
 constexpr int FLASH_CHUNK = 64;        // channels of a box, 128 bytes
 constexpr int FLASH_ROW_BYTES = 128;
@@ -314,6 +316,8 @@ DEVICE void flash_group(unsigned char* shared, FlashBarriers<Tile::STAGES>& barr
     flash_store<Tile>(own, map, y, largest, group, first);
 }
 
+// ---- kernel template ----------------------------------------------------------------------------
+
 template <class Tile>
 DEVICE void flash(const TensorMap& y, const TensorMap& q, const TensorMap& k, const TensorMap& v, int query_images, int queries, int keys,
                   float scale) {
@@ -353,6 +357,8 @@ DEVICE void flash(const TensorMap& y, const TensorMap& q, const TensorMap& k, co
 }
 
 }  // namespace
+
+// ---- entries ------------------------------------------------------------------------------------
 
 #define FLASH_PARAMETERS TENSOR_MAP y, TENSOR_MAP q, TENSOR_MAP k, TENSOR_MAP v, int query_images, int queries, int keys, float scale
 #define FLASH(HEAD, GROUPS, KEYS, STAGES) flash<FlashTile<HEAD, GROUPS, KEYS, STAGES>>(y, q, k, v, query_images, queries, keys, scale)

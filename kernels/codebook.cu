@@ -108,6 +108,8 @@ DEVICE void codebook(float* y, const T* x, const float* table, int rows, int cod
     }
 }
 
+// ---- entries ------------------------------------------------------------------------------------
+
 ENTRY(256, 2, codebook_f16, float* y, const half* x, const float* table, int rows, int codes, int dims) {
     codebook(y, x, table, rows, codes, dims);
 }

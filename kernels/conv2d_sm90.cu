@@ -2,19 +2,21 @@
 //
 //   y[n, i, j, o] = epilogue(sum_{r, s, c} x[n, i stride + r - top, j stride + s - left, c] w[o, r, s, c] + sum_c beside[n, i, j, c] v[o, c])
 //
-// In phases (grid z of 4) as conv2d.cu says: out_h and out_w are those of one phase, and w has the phases' rows one after another (Layout::Phases).
-//
 // where x is zero outside the image: what a box has there is loaded as zero. A tile's rows are the pixels of a box of the result, so those of
 // its A for one tap and 64 channels are a box of x, every `stride`-th pixel of it.
+//
+// In phases (grid z of 4) as conv2d.cu says: out_h and out_w are those of one phase, and w has the phases' rows one after another (Layout::Phases).
 //
 // Tensors      x [images, h, w, channels_first] and x_second of the same pixels whose channels follow (x again: there is none), by maps with
 //              boxes of 64 channels and of the tile's pixels; beside [images, out_h, out_w, channels_beside] and beside_second likewise (any maps:
 //              there are none); w [n, pitch] by a map with boxes of 64 columns and a block's share of the rows (along a row taps and within a tap
 //              channels, then v: Layout::Matrix, Layout::Beside); the others as in linear_sm90.cu.
-// Arithmetic   products exact, f32 sums by wgmma in steps of 16 along K, which runs over taps and within a tap over channels, then over the channels beside.
+// Arithmetic   products exact, f32 sums by wgmma in steps of 16 along K, which runs over taps and within a tap over channels, then over the channels
+//              beside.
 // Launch       as linear_sm90.cu, and z: the phases.
-// Requirements all numbers of channels are multiples of 64; no upsampling but in phases. 2^columns by 2^rows pixels are no more than a tile's rows; the tiles
-//              below each other are the images' boxes, across first; where moments are asked for, their blocks of 64 pixels fit the image. src/cuda/product/sm90.rs sees to all of them.
+// Requirements all numbers of channels are multiples of 64; no upsampling but in phases. 2^columns by 2^rows pixels are no more than a tile's rows;
+//              the tiles below each other are the images' boxes, across first; where moments are asked for, their blocks of 64 pixels fit the image.
+//              src/cuda/product/sm90.rs sees to all of them.
 // Cost         2 m n k FLOPs with k = filter_h filter_w channels; x is read once per tap and column of tiles, w once per pair of rows of tiles.
 // Measured     not yet run on hardware. The loop of one stage is that of linear_sm90.cu.
 #include "product_sm90.cuh"

@@ -153,6 +153,8 @@ DEVICE void geglu(T* y, const T* x, int width, int count) {
     store_span(y, span, value);
 }
 
+// ---- entries ------------------------------------------------------------------------------------
+
 ENTRY(256, 6, add_f16, half* y, const half* a, const half* b, int count) { add(y, a, b, count); }
 ENTRY(256, 6, add_f32, float* y, const float* a, const float* b, int count) { add(y, a, b, count); }
 

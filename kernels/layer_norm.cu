@@ -96,6 +96,8 @@ DEVICE void layer_norm_any(T* y, const T* x, const float* weight, const float* b
     }
 }
 
+// ---- entries ------------------------------------------------------------------------------------
+
 #define ROWS_F16 half* y, const half* x, const float* weight, const float* bias, int rows, int channels, float eps
 #define ROWS_F32 float* y, const float* x, const float* weight, const float* bias, int rows, int channels, float eps
 

@@ -9,8 +9,8 @@
 // Tensors      x [m, columns]; w [n, pitch], its columns beyond those of x zero, its rows alternating value and gate if gated (Layout::Scaled);
 //              sums [n] f32, of the rows of w as rounded, so that a mean far from zero costs nothing (Layout::ScaledSums);
 //              bias [n] f32 (Layout::Addends); channels, row, residual, y as in epilogue.cuh.
-// Arithmetic   products as in linear.cu, `_half` of the rows as they are. The sums of a row and of its squares are f32 and less the row's first element; of every 32 columns the
-//              first and the second 16 are summed apart, in every tile, so that the bits are no tile's.
+// Arithmetic   products as in linear.cu, `_half` of the rows as they are. The sums of a row and of its squares are f32 and less the row's first
+//              element; of every 32 columns the first and the second 16 are summed apart, in every tile, so that the bits are no tile's.
 // Launch       x: tiles of the result, along n first. Threads and shared memory as in linear.cu.
 // Requirements columns is a multiple of 8, pitch one of 64 and at least that; every size fits in 31 bits. src/cuda/linear.rs sees to all of them.
 // Cost         2 m n columns FLOPs, and 4 m columns for each column of tiles; memory as linear.cu.

@@ -8,7 +8,7 @@
 //              epilogue.cuh; partial and counters as in split.cuh, blocks and moments as in channel_moments.cuh. All maps have swizzles of 128 bytes.
 // Arithmetic   products exact, f32 sums by wgmma in steps of 16 along K.
 // Launch       x: clusters of two blocks, each of which walks over tiles of the result; y: parts of K, each `part_steps` steps of 64 columns of all
-//              `steps`. A tile's number of rows of tiles is `tiles_down`. Threads and shared memory as product_sm90.cuh and src/cuda/product/sm90.rs say.
+//              `steps`. A tile's number of rows of tiles is `tiles_down`. Threads and shared memory: product_sm90.cuh, src/cuda/product/sm90.rs.
 // Requirements widths are multiples of 8, with two sources the first of 64; every size fits in 31 bits. src/cuda/product/sm90.rs sees to all of them.
 // Cost         2 m n k FLOPs; reads x once per column of tiles and w once per pair of rows of tiles, mostly from the second-level cache.
 // Measured     not yet run on hardware. A stage is four (two fragments: eight) HGMMA and some forty other instructions of a warp, most of them

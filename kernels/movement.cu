@@ -84,6 +84,8 @@ DEVICE void gather(U* y, const U* table, const float* index, int rows, int step,
     y[unit] = table[row * width + unit % width];
 }
 
+// ---- entries ------------------------------------------------------------------------------------
+
 #define CONCAT_F16 half* y, const half* a, const half* b, int width_a, int width_b, int pitch, int offset, int count
 #define CONCAT_F32 float* y, const float* a, const float* b, int width_a, int width_b, int pitch, int offset, int count
 ENTRY(256, 6, concat_f16, CONCAT_F16) {

@@ -248,6 +248,8 @@ DEVICE void rate(BITS) {
     y[number_of_thread()] = sum;
 }
 
+// ---- entries ------------------------------------------------------------------------------------
+
 ENTRY(32, 1, primitive_shuffle, BITS) { shuffle(y, x, setting); }
 ENTRY(32, 1, primitive_reduce, float* y, const float* x) { reduce(y, x); }
 ENTRY(32, 1, primitive_vector, float* y, const float* x) { vector(y, x); }

@@ -65,6 +65,8 @@ DEVICE void multiply_floats(float* y, float factor, int steps) {
     y[blockIdx.x * blockDim.x + threadIdx.x] = sum;
 }
 
+// ---- entries ------------------------------------------------------------------------------------
+
 ENTRY(256, 6, probe_copy, float* y, const float* x, int count) {
     wait_for_previous_grid();
     const int all = static_cast<int>(gridDim.x * blockDim.x);

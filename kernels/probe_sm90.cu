@@ -1,7 +1,7 @@
 // What a Hopper GPU's own products reach at best, to be timed: warpgroups multiply what lies in shared memory from the start, and wait for no load.
 //
-//   y[thread] = the sum of a thread's accumulators after `steps` products of 64 x 256 x 64: what it multiplies is known, so that a probe that computes
-//               something else is found out
+//   y[thread] = the sum of a thread's accumulators after `steps` products of 64 x 256 x 64: what it multiplies is known, so that a probe
+//               that computes something else is found out
 //
 // Tensors       y [256 threads of each block] (float)
 // Arithmetic    halves of -15/16 to 15/16, none of them zero, as products take less power of those; summed in f32

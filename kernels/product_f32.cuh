@@ -1,4 +1,4 @@
-// The same product in f32 on the plain cores: the fallback for what leaves the range of halves. One tile, no splits, sums along K one
+// The product of product.cuh in f32 on the plain cores: the fallback for what leaves the range of halves. One tile, no splits, sums along K one
 // element after the other.
 #pragma once
 

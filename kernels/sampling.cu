@@ -225,6 +225,8 @@ DEVICE void count_not_finite(float* counts, const T* x, int image) {
     if (threadIdx.x == 0) counts[blockIdx.x] = total;
 }
 
+// ---- entries ------------------------------------------------------------------------------------
+
 ENTRY(256, 4, timestep_embedding_f16, half* y, const float* timestep, int half_features, int count) {
     timestep_embedding(y, timestep, half_features, count);
 }
