@@ -1,9 +1,10 @@
 //! The seam between what is computed and where: six verbs.
 //!
 //! `alloc`, `write` and `read` move bytes, `select` chooses a kernel from shapes alone, `load` brings a weight to the device, `run` does the work.
-//! `wider` is the device with a larger range of numbers. The others only answer planning: what there is room for (`admit`, `room`, `weight_bytes`),
-//! how long it should take (`expected`), and in which pieces an image may be computed with the same result (`rows_of_block`, `sums_alike`,
-//! `transfer`). Everything above (sessions, pipelines, the command line) is generic over this trait; everything below knows nothing of models.
+//! `link` lets chosen kernels spare what others know, and `wider` is the device with a larger range of numbers. The others only answer planning: what
+//! there is room for (`admit`, `room`, `weight_bytes`), how long it should take (`expected`), and in which pieces an image may be computed with the
+//! same result (`rows_of_block`, `sums_alike`, `transfer`). Everything above (sessions, pipelines, the command line) is generic over this trait;
+//! everything below knows nothing of models.
 
 use crate::error::Result;
 use crate::graph::{Graph, Node, Param};

@@ -79,13 +79,20 @@ impl Graph {
         self.node(value).shape
     }
 
+    /// The shapes of a node's operands.
+    pub fn operands(&self, node: &Node) -> Vec<Shape> {
+        node.inputs.iter().map(|&value| self.shape(value)).collect()
+    }
+
     /// The work of running it once.
     pub fn cost(&self) -> Cost {
-        let costs = self.nodes.iter().map(|node| {
-            let inputs: Vec<Shape> = node.inputs.iter().map(|&v| self.shape(v)).collect();
-            node.op.operator().cost(&inputs, node.shape)
-        });
+        let costs = self.nodes.iter().map(|node| self.cost_of(node));
         costs.fold(Cost::default(), |sum, cost| sum + cost)
+    }
+
+    /// The work of one of its nodes.
+    pub fn cost_of(&self, node: &Node) -> Cost {
+        node.op.operator().cost(&self.operands(node), node.shape)
     }
 
     /// The named results, in the order they were declared.

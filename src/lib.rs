@@ -3,7 +3,8 @@
 //! A latent diffusion model draws in a small space: an autoencoder turns images into latents and back, a UNet learns to remove
 //! noise from latents, and a text encoder says what the picture shall be of. Here each of these is a [`Graph`] of textbook
 //! operations, built from a model's configuration; a [`Session`] makes a graph runnable on a device, with [`Weights`] that stay
-//! mapped as they are on disk; a [`sampler`] is a table of coefficients; and a [`Pipeline`](pipeline::Pipeline) joins them.
+//! mapped as they are on disk; a [`sampler`] is a table of coefficients; and a [`Pipeline`](pipeline::Pipeline) joins them. A device
+//! is the processor ([`cpu`]), or an NVIDIA GPU through kernels of our own, which an emulator runs on the processor too ([`cuda`]).
 //!
 //! ```no_run
 //! use latent_diffusion::cpu::Cpu;
@@ -22,8 +23,8 @@
 //! ```
 //!
 //! The rooms stand on floors, and a room names only what is below it: [`error`], [`tensor`]; [`graph`] with [`ops`], and
-//! [`weights`]; [`plan`]; the [`backend`] seam; the [`cpu`]; [`session`]; [`models`], [`tokenizer`], [`rng`], [`image`];
-//! [`schedule`], [`sampler`]; [`pipeline`]; [`parity`]. So any of them can be read, tested and replaced without what stands on it.
+//! [`weights`]; [`plan`]; the [`backend`] seam; [`cpu`], [`cuda`]; [`session`]; [`models`], [`tokenizer`], [`rng`], [`image`];
+//! [`schedule`]; [`sampler`]; [`pipeline`]; [`parity`]. So any of them can be read, tested and replaced without what stands on it.
 //!
 //! Nothing here reads the environment, prints or exits, and nothing panics on input: every failure is an [`Error`], one sentence
 //! that says what, where, and what to do.

@@ -18,10 +18,7 @@ fn gflop(graph: Graph, cuts: bool) -> f64 {
         .nodes()
         .iter()
         .filter(|node| matches!(node.op, Op::Linear(_) | Op::Conv2d(_) | Op::Attention(_)));
-    let flops = products.map(|node| {
-        let inputs: Vec<_> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
-        node.op.operator().cost(&inputs, node.shape).flops
-    });
+    let flops = products.map(|node| graph.cost_of(node).flops);
     flops.sum::<u64>() as f64 / 1e9
 }
 

@@ -7,7 +7,6 @@ mod networks;
 use latent_diffusion::backend::Backend;
 use latent_diffusion::cpu::Cpu;
 use latent_diffusion::cuda::{Cuda, Emulation, Precision, Target};
-use latent_diffusion::graph::Node;
 use latent_diffusion::models::config::{Attention, ModelConfig, UNetConfig};
 use latent_diffusion::ops::Op;
 use latent_diffusion::pipeline::{Denoiser, Guided, Interval, StepSizes, step};
@@ -182,15 +181,13 @@ fn a_step_outside_asks_the_network_for_one_image_and_not_for_two() {
         let graph = step(&unet, &sizes).unwrap();
         let graph = hoist::hoist(&fuse(graph, |rule| shared || rule != "guided pair"));
         let once = hoist::constants(&graph);
-        let flops = |node: &Node| {
-            let inputs: Vec<_> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
-            node.op.operator().cost(&inputs, node.shape).flops
-        };
         let every = graph.nodes().iter().zip(&once).filter(|(_, once)| !**once);
         let around =
             |op: &Op| matches!(op, Op::Guidance(_) | Op::Assign(_) | Op::CountNotFinite(_));
         let network = every.filter(|(node, _)| !around(&node.op));
-        network.map(|(node, _)| flops(node)).sum::<u64>()
+        network
+            .map(|(node, _)| graph.cost_of(node).flops)
+            .sum::<u64>()
     };
     assert_eq!(body(2, false), 2 * body(1, false));
     println!(

@@ -11,7 +11,6 @@ use latent_diffusion::models::config::{
     self, AutoencoderConfig, AutoencoderLevel, ModelConfig, UNetConfig,
 };
 use latent_diffusion::models::{autoencoder, text, unet};
-use latent_diffusion::ops::Cost;
 use latent_diffusion::plan::{Plan, fuse::fuse};
 use latent_diffusion::{Graph, Session, Tensor, Weights};
 use std::collections::HashMap;
@@ -56,11 +55,7 @@ fn kl(widths: &[usize], attention: &[usize], latent: usize) -> AutoencoderConfig
 }
 
 fn gflop(graph: &Graph) -> f64 {
-    let costs = graph.nodes().iter().map(|node| {
-        let inputs: Vec<_> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
-        node.op.operator().cost(&inputs, node.shape)
-    });
-    costs.fold(Cost::default(), |sum, cost| sum + cost).flops as f64 / 1e9
+    graph.cost().flops as f64 / 1e9
 }
 
 /// A kernel for every node and a place for every value.
@@ -68,8 +63,7 @@ fn plans(name: &str, graph: Graph) {
     let cpu = cpu(1);
     let graph = fuse(graph, |_| true);
     let workspace = |node: &latent_diffusion::graph::Node| {
-        let inputs: Vec<_> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
-        cpu.select(node, &inputs)
+        cpu.select(node, &graph.operands(node))
             .unwrap_or_else(|e| panic!("{name}: {e}"))
             .workspace_bytes
     };

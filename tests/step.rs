@@ -166,7 +166,29 @@ fn what_follows_from_constants_runs_when_one_was_set() {
     assert_eq!(once, [true, false]);
 }
 
-/// An ancestral run of four steps on the tiny network, with noise from `draw`.
+/// The tiny network in the hands of a sampler.
+fn denoiser(
+    sampler: Sampler,
+    steps: usize,
+    guidance: [f32; 2],
+    kept: Option<Kept>,
+) -> Denoiser<Cpu> {
+    let model = networks::tiny();
+    let schedule = Schedule::new(&model.schedule).unwrap();
+    let trajectory = sampler.plan(&schedule, &Options::new(steps)).unwrap();
+    let unet = networks::parts(model).0;
+    let guided = Guided {
+        context: Some(Tensor::full([2, 9, 20], 0.5)),
+        settings: Some(guidance),
+        kept,
+        ..Guided::unconditional(1)
+    };
+    let cpu = Arc::new(Cpu::new(2, Arc::default()).unwrap());
+    let network = (&unet, &Weights::synthetic(3));
+    Denoiser::new(&cpu, network, &guided, [8, 8, 4], &trajectory).unwrap()
+}
+
+/// A run of it, with noise from `draw`.
 fn run(denoiser: &mut Denoiser<Cpu>, draw: impl Fn(usize) -> f32) -> Result<Tensor> {
     let mut drawn = 0;
     let mut draw = || {
@@ -179,19 +201,7 @@ fn run(denoiser: &mut Denoiser<Cpu>, draw: impl Fn(usize) -> f32) -> Result<Tens
 
 #[test]
 fn a_step_that_fails_is_run_again_from_the_state_before_it() {
-    let model = networks::tiny();
-    let schedule = Schedule::new(&model.schedule).unwrap();
-    let sampler = Sampler::EulerAncestral;
-    let trajectory = sampler.plan(&schedule, &Options::new(4)).unwrap();
-    let unet = networks::parts(model).0;
-    let guided = Guided {
-        context: Some(Tensor::full([2, 9, 20], 0.5)),
-        settings: Some([3.0, 0.7]),
-        ..Guided::unconditional(1)
-    };
-    let cpu = Arc::new(Cpu::new(2, Arc::default()).unwrap());
-    let network = (&unet, &Weights::synthetic(3));
-    let mut denoiser = Denoiser::new(&cpu, network, &guided, [8, 8, 4], &trajectory).unwrap();
+    let mut denoiser = denoiser(Sampler::EulerAncestral, 4, [3.0, 0.7], None);
     let healthy = run(&mut denoiser, |_| 0.1).unwrap();
     // The state after the third step is full of NaN; what made it is the update, and not the first node that a NaN state meets.
     let fault = run(
@@ -209,19 +219,7 @@ fn a_step_that_fails_is_run_again_from_the_state_before_it() {
 
 /// Two DDIM steps on the tiny network from the state `x`, with noise of `0.1 draws` where a part of the image is kept.
 fn kept(x: &Tensor, kept: Option<Kept>) -> Tensor {
-    let model = networks::tiny();
-    let schedule = Schedule::new(&model.schedule).unwrap();
-    let trajectory = Sampler::Ddim.plan(&schedule, &Options::new(2)).unwrap();
-    let unet = networks::parts(model).0;
-    let guided = Guided {
-        context: Some(Tensor::full([2, 9, 20], 0.5)),
-        settings: Some([3.0, 0.0]),
-        kept,
-        ..Guided::unconditional(1)
-    };
-    let cpu = Arc::new(Cpu::new(2, Arc::default()).unwrap());
-    let network = (&unet, &Weights::synthetic(3));
-    let mut denoiser = Denoiser::new(&cpu, network, &guided, [8, 8, 4], &trajectory).unwrap();
+    let mut denoiser = denoiser(Sampler::Ddim, 2, [3.0, 0.0], kept);
     let mut drawn = 0.0;
     let mut draw = || {
         drawn += 0.1;
@@ -264,10 +262,7 @@ fn what_is_kept_of_an_image_stands_in_the_state_at_its_level_of_noise() {
 
 /// GFLOP of some nodes of a graph.
 fn work(graph: &Graph, nodes: &[Node]) -> f64 {
-    let flops = nodes.iter().map(|node| {
-        let inputs: Vec<_> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
-        node.op.operator().cost(&inputs, node.shape).flops
-    });
+    let flops = nodes.iter().map(|node| graph.cost_of(node).flops);
     flops.sum::<u64>() as f64 / 1e9
 }
 

@@ -163,6 +163,5 @@ fn time(
 }
 
 fn shape(plan: &Plan, node: &Node) -> Option<String> {
-    let inputs: Vec<_> = node.inputs.iter().map(|&v| plan.graph.shape(v)).collect();
-    shape_name(&node.op, &inputs, node.shape)
+    shape_name(&node.op, &plan.graph.operands(node), node.shape)
 }

@@ -7,7 +7,7 @@
 use super::math;
 use super::simd::{self, Ahead, BLOCK, HALF, Lane, Loop, Row, Stored, Stripe, WIDTH};
 use crate::ops::{Attention, Operator, Slice, Strides};
-use crate::plan::pack::Depth;
+use crate::plan::depth::Depth;
 use crate::tensor::Shape;
 use rayon::prelude::*;
 use std::cell::RefCell;

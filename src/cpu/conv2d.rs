@@ -4,7 +4,7 @@ use super::epilogue::Finish;
 use super::matmul::{self, Factor, Rows};
 use super::simd::{self, BLOCK, Loop, Row, Stored};
 use crate::ops::{Conv2d, Slice, Upsampling};
-use crate::plan::pack::{Depth, PHASES};
+use crate::plan::depth::{Depth, PHASES};
 use crate::weights::TensorView;
 use std::ops::Range;
 

@@ -4,7 +4,7 @@ use super::epilogue::Finish;
 use super::matmul::{self, Factor, Rows};
 use super::simd::{BLOCK, Row, Stored};
 use crate::ops::{Linear, Slice};
-use crate::plan::pack::Depth;
+use crate::plan::depth::Depth;
 use crate::weights::TensorView;
 use std::ops::Range;
 

@@ -11,7 +11,7 @@
 use super::epilogue::Finish;
 use super::simd::{self, Ahead, Lane, Row, Stored, Stripe, WIDTH};
 use crate::ops::Slice;
-use crate::plan::pack::Depth;
+use crate::plan::depth::Depth;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;

@@ -3,7 +3,7 @@
 //! The order of a sum follows from the tile along the keys, which head size and keys alone decide. The tile along the queries is derived from
 //! one image's shape as well, so that a batch runs the very kernel that each of its images runs alone.
 
-use super::kernel::{self, Argument, Kernel, Launch, Operand, Precision, Target};
+use super::kernel::{self, Argument, Kernel, Launch, MOST_BLOCKS, Operand, Precision, Target};
 use super::{attention_large, attention_sm90};
 use crate::ops::{Attention, Strides};
 use crate::tensor::Shape;
@@ -27,9 +27,6 @@ const TALL: [usize; 3] = [32, 40, 64];
 /// Those with a tile for the 77 tokens of a text encoder, and its keys: one pass, and no key loaded for nothing.
 const TEXT: [usize; 4] = [40, 64, 80, 160];
 const TEXT_KEYS: usize = 80;
-
-/// Blocks along y and z of a grid.
-pub(super) const MOST_BLOCKS: usize = 65535;
 
 /// What the launches are derived from.
 pub(super) struct Sizes {

@@ -3,8 +3,8 @@
 //! The `T x L` scores of an image's head are held, so they are cut to a limit: into groups of whole pairs of image and head where one pair fits,
 //! into blocks of a pair's queries where it does not. No sum runs across a cut.
 
-use super::attention::{MOST_BLOCKS, Sizes};
-use super::kernel::{self, Argument, Kernel, Launch, Precision, Target};
+use super::attention::Sizes;
+use super::kernel::{self, Argument, Kernel, Launch, MOST_BLOCKS, Precision, Target};
 
 /// Scratch memory, at most, unless a single row needs more: enough for an autoencoder at 512 x 512 pixels in one part.
 const MOST_SCRATCH_BYTES: usize = 100 << 20;

@@ -85,54 +85,47 @@ fn factor(op: &Conv2d) -> Factor {
     let n = op.weight.shape.batch();
     let depth = |shape: Shape| shape.len().checked_div(n).unwrap_or(0);
     let matrix = op.beside.as_ref().map(|beside| beside.map.weight.shape);
-    let phases = op.upsampling == Upsampling::Phases;
-    let own = match phases {
+    let in_phases = op.upsampling == Upsampling::Phases;
+    let bounded = match in_phases {
         true => depth(op.weight.shape) / 9 * 4,
         false => depth(op.weight.shape),
     };
-    let k = own + matrix.map_or(0, depth);
-    let bounded = own;
+    let k = bounded + matrix.map_or(0, depth);
     let [rows, columns] = [n, product::pitch(k)];
-    let own = usize::from(op.bias.is_some());
-    let second = op.beside.as_ref().is_some_and(|b| b.map.bias.is_some());
-    let (weight, biases) = match &op.beside {
-        Some(_) => {
-            let biases = [op.bias.is_some().then_some(1), second.then_some(2 + own)];
-            let weight = Recipe {
-                layout: Layout::Beside { rows, columns },
-                params: vec![0, 1 + own],
-            };
-            (weight, biases.into_iter().flatten().collect())
-        }
-        None => {
+    // The node's tensors: the filter and its bias, then the matrix beside it and its own.
+    let beside = 1 + usize::from(op.bias.is_some());
+    let bias_beside = op.beside.as_ref().is_some_and(|b| b.map.bias.is_some());
+    let biases = [
+        op.bias.is_some().then_some(1),
+        bias_beside.then_some(beside + 1),
+    ];
+    let biases: Vec<usize> = biases.into_iter().flatten().collect();
+    let (layout, params) = match (&op.beside, in_phases) {
+        (Some(_), _) => (Layout::Beside { rows, columns }, vec![0, beside]),
+        (None, true) => (Layout::Phases { columns }, vec![0]),
+        (None, false) => {
             let gated = false;
-            let layout = match phases {
-                true => Layout::Phases { columns },
-                false => Layout::Matrix {
-                    rows,
-                    columns,
-                    gated,
-                },
+            let layout = Layout::Matrix {
+                rows,
+                columns,
+                gated,
             };
-            let params = vec![0];
-            (Recipe { layout, params }, vec![1; own])
+            (layout, vec![0])
         }
     };
-    let bias = Recipe {
-        layout: if biases.len() > 1 {
-            Layout::Total
-        } else {
-            Layout::Vector
+    let weight = Recipe { layout, params };
+    let bias = (!biases.is_empty()).then(|| Recipe {
+        layout: match biases.len() {
+            1 => Layout::Vector,
+            _ => Layout::Total,
         },
         params: biases,
-    };
-    let bias = Some(bias).filter(|bias| !bias.params.is_empty());
-    let recipes = std::iter::once(weight).chain(bias).collect();
+    });
     Factor {
         n,
         k,
-        phases: self::phases(op),
+        phases: phases(op),
         bounded,
-        recipes,
+        recipes: std::iter::once(weight).chain(bias).collect(),
     }
 }

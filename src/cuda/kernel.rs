@@ -8,6 +8,9 @@ use super::tensor_map::TensorMap;
 use crate::tensor::Shape;
 use std::fmt;
 
+/// Blocks along y and z that a grid may have.
+pub(super) const MOST_BLOCKS: usize = 65_535;
+
 /// What a choice may depend on besides shapes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {

@@ -3,6 +3,7 @@
 
 use super::counters::Counters;
 use super::door::{Call, Door, Memory, Span, Touched, Value};
+use super::kernel::MOST_BLOCKS;
 use super::table::{self, Element, Entry, Kind};
 use super::{Argument, Cuda, Launch, Precision, Target};
 use crate::backend::Step;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 const ALIGNMENT: u64 = 16;
 
 /// The most blocks that a launch may have along x, y and z, on every architecture.
-const LARGEST_GRID: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
+const LARGEST_GRID: [u32; 3] = [i32::MAX as u32, MOST_BLOCKS as u32, MOST_BLOCKS as u32];
 
 /// Memory with the type of what lies there.
 struct Operand {

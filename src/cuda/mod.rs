@@ -72,7 +72,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use weights::Store;
 
-/// A GPU, or the emulator, as a device.
+/// A GPU, or the emulator, as a device. A clone is the same device: it shares memory and weights.
+#[derive(Clone)]
 pub struct Cuda {
     door: Arc<dyn Door>,
     target: Target,
@@ -154,16 +155,8 @@ impl Cuda {
     /// The same device, its memory and weights too, choosing kernels for another target.
     fn at(&self, target: Target) -> Self {
         Self {
-            door: self.door.clone(),
             target,
-            store: self.store.clone(),
-            counters: self.counters.clone(),
-            pool: self.pool.clone(),
-            stop: self.stop.clone(),
-            limit: self.limit,
-            cuts: self.cuts,
-            meter: self.meter.clone(),
-            tuned: self.tuned.clone(),
+            ..self.clone()
         }
     }
 

@@ -1,4 +1,5 @@
-//! Weights as kernels read them: a checkpoint's tensors to a device's bytes, by a [`Layout`]. Pure functions, parallel over rows.
+//! Weights as kernels read them: a checkpoint's tensors to a device's bytes, by a [`Layout`]. Pure functions, parallel over rows; `packed.rs` keeps
+//! what they make.
 
 mod rows;
 

@@ -1,4 +1,5 @@
-//! Packed weights that are kept beside the checkpoint they were made from, so that a start reads them and packs nothing.
+//! Weights as `pack.rs` makes them, kept beside the checkpoint they were made from (`weights/packed.rs`), so that a start reads them and packs
+//! nothing.
 //!
 //! One file for each checkpoint, kind of GPU and precision. It holds weights by what they are made of and how they lie, so what a size or a sampler
 //! needs beyond it is packed as ever; and what is wrong with it is said, and costs nothing but its use.

@@ -108,8 +108,7 @@ pub(super) fn expected<'a>(
 pub fn floor(plan: &Plan, gpu: &Gpu, precision: Precision) -> f64 {
     let nodes = plan.graph.nodes().iter().skip(plan.prologue);
     let least = nodes.map(|node| {
-        let inputs: Vec<Shape> = node.inputs.iter().map(|&v| plan.graph.shape(v)).collect();
-        let cost = node.op.operator().cost(&inputs, node.shape);
+        let cost = plan.graph.cost_of(node);
         let flops = if is_product(&node.op) { cost.flops } else { 0 };
         let weights = cost.parameters as f64 * precision.bytes() as f64;
         (flops as f64 / gpu.flops(precision)).max(weights / gpu.memory_rate)
@@ -155,8 +154,7 @@ struct Node<'a> {
 impl<'a> Node<'a> {
     fn new(plan: &'a Plan, index: usize, kernel: &'a Kernel, target: &'a Target) -> Self {
         let node = &plan.graph.nodes()[index];
-        let inputs: Vec<Shape> = node.inputs.iter().map(|&v| plan.graph.shape(v)).collect();
-        let cost = node.op.operator().cost(&inputs, node.shape);
+        let cost = plan.graph.cost_of(node);
         // Nine taps are packed as four for each of four phases.
         let packed = match kernel.recipes.first().map(|recipe| recipe.layout) {
             Some(Layout::Phases { .. }) => 16.0 / 9.0,
@@ -166,7 +164,7 @@ impl<'a> Node<'a> {
             op: &node.op,
             kernel,
             target,
-            inputs,
+            inputs: plan.graph.operands(node),
             output: node.shape,
             flops: cost.flops as f64,
             parameters: cost.parameters as f64 * packed,

@@ -1,7 +1,7 @@
 //! What only sampling asks for.
 
 use super::elementwise::{by_rows, pack, streaming};
-use super::kernel::{self, Argument, Kernel, Launch, Target};
+use super::kernel::{self, Argument, Kernel, Launch, MOST_BLOCKS, Target};
 use crate::ops::{Assign, TimestepEmbedding};
 use crate::tensor::Shape;
 
@@ -13,9 +13,6 @@ const VECTORS: usize = 4;
 
 /// Threads of a block of the guidance kernel.
 const GUIDANCE_THREADS: usize = 512;
-
-/// Blocks along y that a grid may have.
-const MOST_IMAGES: usize = 65_535;
 
 pub(super) fn timestep_embedding(
     op: &TimestepEmbedding,
@@ -41,8 +38,8 @@ pub(super) fn timestep_embedding(
 pub(super) fn guidance(inputs: &[Shape], output: Shape, target: &Target) -> Result<Kernel, String> {
     kernel::elements(inputs[0])?;
     let images = output.batch();
-    if images > MOST_IMAGES {
-        return Err(format!("takes at most {MOST_IMAGES} images, not {images}"));
+    if images > MOST_BLOCKS {
+        return Err(format!("takes at most {MOST_BLOCKS} images, not {images}"));
     }
     let image = output.len() / images.max(1);
     let entry = by_rows("guidance", image, target);

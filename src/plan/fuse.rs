@@ -20,7 +20,7 @@ mod phases;
 mod rules;
 mod single_key;
 
-use super::{hoist, renumbered};
+use super::{hoist, remaining};
 use crate::graph::{Graph, Node, Value};
 use crate::ops::Op;
 use rules::{Folded, RULES, Rule};
@@ -63,13 +63,7 @@ pub fn fuse(mut graph: Graph, enabled: impl Fn(&str) -> bool) -> Graph {
     let assigned: Vec<usize> = (graph.nodes().iter().enumerate())
         .filter_map(assigns)
         .collect();
-    let mut uses = vec![0usize; nodes.len()];
-    let used = graph
-        .nodes()
-        .iter()
-        .flat_map(|n| &n.inputs)
-        .chain(graph.outputs().iter().map(|o| &o.1));
-    used.for_each(|value| uses[value.index()] += 1);
+    let mut uses: Vec<usize> = readers(&graph).iter().map(Vec::len).collect();
     for index in 0..nodes.len() {
         let movable = |producer: usize| {
             let later_alike = !constants[producer] || constants[index];
@@ -91,9 +85,7 @@ pub fn fuse(mut graph: Graph, enabled: impl Fn(&str) -> bool) -> Graph {
     if enabled(phases::NAME) {
         nodes.iter_mut().flatten().for_each(phases::fold);
     }
-    let left = nodes.into_iter().enumerate();
-    let left = left.filter_map(|(index, node)| Some((index, node?)));
-    let mut fused = renumbered(left, &graph);
+    let mut fused = remaining(nodes, &graph);
     if enabled(pair::NAME) {
         fused = pair::share(&fused, enabled(pair::REPEATED));
     }
@@ -104,6 +96,18 @@ pub fn fuse(mut graph: Graph, enabled: impl Fn(&str) -> bool) -> Graph {
         fused = combinations::fold(&fused);
     }
     fused
+}
+
+/// For each node, who reads it: once for each operand, and `usize::MAX` for whoever asks for a result.
+fn readers(graph: &Graph) -> Vec<Vec<usize>> {
+    let mut readers: Vec<Vec<usize>> = vec![vec![]; graph.nodes().len()];
+    for (index, node) in graph.nodes().iter().enumerate() {
+        let operands = node.inputs.iter();
+        operands.for_each(|value| readers[value.index()].push(index));
+    }
+    let outputs = graph.outputs().iter();
+    outputs.for_each(|(_, value)| readers[value.index()].push(usize::MAX));
+    readers
 }
 
 /// The first rule that fits node `index`, with the operand's index it would swallow.
@@ -254,9 +258,8 @@ mod tests {
         };
         assert!(skip.epilogue.residual && skip.sources == 2);
         for node in fused.nodes().iter().filter(|n| !n.inputs.is_empty()) {
-            let shapes: Vec<_> = node.inputs.iter().map(|&v| fused.shape(v)).collect();
             assert_eq!(
-                node.op.operator().infer(&shapes),
+                node.op.operator().infer(&fused.operands(node)),
                 Ok(node.shape),
                 "{}",
                 node.name

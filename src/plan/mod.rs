@@ -1,14 +1,14 @@
 //! From a graph to a program's layout: pure functions that need no device.
 //!
-//! [`fuse`](fuse::fuse) folds textbook operations together, [`hoist`](hoist::hoist) brings what runs once before what runs every time,
-//! [`bands`] cuts a network over a large image into parts that fit, [`memory`] decides where every value lives, [`pack`] brings weights into the
-//! order kernels read. A [`Plan`] is the result of the first three: which nodes run, and where their tensors lie in one arena.
+//! [`fuse`](fuse::fuse) folds textbook operations together, [`hoist`](hoist::hoist) brings what runs once before what runs every time, and
+//! [`memory`] decides where every value lives; a [`Plan`] is what comes of these three. [`bands`] cuts a network over a large image into parts that
+//! fit, and [`depth`] says in which order a product sums and reads its weights.
 
 pub mod bands;
+pub mod depth;
 pub mod fuse;
 pub mod hoist;
 pub mod memory;
-pub mod pack;
 
 use crate::graph::{Graph, Node, Value};
 use crate::ops::Op;
@@ -149,6 +149,12 @@ fn lifetimes(
         intervals[roots[value.index()]].last = end;
     }
     intervals
+}
+
+/// The graph of those `nodes` of `graph` that are left, some of them perhaps changed.
+fn remaining(nodes: Vec<Option<Node>>, graph: &Graph) -> Graph {
+    let left = nodes.into_iter().enumerate();
+    renumbered(left.filter_map(|(index, node)| Some((index, node?))), graph)
 }
 
 /// The graph of `nodes`, each with its index in `graph`, whose outputs it keeps: a choice of its nodes, in another order.

@@ -70,6 +70,5 @@ impl<B: Backend> Program<B> {
 
 /// The device's choice for a node of `graph`.
 pub(super) fn select<B: Backend>(backend: &B, graph: &Graph, node: &Node) -> Result<Selection<B>> {
-    let shapes: Vec<_> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
-    backend.select(node, &shapes)
+    backend.select(node, &graph.operands(node))
 }

@@ -1,4 +1,5 @@
-//! What a device made of a checkpoint's tensors, kept in a file beside the checkpoint, so that the next start reads it instead of making it again.
+//! The file in which a device keeps what it made of a checkpoint's tensors, so that the next start reads it instead of making it again. What is
+//! kept, under which names, and when such a file is used, is the device's business (`cuda/packed.rs`).
 //!
 //! It is a safetensors file: a row of numbers for each thing that was made, under the name that its maker gave it, and last a checksum for each.
 //! About itself it says in which format and from which weights it was made. A file that says anything else is refused, and so is what does not add up

@@ -13,12 +13,12 @@ mod networks;
 mod predicted;
 mod waves;
 
+use latent_diffusion::Graph;
 use latent_diffusion::cuda::{Kernel, Target, link, select};
 use latent_diffusion::models::System;
 use latent_diffusion::models::autoencoder;
 use latent_diffusion::models::config::ModelConfig;
 use latent_diffusion::plan::{Plan, fuse::fuse, hoist::hoist};
-use latent_diffusion::{Graph, Shape};
 use std::path::PathBuf;
 
 /// A network with its kernels.
@@ -32,8 +32,7 @@ impl Chosen {
         let graph = hoist(&fuse(graph, |_| true));
         let mut kernels: Vec<Kernel> = (graph.nodes().iter())
             .map(|node| {
-                let inputs: Vec<Shape> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
-                select(&node.op, &inputs, node.shape, target)
+                select(&node.op, &graph.operands(node), node.shape, target)
                     .unwrap_or_else(|problem| panic!("{}: {problem}", node.name))
             })
             .collect();

@@ -6,7 +6,6 @@
 use crate::cases::{self, Case};
 use crate::checks::{self, every};
 use crate::{emulator_of, halves, some};
-use latent_diffusion::Shape;
 use latent_diffusion::cuda::{
     self, Cuda, Launch, Precision, Target, TileSize, Tuned, shape_name, table,
 };
@@ -107,8 +106,7 @@ fn with_table(device: &Cuda, case: &Case, tile: TileSize) -> Arc<Cuda> {
     let program = Program::new(device, case.graph()).unwrap();
     let graph = &program.plan().graph;
     for node in graph.nodes() {
-        let inputs: Vec<Shape> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
-        if let Some(shape) = shape_name(&node.op, &inputs, node.shape) {
+        if let Some(shape) = shape_name(&node.op, &graph.operands(node), node.shape) {
             table.set(shape, tile);
         }
     }

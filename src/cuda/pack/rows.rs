@@ -1,6 +1,6 @@
 //! Tensors as the rows of one matrix, in the order in which a product reads them.
 
-use crate::plan::pack::PHASES;
+use crate::plan::depth::PHASES;
 use crate::tensor::Shape;
 use crate::weights::TensorView;
 

@@ -1,7 +1,6 @@
 //! Sizes and costs of the published first stages, and the paths at which their modules answer.
 
 use super::*;
-use crate::graph::Node;
 use crate::models::config::from_yaml;
 use crate::tensor::Shape;
 use std::collections::BTreeMap;
@@ -47,11 +46,7 @@ fn tensors(g: &Graph) -> BTreeMap<&str, usize> {
 }
 
 fn gigaflops(g: &Graph) -> f64 {
-    let flops = |node: &Node| {
-        let inputs: Vec<_> = node.inputs.iter().map(|&v| g.shape(v)).collect();
-        node.op.operator().cost(&inputs, node.shape).flops
-    };
-    g.nodes().iter().map(flops).sum::<u64>() as f64 / 1e9
+    g.cost().flops as f64 / 1e9
 }
 
 #[test]

@@ -4,29 +4,34 @@
 //! together they are one product, whose depth goes on with the input's channels. Three nodes change together, which is why this is no rule of a
 //! node and its operand.
 
+use super::readers;
 use crate::graph::{Graph, Node, Value};
 use crate::ops::{Affine, Beside, Conv2d, Epilogue, Linear, Op};
-use crate::plan::{hoist, renumbered};
+use crate::plan::{hoist, remaining};
 
 /// What messages and tests call it.
 pub(super) const NAME: &str = "linear beside conv2d";
 
 /// The graph with every sum of a convolution and a linear map as one convolution.
 pub(super) fn join(graph: &Graph) -> Graph {
-    let constants = hoist::constants(graph);
+    let (constants, readers) = (hoist::constants(graph), readers(graph));
     let mut nodes: Vec<Option<Node>> = graph.nodes().iter().cloned().map(Some).collect();
     for index in 0..nodes.len() {
-        if let Some((parts, joined)) = found(graph, index, &constants) {
+        if let Some((parts, joined)) = found(graph, index, &constants, &readers) {
             parts.iter().for_each(|part| nodes[part.index()] = None);
             nodes[index] = Some(joined);
         }
     }
-    let left = nodes.into_iter().enumerate();
-    renumbered(left.filter_map(|(index, node)| Some((index, node?))), graph)
+    remaining(nodes, graph)
 }
 
 /// The two operands of a sum, and the convolution that all three are.
-fn found(graph: &Graph, sum: usize, constants: &[bool]) -> Option<([Value; 2], Node)> {
+fn found(
+    graph: &Graph,
+    sum: usize,
+    constants: &[bool],
+    readers: &[Vec<usize>],
+) -> Option<([Value; 2], Node)> {
     let nodes = graph.nodes();
     let &[a, b] = &nodes[sum].inputs[..] else {
         return None;
@@ -41,18 +46,13 @@ fn found(graph: &Graph, sum: usize, constants: &[bool]) -> Option<([Value; 2], N
             Some((first, second, conv, linear))
         })
         .next()?;
-    let used = |value: Value| {
-        let readers = nodes.iter().flat_map(|node| &node.inputs);
-        let all = readers.chain(graph.outputs().iter().map(|(_, output)| output));
-        all.filter(|reader| **reader == value).count()
-    };
     // What both read must be the same here, and nothing that is computed once moves to what runs every time.
     let between = &nodes[a.index().min(b.index())..sum];
     let assigned = between.iter().any(|node| matches!(node.op, Op::Assign(_)));
     let alike = [a, b]
         .iter()
-        .all(|v| constants[v.index()] == constants[sum]);
-    if assigned || !alike || used(a) != 1 || used(b) != 1 {
+        .all(|v| constants[v.index()] == constants[sum] && readers[v.index()].len() == 1);
+    if assigned || !alike {
         return None;
     }
     let beside = Beside {
@@ -116,8 +116,10 @@ mod tests {
         let names: Vec<_> = joined.nodes().iter().map(|n| n.op.name()).collect();
         assert_eq!(names, ["input", "input", "conv2d"]);
         let node = &joined.nodes()[2];
-        let shapes: Vec<_> = node.inputs.iter().map(|&v| joined.shape(v)).collect();
-        assert_eq!(node.op.operator().infer(&shapes), Ok(node.shape));
+        assert_eq!(
+            node.op.operator().infer(&joined.operands(node)),
+            Ok(node.shape)
+        );
         let params: Vec<_> = joined.params().map(|p| p.name.as_str()).collect();
         let expected = ["conv.weight", "conv.bias", "skip.weight", "skip.bias"];
         assert_eq!(params, expected);

@@ -5,7 +5,7 @@
 
 use crate::graph::{Graph, Node, Value};
 use crate::ops::{Assign, Op};
-use crate::plan::{hoist, renumbered};
+use crate::plan::{hoist, remaining};
 
 /// What messages and tests call it.
 pub(super) const NAME: &str = "combine + assign";
@@ -21,8 +21,7 @@ pub(super) fn fold(graph: &Graph) -> Graph {
             }
         }
     }
-    let left = nodes.into_iter().enumerate();
-    renumbered(left.filter_map(|(index, node)| Some((index, node?))), graph)
+    remaining(nodes, graph)
 }
 
 /// What the assignment at `index` becomes, and the combinations that it then computes itself.
@@ -118,8 +117,10 @@ mod tests {
             let names: Vec<_> = names.collect();
             let pairs = ["x", "a", "memory", "b", "before", "x"];
             assert_eq!(names, [&pairs[..], &["row", "x", "memory"]].concat());
-            let shapes: Vec<_> = last.inputs.iter().map(|v| folded.shape(*v)).collect();
-            assert_eq!(last.op.operator().infer(&shapes), Ok([2, 3].into()));
+            assert_eq!(
+                last.op.operator().infer(&folded.operands(last)),
+                Ok([2, 3].into())
+            );
             let alone = fold(&g);
             assert_eq!(alone.nodes().len(), g.nodes().len(), "assigned in between");
         }

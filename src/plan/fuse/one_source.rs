@@ -4,9 +4,10 @@
 //! parts of every token lie. What is read three times is read once, and two launches less. Four nodes change together, which is why this is no
 //! rule of a node and its operand.
 
+use super::readers;
 use crate::graph::{Graph, Node, Value};
 use crate::ops::{Affine, Attention, Epilogue, Linear, Op, Qkv};
-use crate::plan::renumbered;
+use crate::plan::remaining;
 
 /// What messages and tests call it.
 pub(super) const NAME: &str = "linears of one source";
@@ -14,8 +15,9 @@ pub(super) const NAME: &str = "linears of one source";
 /// The graph with one linear map before each attention of a sequence on itself.
 pub(super) fn stack(graph: &Graph) -> Graph {
     let mut nodes: Vec<Option<Node>> = graph.nodes().iter().cloned().map(Some).collect();
+    let readers = readers(graph);
     for index in 0..nodes.len() {
-        if let Some((parts, stacked)) = found(graph, index) {
+        if let Some((parts, stacked)) = found(graph, index, &readers) {
             let [first, second, last] = parts;
             (nodes[first], nodes[second]) = (None, None);
             nodes[last] = Some(stacked);
@@ -30,12 +32,11 @@ pub(super) fn stack(graph: &Graph) -> Graph {
             }
         }
     }
-    let left = nodes.into_iter().enumerate();
-    renumbered(left.filter_map(|(index, node)| Some((index, node?))), graph)
+    remaining(nodes, graph)
 }
 
 /// The three maps before an attention, in the graph's order, and the one that they are together.
-fn found(graph: &Graph, attention: usize) -> Option<([usize; 3], Node)> {
+fn found(graph: &Graph, attention: usize, readers: &[Vec<usize>]) -> Option<([usize; 3], Node)> {
     let nodes = graph.nodes();
     let Op::Attention(Attention {
         operands: Qkv::Separate,
@@ -53,17 +54,12 @@ fn found(graph: &Graph, attention: usize) -> Option<([usize; 3], Node)> {
         let same = other.inputs == node.inputs && other.shape == node.shape;
         same && map.bias.is_some() == q.bias.is_some()
     });
-    let used = |value: &Value| {
-        let readers = nodes.iter().flat_map(|node| &node.inputs);
-        let all = readers.chain(graph.outputs().iter().map(|(_, output)| output));
-        all.filter(|reader| *reader == value).count()
-    };
     let mut parts = [read[0], read[1], read[2]].map(Value::index);
     parts.sort_unstable();
     // The source must be the same for the last as for the first.
     let between = &nodes[parts[0]..parts[2]];
     let assigned = between.iter().any(|node| matches!(node.op, Op::Assign(_)));
-    if !alike || assigned || read.iter().any(|value| used(value) != 1) {
+    if !alike || assigned || read.iter().any(|value| readers[value.index()].len() != 1) {
         return None;
     }
     let map = |map: &Linear| Affine {
@@ -126,8 +122,10 @@ mod tests {
         ];
         assert_eq!(params, expected);
         for node in stacked.nodes().iter().filter(|n| !n.inputs.is_empty()) {
-            let shapes: Vec<_> = node.inputs.iter().map(|&v| stacked.shape(v)).collect();
-            assert_eq!(node.op.operator().infer(&shapes), Ok(node.shape));
+            assert_eq!(
+                node.op.operator().infer(&stacked.operands(node)),
+                Ok(node.shape)
+            );
         }
     }
 

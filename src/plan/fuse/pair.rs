@@ -260,8 +260,10 @@ mod tests {
         let copied = share(&g, false);
         assert_eq!(names(&copied)[7..9], [("concat", 6), ("attention", 6)]);
         for node in shared.nodes().iter().filter(|n| !n.inputs.is_empty()) {
-            let shapes: Vec<_> = node.inputs.iter().map(|&v| shared.shape(v)).collect();
-            assert_eq!(node.op.operator().infer(&shapes), Ok(node.shape));
+            assert_eq!(
+                node.op.operator().infer(&shared.operands(node)),
+                Ok(node.shape)
+            );
         }
     }
 

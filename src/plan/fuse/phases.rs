@@ -1,6 +1,6 @@
 //! A 3x3 convolution over an image upsampled by two, as four 2x2 convolutions over the image itself.
 //!
-//! A result is made from 2x2 pixels of the image, some of which are under several taps ([`PHASES`](crate::plan::pack::PHASES)). Their weights are
+//! A result is made from 2x2 pixels of the image, some of which are under several taps ([`PHASES`](crate::plan::depth::PHASES)). Their weights are
 //! added up first, which leaves 4/9 of the products. The sums differ from those of the nine taps as any two orders of a sum do.
 
 use crate::graph::Node;

@@ -4,9 +4,10 @@
 //! attention is of one token per image, and what it gives is added to every position. It follows from the context alone, and a sampler
 //! computes it [once](crate::plan::hoist). Three nodes change together, which is why this is no rule of a node and its operand.
 
+use super::readers;
 use crate::graph::{Graph, Node, Value};
 use crate::ops::{Add, AddChannels, Attention, Channels, Epilogue, Linear, Op, Qkv, Reshape};
-use crate::plan::renumbered;
+use crate::plan::remaining;
 
 /// What messages and tests call it.
 pub(super) const NAME: &str = "attention over one key";
@@ -23,20 +24,7 @@ pub(super) fn collapse(graph: &Graph) -> Graph {
             }
         }
     }
-    let left = nodes.into_iter().enumerate();
-    renumbered(left.filter_map(|(index, node)| Some((index, node?))), graph)
-}
-
-/// For each node, who reads it: once for each operand, and `usize::MAX` for whoever asks for a result.
-pub(super) fn readers(graph: &Graph) -> Vec<Vec<usize>> {
-    let mut readers: Vec<Vec<usize>> = vec![vec![]; graph.nodes().len()];
-    for (index, node) in graph.nodes().iter().enumerate() {
-        let operands = node.inputs.iter();
-        operands.for_each(|value| readers[value.index()].push(index));
-    }
-    let outputs = graph.outputs().iter();
-    outputs.for_each(|(_, value)| readers[value.index()].push(usize::MAX));
-    readers
+    remaining(nodes, graph)
 }
 
 /// An attention over one key, with what is made of it.
@@ -164,8 +152,10 @@ mod tests {
         ];
         assert_eq!(names(&collapsed), expected);
         for node in collapsed.nodes().iter().filter(|n| !n.inputs.is_empty()) {
-            let shapes: Vec<_> = node.inputs.iter().map(|&v| collapsed.shape(v)).collect();
-            assert_eq!(node.op.operator().infer(&shapes), Ok(node.shape));
+            assert_eq!(
+                node.op.operator().infer(&collapsed.operands(node)),
+                Ok(node.shape)
+            );
         }
         let params: Vec<_> = collapsed.params().map(|p| p.name.as_str()).collect();
         assert_eq!(params, ["v.weight", "out.weight", "out.bias"]);

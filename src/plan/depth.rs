@@ -1,4 +1,4 @@
-//! The order in which weights are laid out for a product: pure functions of sizes.
+//! The order in which a product sums over its depth, and so reads its weights: pure functions of sizes.
 //!
 //! A convolution is a matrix product whose rows are the pixels under the filter. A checkpoint holds one output channel after
 //! another, each as `[C, R, S]`; activations are `[.., C]`. Cut into blocks of channels, and within a block sorted by filter tap
