@@ -10,9 +10,7 @@ use std::time::SystemTime;
 fn packed(target: &str) -> (Place, PathBuf) {
     let place = Place::new();
     write_model(place.path());
-    let run = place.ldm(&[
-        "pack", "-m", ".", "--device", "emulator", "--target", target,
-    ]);
+    let run = place.line("pack -m . --device emulator --target", &[target]);
     let [file] = run.lines()[..] else {
         panic!("{}", run.stdout);
     };
@@ -22,39 +20,15 @@ fn packed(target: &str) -> (Place, PathBuf) {
 
 /// An image of the model in a place, and what was said.
 fn image(place: &Place, arguments: &[&str]) -> (Vec<u8>, Run) {
-    let command = [
-        "sample",
-        "-m",
-        ".",
-        "-p",
-        "a",
-        "-s",
-        "1",
-        "--steps",
-        "1",
-        "--no-metadata",
-        "--device",
-        "emulator",
-        "-o",
-        "x.png",
-    ];
-    let run = place.ldm(&[&command, arguments].concat());
+    let line = "sample -m . -p a -s 1 --steps 1 --no-metadata --device emulator -o x.png";
+    let run = place.line(line, arguments);
     assert_eq!(run.code, 0, "{}", run.stderr);
     (fs::read(place.path().join("x.png")).unwrap(), run)
 }
 
 /// Bytes of weights that a start reads as they were packed, and all.
 fn bytes(place: &Place, arguments: &[&str]) -> [u64; 2] {
-    let command = [
-        "bench",
-        "-m",
-        ".",
-        "--startup",
-        "--json",
-        "--device",
-        "emulator",
-    ];
-    let run = place.ldm(&[&command, arguments].concat());
+    let run = place.line("bench -m . --startup --json --device emulator", arguments);
     let answer: Value = serde_json::from_str(run.lines()[0]).unwrap();
     ["packed_bytes", "weight_bytes"].map(|key| answer[key].as_u64().unwrap())
 }
@@ -112,8 +86,8 @@ fn a_file_that_cannot_be_used_is_named_and_done_without() {
     fs::write(&file, "<html>").unwrap();
     is_said("web page");
     fs::remove_file(&file).unwrap();
-    let wide = ["pack", "-m", ".", "--device", "emulator", "--dtype", "f32"];
-    let wide = place.ldm(&wide).lines()[0].to_owned();
+    let wide = place.line("pack -m . --device emulator --dtype f32", &[]);
+    let wide = wide.lines()[0].to_owned();
     fs::rename(place.path().join(wide), &file).unwrap();
     is_said("in another precision");
     fs::write(&file, sound).unwrap();
@@ -142,8 +116,7 @@ fn what_cannot_be_packed_is_refused() {
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn what_lies_in_no_file_has_nothing_kept_beside_it() {
     let place = Place::new();
-    let pack =
-        |arguments: &[&str]| place.ldm(&[&["pack", "--device", "emulator"], arguments].concat());
+    let pack = |arguments: &[&str]| place.line("pack --device emulator", arguments);
     pack(&[]).refused(2, &["built-in"]);
     pack(&["-m", "synthetic:demo"]).refused(2, &["in no file"]);
     pack(&["--target", "Voodoo 2"]).refused(2, &["`Voodoo 2`", "RTX 4090"]);

@@ -163,11 +163,16 @@ impl Place {
         Run::of(self.command(arguments).output().unwrap())
     }
 
-    /// Runs the words of `line`, a command first, on the small model, with these arguments besides.
-    pub fn on_model(&self, line: &str, arguments: &[&str]) -> Run {
+    /// Runs the words of `line`, a command first, with these arguments besides.
+    pub fn line(&self, line: &str, arguments: &[&str]) -> Run {
         let words: Vec<&str> = line.split_whitespace().collect();
+        self.ldm(&[&words, arguments].concat())
+    }
+
+    /// The same on the small model.
+    pub fn on_model(&self, line: &str, arguments: &[&str]) -> Run {
         let model = ["-m", model().to_str().unwrap()];
-        self.ldm(&[&words, &model[..], arguments].concat())
+        self.line(line, &[&model, arguments].concat())
     }
 
     /// Runs `ldm sample` on the small model.
