@@ -11,9 +11,9 @@ Reads the machine code and ptxas's report that the build keeps (it runs `cargo b
   - what else kernel_checks.py declares of an entry and its machine code does not hold.
 
 Columns: threads per block; registers of a thread; bytes of shared memory in fixed arrays, and asked for by launches (the most in tests/data/choices,
-Stable Diffusion 1.5 at 512x512; `-` if none is there); blocks that fit on a multiprocessor with all of these; instructions of the main loop, and among them tensor core
-products, matrix loads, asynchronous copies, barriers, and accesses to global memory of less than 16 bytes; tensor copies of the whole kernel. Figures that differ
-between architectures are listed as 80/86/89/90; entries that end in _sm90 are for sm_90a alone.
+`-` if none is there); blocks that fit on a multiprocessor with all of these; instructions of the main loop, and among them tensor core products,
+matrix loads, asynchronous copies, barriers, and accesses to global memory of less than 16 bytes; tensor copies of the whole kernel. Figures that
+differ between architectures are listed as 80/86/89/90; entries that end in _sm90 are for sm_90a alone.
 """
 
 import argparse
@@ -47,7 +47,8 @@ def out_folder():
 
 def read_table(folder):
     """Entry -> (threads, blocks declared), in the order of the sources; without primitives.cu, whose entries are one instruction each."""
-    rows = re.findall(r'Entry \{ name: "(\w+)", file: "(?!primitives)[^"]*", threads: (\d+), blocks_per_multiprocessor: (\d+)', (folder / "kernels.rs").read_text())
+    entry = r'Entry \{ name: "(\w+)", file: "(?!primitives)[^"]*", threads: (\d+), blocks_per_multiprocessor: (\d+)'
+    rows = re.findall(entry, (folder / "kernels.rs").read_text())
     return {name: (int(threads), int(blocks)) for name, threads, blocks in rows}
 
 

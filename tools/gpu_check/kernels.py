@@ -173,19 +173,19 @@ def classes(rows: list[dict]) -> list[dict]:
 def figures(rows: list[dict], limits: dict) -> list[dict]:
     """What the project asks of kernels on an H200, and what was reached; each over all calls, by time."""
     found = []
+    ours = lambda of: sum(row["count"] * row["seconds"]["ldm"]["median"] for row in of)
+    best = lambda of: sum(row["count"] * row["seconds"][row["best"]]["median"] for row in of)
     norms = [row for row in rows if row["op"] == "group_norm" and row.get("best") == "copy"]
     if norms:
-        ours, copies = (sum(row["count"] * row["seconds"][side]["median"] for row in norms) for side in ("ldm", "copy"))
-        found.append({"figure": "GroupNorm and SiLU, of the rate of a copy", "asked": 0.8, "reached": copies / ours})
+        found.append({"figure": "GroupNorm and SiLU, of the rate of a copy", "asked": 0.8, "reached": best(norms) / ours(norms)})
     for op, asked, wanted in [("linear", 0.95, ""), ("conv2d", 0.95, ""), ("attention", 1.2, "[2, 4096, 320]")]:
         members = [row for row in rows if row["op"] == op and "best" in row and wanted in row["name"]]
         if members:
-            ours, theirs = (sum(row["count"] * row["seconds"][side(row)]["median"] for row in members) for side in (lambda _: "ldm", lambda row: row["best"]))
-            found.append({"figure": f"{op}{' ' + wanted if wanted else ''}: the library's time over ours", "asked": asked, "reached": theirs / ours})
+            figure = f"{op}{' ' + wanted if wanted else ''}: the library's time over ours"
+            found.append({"figure": figure, "asked": asked, "reached": best(members) / ours(members)})
     # Pixels of the 64 x 64 level for two samples.
     products = [row for row in rows if row["op"] == "linear" and row["rows"] == 2 * 64 * 64]
     if products and "tflops" in limits.get(RATE, {}):
-        seconds = sum(row["count"] * row["seconds"]["ldm"]["median"] for row in products)
-        reached = sum(row["count"] * row["flops"] for row in products) / seconds / 1e12 / limits[RATE]["tflops"]
+        reached = sum(row["count"] * row["flops"] for row in products) / ours(products) / 1e12 / limits[RATE]["tflops"]
         found.append({"figure": "linear maps at 64 x 64, of our products alone", "asked": 0.9, "reached": reached})
     return found

@@ -6,7 +6,8 @@ Work is {"work": "op", "case": CASE, "way": WAY, "copies": N}, or a network of M
 {"work": "unet", "batch": SAMPLES, "mode": MODE}, {"work": "decode", "mode": MODE}, {"work": "steps", "batch": IMAGES, "steps": N, "mode":
 MODE}, {"work": "image", "steps": N, "mode": MODE}. MODE is "eager", "graph" (eager, replayed as one CUDA graph) or one of torch.compile's.
 {"work": "op", .., "flush": N} writes N numbers before each run, {"work": "flush", "flush": N, "copies": M} writes them alone, and {"cache": true}
-answers with the bytes of the L2 cache. {"ceiling": WHICH} times the device itself. {"dump": FOLDER} writes what f32 answers, for `ldm parity`, and answers how far eager f16 is from it.
+answers with the bytes of the L2 cache. {"ceiling": WHICH} times the device itself. {"dump": FOLDER} writes what f32 answers, for `ldm parity`, and
+answers how far eager f16 is from it.
 """
 
 import json

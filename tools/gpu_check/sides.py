@@ -1,7 +1,7 @@
 """The two sides of a comparison, each a process that times work when it is told to, so that they can take turns.
 
 A side reads a line of JSON from its standard input and answers with one: `{"prepare": WORK}` with the work's number, `{"run": NUMBER,
-"times": K}` with the seconds of K runs, `{"clear": true}` forgets all work. Ours is the binary `turns` (benches/turns.rs), PyTorch's is peer.py.
+"times": K}` with the seconds of K runs, `{"clear": true}` forgets all work. Ours is the binary `turns` (benches/turns), PyTorch's is peer.py.
 """
 
 import json
