@@ -1,4 +1,4 @@
-// The tiled product that linear.cu and conv2d.cu share: D[M, N] = A[M, K] W[N, K]^T of halves with f32 sums (mma.sync m16n8k16).
+// The tiled product that linear.cu, linear_norm.cu and conv2d.cu share: D[M, N] = A[M, K] W[N, K]^T of halves with f32 sums (mma.sync m16n8k16).
 //
 // A block owns a tile of D and walks along K in stages of BK columns. A ring of stages in shared memory is filled by cp.async: while one
 // stage is multiplied, the next STAGES - 1 are on their way, with one barrier per stage. Only the loader of A differs between the
@@ -331,7 +331,8 @@ DEVICE bool add_up(float (&sum)[T::ROWS][T::COLUMNS][4], const Split& split) {
 }
 
 // The block's part: its tile of D over its part of K, `k_part` columns of all `k`, of which whole stages of the first `bounded` may be summed in
-// halves. The block that completes the tile stores the result, and its moments if they are asked for. `result_row(row)` is the row of the result that row `row` of D is; a grid along z is of several such products.
+// halves. The block that completes the tile stores the result, and its moments if they are asked for. `result_row(row)` is the row of the result
+// that row `row` of D is; a grid along z is of several such products.
 template <class T, class A, class ResultRow>
 DEVICE void product(A& a, const half* w, int pitch, int k, int bounded, int k_part, const Split& split, const Epilogue<half>& e, const ChannelMoments& asked,
                     const ResultRow& result_row) {

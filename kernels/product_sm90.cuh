@@ -1,4 +1,5 @@
-// The tiled product that linear_sm90.cu and conv2d_sm90.cu share on Hopper: D[M, N] = A[M, K] W[N, K]^T of halves with f32 sums (wgmma).
+// The tiled product that linear_sm90.cu, linear_norm_sm90.cu and conv2d_sm90.cu share on Hopper: D[M, N] = A[M, K] W[N, K]^T of halves with f32
+// sums (wgmma).
 //
 // A block is one warpgroup that loads and one or two that multiply. One thread of the first fills a ring of stages in shared memory by tensor
 // maps, 64 columns of the tile's rows of A and W at a time; the others multiply a stage where it lies and hand it back, two stages being
