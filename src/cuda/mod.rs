@@ -2,6 +2,11 @@
 //!
 //! [`select`] chooses, as a pure function of shapes, which entries of `kernels/` compute a node. What it answers is data ([`Kernel`]); one
 //! place, `launch.rs`, turns it into launches. Who runs them is behind a small door with two sides: a GPU's driver, or the emulator.
+//!
+//! - What runs is chosen by a file for each operation (`linear.rs`, `conv2d.rs`, `attention.rs`, ...), and by `link.rs` for several at once.
+//! - Which tile: `tile.rs` and `tile_sm90.rs`, by the model of time in `cost.rs` or a measured table (`tuned.rs`); `predict.rs` adds up whole plans.
+//! - Of weights `recipe.rs` says what they are made of, `pack.rs` makes them, `packed.rs` keeps them in files, `weights.rs` on the device.
+//! - `launch.rs` and `replay.rs` run steps, and behind `door.rs` are `driver.rs` and `emulator.rs`.
 
 mod attention;
 mod attention_large;

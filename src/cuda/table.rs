@@ -67,7 +67,7 @@ pub struct Module {
 
 /// Drivers read the headers of a fatbin as 64-bit words.
 #[repr(C, align(8))]
-#[allow(dead_code)] // A build without nvcc has no module.
+#[allow(dead_code, reason = "a build without nvcc has no module")]
 struct Aligned<T: ?Sized>(T);
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));

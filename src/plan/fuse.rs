@@ -6,8 +6,8 @@
 //! stands where the later of the two stood, so all operands exist; no pair is folded over an assignment, which would change what it reads,
 //! and nothing that is [computed once](super::hoist) into what is computed at every run.
 //!
-//! Rules that change other than two nodes have files of their own: [`single_key`], [`one_source`] and [`beside`] go first, [`phases`], [`pair`],
-//! [`assignments`] and [`combinations`] last.
+//! Rules that change other than two nodes have files of their own: `single_key`, `one_source` and `beside` go first, `phases`, `pair`, `assignments`
+//! and `combinations` last.
 //!
 //! A fused operation is defined by its parts: its `eval` is their composition, and `fused == unfused` is tested for every model.
 

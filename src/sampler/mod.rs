@@ -1,5 +1,8 @@
 //! Samplers as data: each turns a schedule into rows of coefficients, and one small loop runs them all.
 //!
+//! DDPM, DDIM, Euler, Euler a and LCM are in `first_order.rs`; PLMS, Heun, DPM-Solver++ and UniPC in `multistep.rs`; the timesteps that each visits
+//! in `grid.rs`.
+//!
 //! Between calls of the network every sampler takes linear combinations of the same few vectors, with coefficients
 //! that are known before the first call. So a sampler here is a function from numbers to numbers, in f64, and what is
 //! left to do on a device is, per [`Row`],
