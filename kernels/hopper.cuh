@@ -7,7 +7,7 @@
 //
 // Two proxies (PTX ISA, "Async proxy"). Ordinary loads and stores are one way to memory, tensor copies and wgmma another. What a thread has
 // stored in shared memory is seen by the other way only after `fence_async_shared` by that thread, and then a barrier for those who start the
-// copy or product. What a tensor load brings is seen by all who have waited on its barrier, both ways.
+// copy or product; and so what it has loaded there was loaded before a tensor load writes over it. What a tensor load brings is seen by all who have waited on its barrier, both ways.
 //
 // Phases. A barrier is in phase 0 at first; a phase ends, and the next begins, when all arrivals and all expected bytes have come.
 // `barrier_wait(b, parity)` returns once the phase of that parity has ended: parity 0 for the first use of a stage, 1 for the second, 0 again
@@ -172,7 +172,7 @@ DEVICE void tensor_store_wait_read() {
     asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
 }
 
-// Lets wgmma and tensor stores see what this thread has written to shared memory.
+// Lets wgmma and tensor stores see what this thread has written to shared memory, and tensor loads come after what it has read there.
 DEVICE void fence_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // Stores four 8 x 8 matrices of halves to shared memory: lane 8 i + r gives the address of row r of matrix i (16 bytes, 16-byte aligned), and

@@ -55,6 +55,8 @@ struct NormalisedRows {
                 squares[half_of] = fmaf(distance, distance, squares[half_of]);
             }
         }
+        // The next copy to the stage comes by the other proxy.
+        fence_async_shared();
     }
 
     // The second share of a row goes to the thread that has the first, in the place of what becomes of the row.

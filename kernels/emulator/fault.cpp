@@ -65,7 +65,7 @@ const char* name_of(Fault fault) {
         case Fault::barrier_bytes: return "BARRIER_BYTES";
         // An mbarrier is read or written as ordinary memory.
         case Fault::barrier_touched: return "BARRIER_TOUCHED";
-        // What a thread has written is read by an engine, and the writer had no fence_async_shared in between.
+        // What a thread has written is read by an engine, or what it has read is written by one, and it had no fence_async_shared in between.
         case Fault::missing_proxy_fence: return "MISSING_PROXY_FENCE";
         // Shared memory is written that a product, a tensor store or another block may still read.
         case Fault::async_overwrite: return "ASYNC_OVERWRITE";

@@ -15,7 +15,7 @@ constexpr uint32_t LINE = 8;
 enum State : uint8_t { ALLOCATED = 1, WRITTEN = 2, IN_FLIGHT = 4, BARRIER = 8 };
 
 // What an access finds wrong, and the stamp of the access it collides with.
-enum class Finding : uint8_t { none, unallocated, uninitialised, in_flight, after_write, after_read, barrier, unfenced, engine_reads };
+enum class Finding : uint8_t { none, unallocated, uninitialised, in_flight, after_write, after_read, barrier, unfenced, unfenced_read, engine_reads };
 struct Verdict {
     Finding finding = Finding::none;
     Stamp other = 0;

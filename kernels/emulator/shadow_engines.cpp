@@ -33,12 +33,21 @@ static inline bool all_are(uint8_t state, const uint8_t* states, Stamp write, co
     return all == 0x0101010101010101u * state && all_same(write, writes);
 }
 
-// A thread's ordinary write, as the other proxy sees it: known and fenced, or what it lacks.
+// Whether a fence is known behind a thread's ordinary access, which is known.
+static bool fenced(const Observer& who, Stamp stamp) {
+    // Stamps from before this cluster are of nobody here.
+    if (time_of(stamp) <= who.knowledge->start_time() || static_cast<uint32_t>(stamp & AGENT_MASK) >= who.knowledge->threads()) return true;
+    return who.knows_fence(stamp, false);
+}
+
+// A thread's ordinary write, as the other proxy sees it: known and fenced, or what it lacks. A read likewise, where the other proxy writes.
 static Finding judge_write(const Observer& who, Stamp write) {
     if (!who.knows(write)) return Finding::after_write;
-    // Stamps from before this cluster are of nobody here.
-    if (time_of(write) <= who.knowledge->start_time() || static_cast<uint32_t>(write & AGENT_MASK) >= who.knowledge->threads()) return Finding::none;
-    return who.knows_fence(write, false) ? Finding::none : Finding::unfenced;
+    return fenced(who, write) ? Finding::none : Finding::unfenced;
+}
+static Finding judge_read(const Observer& who, Stamp read) {
+    if (!who.knows(read)) return Finding::after_read;
+    return fenced(who, read) ? Finding::none : Finding::unfenced_read;
 }
 
 Verdict Shadow::check_engine_reads(const Observer& who, uint32_t granule, uint32_t end) const {
@@ -67,7 +76,7 @@ Verdict Shadow::start_load(const Observer& who, Stamp mark, uint32_t offset, uin
     const auto check_read = [&](Stamp read) -> Verdict {
         if (read == known_read) return {};
         known_read = read;
-        return {who.knows(read) ? Finding::none : Finding::after_read, read};
+        return {judge_read(who, read), read};
     };
     for (uint32_t granule = first; granule < end; granule++) {
         const Line& line = lines_[granule / LINE];

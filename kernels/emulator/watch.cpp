@@ -104,6 +104,7 @@ void Watch::judge(const Access& access, Verdict verdict, const std::string& what
             return fault(access.write ? Fault::race_write_after_write : Fault::race_read_after_write, ", which " + other + " wrote with no barrier since");
         case Finding::after_read: return fault(Fault::race_write_after_read, ", which " + other + " read with no barrier since");
         case Finding::unfenced: return fault(Fault::missing_proxy_fence, ", which " + other + " wrote without fence_async_shared before a barrier");
+        case Finding::unfenced_read: return fault(Fault::missing_proxy_fence, ", which " + other + " read without fence_async_shared before a barrier");
         case Finding::engine_reads: return fault(Fault::async_overwrite, ", which " + other + " may still read");
     }
 }

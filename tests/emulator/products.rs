@@ -8,6 +8,8 @@ use latent_diffusion::ops::Epilogue;
 
 /// Rows whose last stage has one piece of channels, shared by two threads each.
 const NORMALISED: On = On::Gpu(132, "linear: [3, 33, 264] to 48, normalised");
+/// More stages than a ring has, so that a block loads over what it has read.
+const DEEP: On = On::Gpu(132, "linear: [3, 2, 1032] to 24, normalised");
 /// Images that end within a tile.
 const IMAGES: On = On::Gpu(2, "conv2d: [3, 5, 6, 64] to 88 + row");
 
@@ -60,6 +62,8 @@ const FAULTS: &[Fault] = &[
         NORMALISED, &["RACE_READ_AFTER_WRITE", "SHARED_UNINITIALISED"]),
     fault("linear_norm_sm90.cu", "columns) + eps)};\n        }\n        sync_group();\n", "columns) + eps)};\n        }\n",
         NORMALISED, &["RACE_READ_AFTER_WRITE", "RACE_WRITE_AFTER_READ"]),
+    fault("linear_norm_sm90.cu", "        fence_async_shared();\n", "",
+        DEEP, &["MISSING_PROXY_FENCE"]),
     fault("linear_norm_sm90.cu", "shared + T::LAST + 16);", "shared + T::LAST + 16 + T::GROUP_ROWS * sizeof(RowScale));",
         NORMALISED, &["SHARED_OUT_OF_BOUNDS"]),
     fault("linear_norm_sm90.cu", "            if (chunk * 8 >= left) continue;\n", "",
