@@ -10,7 +10,8 @@
 namespace stand_in {
 namespace {
 
-constexpr unsigned SHARED_USUALLY = 48 << 10;
+// Dynamic bytes that a function may be launched with before it is told of more: 48 KiB less its fixed arrays, which nobody here knows, so none.
+constexpr unsigned SHARED_USUALLY = 0;
 constexpr int MAX_DYNAMIC_SHARED = 8;     // of CUfunction_attribute
 constexpr int STREAM_SERIALIZATION = 6;   // of CUlaunchAttributeID: programmatic
 
