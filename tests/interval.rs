@@ -9,7 +9,7 @@ use latent_diffusion::cpu::Cpu;
 use latent_diffusion::cuda::{Cuda, Emulation, Precision, Target};
 use latent_diffusion::models::config::{Attention, ModelConfig, UNetConfig};
 use latent_diffusion::ops::Op;
-use latent_diffusion::pipeline::{Denoiser, Guided, Interval, StepSizes, step};
+use latent_diffusion::pipeline::{Denoiser, FIRST_STAGE, Guided, Interval, Kept, StepSizes, step};
 use latent_diffusion::plan::{fuse::fuse, hoist};
 use latent_diffusion::rng::Noise;
 use latent_diffusion::sampler::{Options, Sampler, Trajectory};
@@ -25,8 +25,12 @@ fn cpu() -> Arc<Cpu> {
 }
 
 fn trajectory(sampler: Sampler) -> Trajectory {
+    planned(sampler, &Options::new(STEPS))
+}
+
+fn planned(sampler: Sampler, options: &Options) -> Trajectory {
     let schedule = Schedule::new(&networks::tiny().schedule).unwrap();
-    sampler.plan(&schedule, &Options::new(STEPS)).unwrap()
+    sampler.plan(&schedule, options).unwrap()
 }
 
 /// An interval that holds the rows `first` to `last` of a trajectory and no other.
@@ -67,7 +71,8 @@ fn run<B: Backend>(
     guided: &Guided,
     trajectory: &Trajectory,
 ) -> (Tensor, Vec<u64>) {
-    let network = (config, &Weights::synthetic(3));
+    let [network, first_stage] = [3, 4].map(Weights::synthetic);
+    let network = (config, &network.with(FIRST_STAGE, &first_stage));
     let mut denoiser = Denoiser::new(device, network, guided, LATENT, trajectory).unwrap();
     let shape = [guided.batch, LATENT[0], LATENT[1], LATENT[2]];
     let mut drawn = 10;
@@ -82,20 +87,54 @@ fn run<B: Backend>(
 
 /// Where both calls are told the same, guidance changes no bit. Then neither does an interval, whose ends are crossed with all that a sampler
 /// remembers.
-fn crosses_to_the_bit<B: Backend>(device: &Arc<B>, samplers: &[Sampler]) {
+fn crosses_to_the_bit<B: Backend>(device: &Arc<B>, trajectory: &Trajectory, told: &Guided) {
     let config = networks::parts(networks::tiny()).0;
-    for &sampler in samplers {
-        let trajectory = trajectory(sampler);
-        let (always, _) = run(device, &config, &guided(true, None), &trajectory);
-        let interval = rows(&trajectory, [2, 2]);
-        let (sometimes, _) = run(device, &config, &guided(true, Some(interval)), &trajectory);
-        assert_eq!(sometimes, always, "{}", sampler.name());
-    }
+    let [always, sometimes] = [None, Some(rows(trajectory, [2, 2]))].map(|interval| {
+        let told = Guided {
+            interval,
+            ..told.clone()
+        };
+        run(device, &config, &told, trajectory).0
+    });
+    assert_eq!(sometimes, always);
 }
 
 #[test]
 fn a_samplers_state_crosses_the_ends_of_an_interval_to_the_bit() {
-    crosses_to_the_bit(&cpu(), &Sampler::ALL);
+    for sampler in Sampler::ALL {
+        crosses_to_the_bit(&cpu(), &trajectory(sampler), &guided(true, None));
+    }
+}
+
+#[test]
+fn so_it_does_from_an_image_around_a_part_that_is_kept_and_of_codes() {
+    let shape = [2, LATENT[0], LATENT[1], LATENT[2]];
+    let kept = Guided {
+        kept: Some(Kept {
+            latent: normal(&shape, 5),
+            mask: Tensor::from_fn(shape, |i| (i / 4 % 2) as f32),
+        }),
+        ..guided(true, None)
+    };
+    let from_image = Options {
+        strength: Some(0.6),
+        ..Options::new(8)
+    };
+    for sampler in [Sampler::Ddim, Sampler::EulerAncestral, Sampler::UniPc] {
+        crosses_to_the_bit(&cpu(), &trajectory(sampler), &kept);
+        crosses_to_the_bit(&cpu(), &planned(sampler, &from_image), &guided(true, None));
+    }
+    let codes = Guided {
+        codebook: Some(30),
+        ..guided(true, None)
+    };
+    let quantised = Options {
+        quantise: true,
+        ..Options::new(STEPS)
+    };
+    for sampler in [Sampler::Ddpm, Sampler::Ddim] {
+        crosses_to_the_bit(&cpu(), &planned(sampler, &quantised), &codes);
+    }
 }
 
 #[test]
@@ -108,7 +147,8 @@ fn so_it_does_in_the_kernels() {
     };
     let target = Target::a100(Precision::F16);
     let emulator = Cuda::emulator(emulation, target, Arc::default()).unwrap();
-    crosses_to_the_bit(&Arc::new(emulator), &[Sampler::DpmSolver2M]);
+    let trajectory = trajectory(Sampler::DpmSolver2M);
+    crosses_to_the_bit(&Arc::new(emulator), &trajectory, &guided(true, None));
 }
 
 #[test]
