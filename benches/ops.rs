@@ -1,6 +1,6 @@
 //! Every operation case on the CPU: time, and operations and bytes per second from its cost.
 //!
-//! `cargo bench --bench ops -- 'conv2d/unet 64x64'` runs those whose name holds the words.
+//! `cargo bench --bench ops -- 'conv2d/unet 64x64'` runs those in whose name that regular expression is found.
 
 #[allow(dead_code, unused_imports, reason = "the tests use the rest")]
 #[path = "../tests/cases/mod.rs"]
@@ -14,7 +14,7 @@ use latent_diffusion::{Session, Weights};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Few samples and few resamplings: there are some four hundred cases.
+/// Few samples and few resamplings: there are nine hundred cases.
 fn settings() -> Criterion {
     Criterion::default()
         .sample_size(10)

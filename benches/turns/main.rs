@@ -30,12 +30,12 @@ use std::time::Instant;
 use work::Run;
 
 fn main() {
-    // `cargo bench` passes an option of its own, and nobody to take turns with.
-    let words: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|word| word != "--bench")
-        .collect();
-    let Some(device) = words.first() else {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo bench` passes an option of its own, a filter perhaps, and nobody to take turns with.
+    let device = words
+        .first()
+        .filter(|_| !words.iter().any(|w| w == "--bench"));
+    let Some(device) = device else {
         println!("turns: for tools/gpu_check.py, which says on which device");
         return;
     };
