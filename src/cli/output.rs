@@ -99,15 +99,22 @@ impl Output {
         };
         // Only what the user's own words name is replaced, and only once in a run.
         let named = matches!(self.place, Place::Template(_)) && !self.written.contains(&path);
-        let (path, existing) = match named || is_device(&path) {
-            true => (path, Existing::Replace),
-            false => (free(path), Existing::Keep),
-        };
+        let replaces = named || is_device(&path);
         self.index += 1;
-        self.written.insert(path.clone());
-        match write_file(&path, bytes, existing) {
-            Ok(()) => Ok(Some(path)),
-            Err(error) => Err(rescued(error, &path, bytes)),
+        loop {
+            let (path, existing) = match replaces {
+                true => (path.clone(), Existing::Replace),
+                false => (free(path.clone()), Existing::Keep),
+            };
+            match write_file(&path, bytes, existing) {
+                Ok(()) => {
+                    self.written.insert(path.clone());
+                    return Ok(Some(path));
+                }
+                // Another process took the name in the meantime.
+                Err(_) if existing == Existing::Keep && path.exists() => {}
+                Err(error) => return Err(rescued(error, &path, bytes)),
+            }
         }
     }
 

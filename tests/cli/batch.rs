@@ -2,6 +2,7 @@
 
 use super::support::{Place, Run};
 use std::fs;
+use std::process::Stdio;
 
 #[test]
 fn a_text_file_has_a_prompt_per_line() {
@@ -95,4 +96,24 @@ fn prompts_come_from_everywhere() {
             .stdout
             .contains("two lines,\none prompt")
     );
+}
+
+#[test]
+fn processes_that_share_a_folder_and_a_seed_take_each_others_names_from_nobody() {
+    let place = Place::new();
+    let line = ["-m", super::support::model().to_str().unwrap(), "-p", "x"];
+    let line = [&line[..], &["-t", "1", "-s", "1", "-b", "10", "-q"]].concat();
+    let start = |_| place.command(&line).stdout(Stdio::piped()).spawn().unwrap();
+    let children: Vec<_> = (0..4).map(start).collect();
+    let mut written: Vec<String> = vec![];
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        let paths = String::from_utf8(output.stdout).unwrap();
+        written.extend(paths.lines().map(str::to_owned));
+    }
+    written.sort();
+    written.dedup();
+    assert_eq!(written.len(), 40);
+    assert_eq!(place.names("outputs").len(), 40);
 }

@@ -5,6 +5,7 @@ use latent_diffusion::Tensor;
 use latent_diffusion::image::{
     Existing, Infotext, read_image, read_text_chunks, to_bytes, write_png,
 };
+use std::fs::File;
 use std::io::Read;
 use std::process::Stdio;
 
@@ -262,4 +263,20 @@ fn an_archive_holds_all_images_and_a_run_that_was_stopped_goes_on() {
     let at_once = [&slow[..], &["--npz", "c.npz", "--no-png"]].concat();
     sample(&place, &model, &at_once).lines();
     assert_eq!(arrays(&place, "b.npz"), arrays(&place, "c.npz"));
+}
+
+#[test]
+fn an_archive_is_a_file_that_one_process_makes() {
+    let place = Place::new();
+    std::fs::create_dir(place.path().join("folder")).unwrap();
+    for none in ["-", "folder"] {
+        let run = place.sample(&["-p", "x", "--npz", none]);
+        run.refused(2, &["--npz", none, "archive is a file"]);
+    }
+    let held = File::create(place.path().join("a.npz.part")).unwrap();
+    held.lock().unwrap();
+    let run = place.sample(&["-p", "x", "--npz", "a.npz"]);
+    run.refused(6, &["a.npz.part", "another process"]);
+    held.unlock().unwrap();
+    place.sample(&["-p", "x", "--npz", "a.npz"]).lines();
 }

@@ -7,7 +7,7 @@
 use latent_diffusion::image::{Array, Existing, to_bytes, write_npz};
 use latent_diffusion::{Error, Result, Tensor};
 use serde_json::Value;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -39,6 +39,12 @@ impl Pixels {
         labels: Vec<i64>,
         made: &Value,
     ) -> Result<Self> {
+        if path.is_dir() || path == Path::new("-") {
+            return Err(Error::request(format!(
+                "--npz {}: an archive is a file, which is written when its last image is done: name one",
+                path.display()
+            )));
+        }
         let mut collected = path.as_os_str().to_owned();
         collected.push(".part");
         let collected = PathBuf::from(collected);
@@ -51,6 +57,12 @@ impl Pixels {
             .truncate(false)
             .open(&collected)
             .map_err(failed)?;
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(Error::output(
+                &collected,
+                "another process is collecting images in it; name another archive",
+            ));
+        }
         let mut found = String::new();
         let length = file.metadata().map_err(failed)?.len();
         if length > 0
