@@ -53,8 +53,9 @@ struct Driver {
     gpu: Gpu,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
-    /// Functions by entry, their modules by file; loaded when first launched. The lock also keeps two threads from mixing their launches.
-    functions: Mutex<Functions>,
+    /// Functions by entry, their modules by file; loaded when first launched. Whoever puts something on the stream holds the lock: what a second
+    /// thread adds while the stream is captured would become part of the recording.
+    functions: Arc<Mutex<Functions>>,
     /// For weights; made when the first is loaded, and none where memory cannot be pinned.
     staging: OnceLock<Option<Mutex<Staging>>>,
 }
@@ -93,12 +94,14 @@ impl Drop for Block {
     }
 }
 
+fn lock(functions: &Mutex<Functions>) -> MutexGuard<'_, Functions> {
+    // A map of functions is whole after every statement.
+    functions.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Driver {
     fn lock(&self) -> MutexGuard<'_, Functions> {
-        // A map of functions is whole after every statement.
-        self.functions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.functions)
     }
 
     /// Makes an error of what the driver refused while `doing` something.
@@ -339,6 +342,7 @@ impl Door for Driver {
         Ok(Some(Box::new(Recorded {
             graph,
             stream: self.stream.clone(),
+            functions: self.functions.clone(),
             gpu: self.gpu.clone(),
             _calls: calls.to_vec(),
         })))
@@ -349,6 +353,7 @@ impl Door for Driver {
 struct Recorded {
     graph: CudaGraph,
     stream: Arc<CudaStream>,
+    functions: Arc<Mutex<Functions>>,
     gpu: Gpu,
     /// Their addresses are in the graph, so the memory must stay.
     _calls: Vec<Call>,
@@ -356,6 +361,7 @@ struct Recorded {
 
 impl Recording for Recorded {
     fn replay(&self) -> Result<()> {
+        let _lock = lock(&self.functions);
         let launched = self.graph.launch();
         launched
             .and_then(|()| self.stream.synchronize())
@@ -363,6 +369,7 @@ impl Recording for Recorded {
     }
 
     fn time(&self) -> Result<Duration> {
+        let _lock = lock(&self.functions);
         let timed = clock::time(&self.stream, || self.graph.launch());
         timed.map_err(|error| diagnosis::while_doing(&self.gpu, "timing", error))
     }

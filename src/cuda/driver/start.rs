@@ -9,7 +9,7 @@ use cudarc::driver::CudaContext;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 /// What the driver says of GPU number `ordinal`.
 fn describe(ordinal: u32) -> Result<Gpu, DriverError> {
@@ -77,7 +77,7 @@ pub(in crate::cuda) fn open(ordinal: u32) -> Result<(Arc<dyn Door>, Gpu)> {
                 gpu: gpu.clone(),
                 context,
                 stream,
-                functions: Mutex::default(),
+                functions: Arc::default(),
                 staging: OnceLock::new(),
             })
         };
