@@ -70,7 +70,6 @@ use counters::Counters;
 use door::{Call, Door, Memory, Span};
 use link::link_tuned;
 use memory::made;
-use probe::Effort;
 use rayon::ThreadPool;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -168,16 +167,6 @@ impl Cuda {
     /// What kernels are chosen for.
     pub fn target(&self) -> &Target {
         &self.target
-    }
-
-    /// Floating-point operations that the device multiplies and adds per second at best, and bytes of memory that it copies, measured by
-    /// kernels that do nothing else; `None` for the emulator, whose times say nothing.
-    ///
-    /// # Errors
-    /// If the device fails, or has too little memory.
-    pub fn measure_peak(&self) -> Result<Option<[f64; 2]>> {
-        let rates = || probe::rates(&*self.door, &self.target, Effort::MEASURE);
-        self.door.gpu().map(|_| rates()).transpose()
     }
 
     fn stopped(&self) -> Result<()> {

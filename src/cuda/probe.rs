@@ -3,26 +3,15 @@
 
 use super::door::{Call, Door, Span, Touched, Value};
 use super::kernel::{Precision, Target};
-use super::table;
+use super::{Cuda, table};
 use crate::error::{Error, Result};
 use std::time::Duration;
 
-/// How much the probes do.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Effort {
-    /// Bytes that are copied: more than any second-level cache holds.
-    pub bytes: usize,
-    /// Products, one after another, in each accumulator.
-    pub steps: i32,
-}
+/// Bytes that are copied: more than any second-level cache holds, and a millisecond or so.
+const BYTES: usize = 256 << 20;
 
-impl Effort {
-    /// A millisecond or so of each.
-    pub const MEASURE: Self = Self {
-        bytes: 256 << 20,
-        steps: 4096,
-    };
-}
+/// Products, one after another, in each accumulator: as long.
+const STEPS: i32 = 4096;
 
 /// Threads of a block that multiplies registers.
 const THREADS: usize = 128;
@@ -88,20 +77,26 @@ fn call(entry: &str, (blocks, shared_bytes): (u32, u32), values: Vec<Value>) -> 
     })
 }
 
-/// Floating-point operations that the device multiplies and adds per second, and bytes that it reads and writes.
-///
-/// # Errors
-/// If the device fails, or has too little memory.
-pub(super) fn rates(door: &dyn Door, target: &Target, effort: Effort) -> Result<[f64; 2]> {
-    let probe = Multiply::new(target, effort.steps);
-    let (multiplied, _) = multiply(door, target, &probe)?;
-    let (copied, to) = copy(door, target, effort.bytes)?;
-    let flops =
-        probe.flops * f64::from(effort.steps) * f64::from(probe.blocks * target.multiprocessors);
-    Ok([
-        flops / multiplied.as_secs_f64(),
-        2.0 * to.bytes() as f64 / copied.as_secs_f64(),
-    ])
+impl Cuda {
+    /// Floating-point operations that the device multiplies and adds per second at best, and bytes of memory that it reads and writes; `None`
+    /// for the emulator, whose times say nothing.
+    ///
+    /// # Errors
+    /// If the device fails, or has too little memory.
+    pub fn measure_peak(&self) -> Result<Option<[f64; 2]>> {
+        if self.hardware().is_none() {
+            return Ok(None);
+        }
+        let (door, target) = (&*self.door, &self.target);
+        let probe = Multiply::new(target, STEPS);
+        let (multiplied, _) = multiply(door, target, &probe)?;
+        let (copied, to) = copy(door, target, BYTES)?;
+        let blocks = f64::from(probe.blocks * target.multiprocessors);
+        Ok(Some([
+            probe.flops * f64::from(STEPS) * blocks / multiplied.as_secs_f64(),
+            2.0 * to.bytes() as f64 / copied.as_secs_f64(),
+        ]))
+    }
 }
 
 fn memory(span: &Span, written: bool) -> Value {
@@ -153,7 +148,7 @@ mod tests {
             .collect()
     }
 
-    const STEPS: usize = 30;
+    const FEW: usize = 30;
 
     /// The sum that a thread ends with. By registers it is of products of ones, or near a limit.
     fn expected(target: &Target, thread: usize) -> f32 {
@@ -178,9 +173,9 @@ mod tests {
                 places
                     .map(|(row, column)| product(row, column))
                     .sum::<f32>()
-                    * STEPS as f32
+                    * FEW as f32
             }
-            (Precision::F16, _) => (64 * 16 * STEPS) as f32,
+            (Precision::F16, _) => (64 * 16 * FEW) as f32,
             (Precision::F32, _) => 64.0,
         }
     }
@@ -204,7 +199,7 @@ mod tests {
                 compute_capability,
                 ..Target::a100(precision)
             };
-            let probe = Multiply::new(&target, STEPS as i32);
+            let probe = Multiply::new(&target, FEW as i32);
             let (_, sums) = multiply(&*door, &target, &probe).unwrap();
             let sums = floats(&*door, &sums);
             let threads = table::entry(probe.entry).unwrap().threads as usize;

@@ -30,7 +30,7 @@ impl Limits for UNetConfig {
         let heads = |attention, channels: usize| match attention {
             Attention::None => None,
             Attention::Pixels { heads } | Attention::Transformer { heads, .. } => {
-                divides("attention heads", heads, "channels", channels)
+                divides("attention heads", heads, channels)
             }
         };
         let depth = |attention| match attention {
@@ -98,7 +98,7 @@ impl Limits for ClipConfig {
             .or_else(|| within("layers", self.layers, MAX_BLOCKS))
             .or_else(|| within("feed-forward channels", self.mlp, 4 * MAX_CHANNELS))
             .or_else(|| within("positions", self.positions, MAX_CHANNELS))
-            .or_else(|| divides("attention heads", self.heads, "channels", self.width))
+            .or_else(|| divides("attention heads", self.heads, self.width))
             .or_else(|| {
                 (self.skip_layers >= self.layers).then(|| {
                     format!(
@@ -134,10 +134,10 @@ fn within(what: &str, count: usize, most: usize) -> Option<String> {
 
 fn grouped(groups: usize, channels: usize) -> Option<String> {
     within("channels", channels, MAX_CHANNELS)
-        .or_else(|| divides("normalisation groups", groups, "channels", channels))
+        .or_else(|| divides("normalisation groups", groups, channels))
 }
 
-fn divides(what: &str, parts: usize, whole: &str, count: usize) -> Option<String> {
-    (parts == 0 || !count.is_multiple_of(parts))
-        .then(|| format!("{count} {whole} cannot be divided among {parts} {what}"))
+fn divides(what: &str, parts: usize, channels: usize) -> Option<String> {
+    (parts == 0 || !channels.is_multiple_of(parts))
+        .then(|| format!("{channels} channels cannot be divided among {parts} {what}"))
 }
