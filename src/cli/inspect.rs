@@ -195,6 +195,7 @@ fn as_json(model: &Model, networks: Vec<Value>, unused: Vec<String>) -> Value {
         "timestep_spacing": schedule.timestep_spacing.map(|rule| format!("{rule:?}").to_lowercase()),
         "zero_terminal_snr": schedule.zero_terminal_snr,
         "sampler": config.sampling.sampler,
+        "scheduler": config.sampling.sigmas,
         "steps": config.sampling.steps,
         "cfg_scale": config.sampling.guidance_scale,
         "tokenizer": model.tokenizer().ok().map(|tokenizer| json!({

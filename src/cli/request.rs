@@ -94,6 +94,7 @@ fn outlined(
         if request.sampler != usual {
             // What the model's authors recommend is their sampler's.
             request.options.eta = None;
+            request.options.sigmas = SigmaSpacing::Normal;
         }
     }
     if let Some(name) = &settings.scheduler {

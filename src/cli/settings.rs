@@ -52,7 +52,7 @@ pub struct Settings {
     /// Sampler: DDPM, DDIM, PLMS, Euler, Euler a, Heun, DPM++ 2M, DPM++ 2M SDE, UniPC or LCM [default: the model's]
     #[arg(long, aliases = ["sampling-method", "sample-method", "sampler-name"], value_name = "NAME")]
     pub sampler: Option<String>,
-    /// Spacing of noise levels: normal, karras, exponential, sgm_uniform or simple
+    /// Spacing of noise levels: normal, karras, exponential, sgm_uniform or simple [default: the model's, or else normal]
     #[arg(long, aliases = ["schedule", "sigma-schedule"], value_name = "NAME")]
     pub scheduler: Option<String>,
     /// Share of fresh noise per step (DDIM, Euler a), 0 to 1

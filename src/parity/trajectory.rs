@@ -51,6 +51,17 @@ fn planned(model: &Model, dump: &Dump) -> Result<Trajectory> {
         options.eta = Some(number(dump, "eta", 0.0)?);
     }
     let mut config = model.config.clone();
+    let asks = matches!(
+        sampler,
+        Sampler::Euler
+            | Sampler::Heun
+            | Sampler::DpmSolver2M
+            | Sampler::DpmSolver2MSde
+            | Sampler::UniPc
+    );
+    if let (true, Some(name)) = (asks, &config.sampling.sigmas) {
+        options.sigmas = SigmaSpacing::parse(name)?;
+    }
     match dump.metadata("scheduler") {
         None => {}
         // A class says no more than `sampler` does.
@@ -60,7 +71,7 @@ fn planned(model: &Model, dump: &Dump) -> Result<Trajectory> {
         }
         Some(Json::String(name)) => options.sigmas = SigmaSpacing::parse(name)?,
         Some(Json::Object(settings)) => {
-            options.sigmas = sigmas(settings, dump)?;
+            options.sigmas = sigmas(settings, options.sigmas, dump)?;
             let settings = settings.iter().map(|(key, value)| (key.as_str(), value));
             change(&mut config, dump, settings)?;
         }
@@ -88,18 +99,18 @@ fn planned(model: &Model, dump: &Dump) -> Result<Trajectory> {
 /// The rules for choosing timesteps, as diffusers names them.
 const RULES: [&str; 3] = ["leading", "linspace", "trailing"];
 
-/// How diffusers' settings spread the noise ratios.
-fn sigmas(settings: &Map<String, Json>, dump: &Dump) -> Result<SigmaSpacing> {
-    let set = |key: &&str| settings.get(*key).and_then(Json::as_bool).unwrap_or(false);
+/// How diffusers' settings spread the noise ratios; as is usual where they do not say.
+fn sigmas(settings: &Map<String, Json>, usual: SigmaSpacing, dump: &Dump) -> Result<SigmaSpacing> {
+    let set = |key: &str| settings.get(key).and_then(Json::as_bool);
     if let Some(setting) = unsupported_settings(settings).first() {
         return Err(dump.refuse(format!("has a `scheduler` whose {setting}")));
     }
-    Ok(if set(&"use_karras_sigmas") {
-        SigmaSpacing::Karras
-    } else if set(&"use_exponential_sigmas") {
-        SigmaSpacing::Exponential
-    } else {
-        SigmaSpacing::Normal
+    let asked = [set("use_karras_sigmas"), set("use_exponential_sigmas")];
+    Ok(match asked {
+        [Some(true), _] => SigmaSpacing::Karras,
+        [_, Some(true)] => SigmaSpacing::Exponential,
+        [None, None] => usual,
+        _ => SigmaSpacing::Normal,
     })
 }
 

@@ -5,7 +5,7 @@ use super::{Interval, Mask, Model};
 use crate::error::{Error, Result};
 use crate::models::config::Condition;
 use crate::rng::NoiseSource;
-use crate::sampler::{Options, Sampler};
+use crate::sampler::{Options, Sampler, SigmaSpacing};
 use crate::tensor::Tensor;
 
 /// The largest image that is attempted, in pixels.
@@ -94,6 +94,10 @@ impl Request {
             Some(name) => Sampler::parse(name)?,
             None => Sampler::Ddim,
         };
+        let sigmas = match &defaults.sigmas {
+            Some(name) => SigmaSpacing::parse(name)?,
+            None => SigmaSpacing::Normal,
+        };
         Ok(Self {
             prompt: prompt.into(),
             negative_prompt: String::new(),
@@ -102,6 +106,7 @@ impl Request {
             sampler,
             options: Options {
                 eta: defaults.eta,
+                sigmas,
                 ..Options::new(defaults.steps.unwrap_or(50))
             },
             guidance_scale: defaults.guidance_scale.unwrap_or(usual_scale) as f32,

@@ -125,6 +125,7 @@ fn schedule(params: &Section) -> Result<ScheduleConfig> {
 fn read_sampling(sampling: &Section, config: &mut ModelConfig) -> Result<()> {
     config.sampling = SamplingDefaults {
         sampler: sampling.text("sampler")?.map(str::to_owned),
+        sigmas: sampling.text("scheduler")?.map(str::to_owned),
         steps: sampling.size("steps")?,
         eta: sampling.real("eta")?,
         guidance_scale: sampling.real("cfg_scale")?,

@@ -103,6 +103,7 @@ impl ModelConfig {
         self.sampling.sampler = class
             .filter(|class| KNOWN.contains(class))
             .map(str::to_owned);
+        self.sampling.sigmas = scheduler::spacing(&root)?.map(str::to_owned);
         Ok(())
     }
 }

@@ -93,6 +93,8 @@ impl TimestepSpacing {
 pub struct SamplingDefaults {
     /// Name of the sampler.
     pub sampler: Option<String>,
+    /// Name of the spacing of its noise ratios, where it counts by them.
+    pub sigmas: Option<String>,
     /// Number of steps.
     pub steps: Option<usize>,
     /// Share of fresh noise per step.

@@ -52,6 +52,25 @@ pub(super) fn schedule(root: &Section) -> Result<ScheduleConfig> {
     })
 }
 
+/// How the noise ratios are spread, where the class is one of those that ask.
+pub(super) fn spacing(root: &Section) -> Result<Option<&'static str>> {
+    const ASKING: [&str; 4] = [
+        "DPMSolverMultistepScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "UniPCMultistepScheduler",
+    ];
+    // The others keep such keys of a class that they were made from.
+    let asks = root
+        .text("_class_name")?
+        .is_some_and(|class| ASKING.contains(&class));
+    Ok(match asks {
+        true if root.flag("use_karras_sigmas", false)? => Some("karras"),
+        true if root.flag("use_exponential_sigmas", false)? => Some("exponential"),
+        _ => None,
+    })
+}
+
 /// The settings that change what a scheduler computes to what no sampler here does, each as the end of a sentence.
 pub fn unsupported_settings(settings: &Map<String, Value>) -> Vec<String> {
     // Of each setting the values that are computed here; most are the default of every class that has it.
@@ -119,6 +138,15 @@ mod tests {
             euler.schedule.timestep_spacing,
             Some(TimestepSpacing::Linspace)
         );
+        let spread = |class| {
+            let json = json!({"_class_name": class, "use_karras_sigmas": true});
+            read(json).unwrap().sampling.sigmas
+        };
+        assert_eq!(
+            spread("DPMSolverMultistepScheduler").as_deref(),
+            Some("karras")
+        );
+        assert_eq!(spread("DDIMScheduler"), None);
         let lcm = read(json!({"_class_name": "LCMScheduler"})).unwrap();
         assert_eq!(lcm.schedule.beta_schedule, BetaSchedule::ScaledLinear);
         assert_eq!(lcm.sampling.sampler.as_deref(), Some("LCMScheduler"));

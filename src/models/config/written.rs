@@ -68,6 +68,7 @@ fn root(config: &ModelConfig) -> Value {
         },
         "sampling": present(json!({
             "sampler": sampling.sampler,
+            "scheduler": sampling.sigmas,
             "steps": sampling.steps,
             "eta": sampling.eta,
             "cfg_scale": sampling.guidance_scale,
