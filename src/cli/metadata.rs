@@ -1,5 +1,6 @@
 //! How an image was made, written into it and read back: as infotext for everyone, and as JSON for us.
 
+use super::args::ModelArgs;
 use super::engine::Engine;
 use super::settings::Settings;
 use latent_diffusion::image::{Infotext, TextChunk, read_text_chunks};
@@ -61,6 +62,7 @@ pub fn chunks(
     fields: &Map<String, Value>,
     seed: u64,
     engine: &Engine,
+    changed: &ModelArgs,
 ) -> Vec<TextChunk> {
     let (options, model) = (&request.options, engine.model());
     let [width, height] = request.keep.unwrap_or([request.width, request.height]);
@@ -79,7 +81,7 @@ pub fn chunks(
         denoising_strength: options.strength,
         // Readers take silence for the GPU's.
         rng: (request.rng == NoiseSource::Cpu).then(|| "CPU".to_owned()),
-        extra: extra(request, fields),
+        extra: extra(request, fields, changed),
         version: Some(VERSION.to_owned()),
     };
     let ours = json!({
@@ -87,6 +89,10 @@ pub fn chunks(
         "version": VERSION,
         "model": model.name,
         "device": engine.arithmetic(),
+        // What the command line changed of the model's own configuration; null as it is.
+        "clip_skip": changed.clip_skip,
+        "timestep_spacing": changed.timestep_spacing,
+        "ema": changed.average(),
         "request": fields,
     });
     vec![
@@ -104,8 +110,15 @@ fn class(request: &Request) -> Option<usize> {
 }
 
 /// What the infotext's form has no place of its own for.
-fn extra(request: &Request, fields: &Map<String, Value>) -> Vec<(String, String)> {
+fn extra(
+    request: &Request,
+    fields: &Map<String, Value>,
+    changed: &ModelArgs,
+) -> Vec<(String, String)> {
     let mut extra = vec![];
+    if let Some(skip) = changed.clip_skip.filter(|&skip| skip > 1) {
+        extra.push(("Clip skip".to_owned(), skip.to_string()));
+    }
     if let Some(class) = class(request) {
         extra.push(("Class".to_owned(), class.to_string()));
     }

@@ -105,7 +105,7 @@ fn run(command: Command, commands: &[String], console: &Console, stop: &Stop) ->
 fn failed(error: &anyhow::Error, console: &Console, stop: &Stop) -> Result<u8> {
     match error.downcast_ref::<Error>() {
         Some(Error::Interrupted) => {
-            console.note("stopped; finished images are kept");
+            console.note("stopped; finished files are kept");
             Ok(stop.exit_code())
         }
         Some(known) => {

@@ -85,6 +85,23 @@ fn noise_is_drawn_as_the_models_authors_recommend_for_their_sampler() {
     assert_eq!(eta(&["--sampler", "euler a"]), None);
 }
 
+#[test]
+fn an_image_says_what_was_changed_of_its_model() {
+    let place = Place::new();
+    let layers = ("num_hidden_layers: 1", "num_hidden_layers: 2");
+    let model = told(&place, "text", &[layers]);
+    let changes = ["--clip-skip", "2", "--timestep-spacing", "trailing"];
+    let line = [&["-p", "x", "-o", "a.png"][..], &changes].concat();
+    let read = infotext(&place, &sample(&place, &model, &line));
+    assert!(
+        read.extra.contains(&("Clip skip".into(), "2".into())),
+        "{read:?}"
+    );
+    let stored = place.ldm(&["inspect", "a.png", "--json"]);
+    let stored: serde_json::Value = serde_json::from_str(stored.lines()[0]).unwrap();
+    assert_eq!(stored["texts"]["ldm"]["timestep_spacing"], "trailing");
+}
+
 /// An image and a mask whose left half is white.
 pub fn pair(place: &Place, [image, mask]: [&str; 2], [width, height]: [usize; 2]) -> Tensor {
     let photo = Tensor::from_fn([1, height, width, 3], |i| (i % 11) as f32 / 5.0 - 1.0);

@@ -215,7 +215,10 @@ impl<'a> Studio<'a> {
         let mut fields = metadata::settings(request, &job.settings, seed);
         let chunks = match self.orders.args.no_metadata {
             true => vec![],
-            false => metadata::chunks(request, &fields, seed, &self.engine),
+            false => {
+                let changed = &self.orders.args.model;
+                metadata::chunks(request, &fields, seed, &self.engine, changed)
+            }
         };
         let bytes = encode_png(image, &chunks)?;
         let path = self.output.write(&bytes, names, "png", self.console)?;
