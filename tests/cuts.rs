@@ -62,16 +62,11 @@ fn steps(batch: usize) -> Vec<Graph> {
 
 /// The emulator as if it were a GPU of this architecture.
 fn emulator(compute_capability: u32) -> Arc<Cuda> {
-    let emulation = Emulation {
-        threads: 2,
-        check: true,
-        seed: 0,
-    };
     let target = Target {
         compute_capability,
         ..Target::a100(Precision::F16)
     };
-    Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap())
+    Arc::new(Cuda::emulator(Emulation::watched(2), target, Arc::default()).unwrap())
 }
 
 #[test]

@@ -25,9 +25,8 @@ fn consumer(sums: Sums) -> Target {
 
 fn emulator_of(target: Target, check: bool) -> Arc<Cuda> {
     let emulation = Emulation {
-        threads: 2,
         check,
-        seed: 0,
+        ..Emulation::plain(2)
     };
     Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap())
 }
@@ -208,13 +207,8 @@ fn a_latent_that_is_not_finite_is_refused_in_floats_too() {
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn stopping_ends_a_run_within_a_kernel() {
     let stop = Arc::new(AtomicBool::new(false));
-    let emulation = Emulation {
-        threads: 2,
-        check: false,
-        seed: 0,
-    };
     let target = Target::a100(Precision::F16);
-    let device = Cuda::emulator(emulation, target, stop.clone()).unwrap();
+    let device = Cuda::emulator(Emulation::plain(2), target, stop.clone()).unwrap();
     let model = Model::demo().unwrap();
     let mut request = request(&model, 20);
     (request.width, request.height) = (16, 16);

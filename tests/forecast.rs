@@ -16,13 +16,8 @@ fn cpu() -> Cpu {
 }
 
 fn emulator() -> Arc<Cuda> {
-    let emulation = Emulation {
-        threads: 2,
-        check: false,
-        seed: 0,
-    };
     let target = Target::a100(Precision::F16);
-    Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap())
+    Arc::new(Cuda::emulator(Emulation::plain(2), target, Arc::default()).unwrap())
 }
 
 fn request(model: &Model, size: usize, batch: usize) -> Request {

@@ -140,13 +140,8 @@ fn so_it_does_from_an_image_around_a_part_that_is_kept_and_of_codes() {
 #[test]
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn so_it_does_in_the_kernels() {
-    let emulation = Emulation {
-        threads: 2,
-        check: false,
-        seed: 0,
-    };
     let target = Target::a100(Precision::F16);
-    let emulator = Cuda::emulator(emulation, target, Arc::default()).unwrap();
+    let emulator = Cuda::emulator(Emulation::plain(2), target, Arc::default()).unwrap();
     let trajectory = trajectory(Sampler::DpmSolver2M);
     crosses_to_the_bit(&Arc::new(emulator), &trajectory, &guided(true, None));
 }

@@ -90,13 +90,8 @@ fn database() -> (Database, Vec<f32>, [Vec<f32>; 2]) {
 fn the_kernels_find_the_rows_that_the_cpu_finds() {
     let (database, _, queries) = database();
     let cpu = Arc::new(Cpu::new(2, Arc::default()).unwrap());
-    let emulation = Emulation {
-        threads: 2,
-        check: false,
-        seed: 0,
-    };
     let target = Target::a100(Precision::F16);
-    let emulator = Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap());
+    let emulator = Arc::new(Cuda::emulator(Emulation::plain(2), target, Arc::default()).unwrap());
     for query in &queries {
         let expected = database.nearest(&cpu, query, 50).unwrap();
         assert_eq!(database.nearest(&emulator, query, 50).unwrap(), expected);

@@ -121,13 +121,8 @@ fn networks_answer_as_pytorch_does() {
 #[test]
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn the_emulator_answers_as_pytorch_does() {
-    let emulation = Emulation {
-        threads: 2,
-        check: true,
-        seed: 0,
-    };
     let target = Target::a100(Precision::F16);
-    let emulator = Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap());
+    let emulator = Arc::new(Cuda::emulator(Emulation::watched(2), target, Arc::default()).unwrap());
     let reports = check_on(&emulator, |_| true, |_| None);
     for (path, report) in &reports {
         let path = path.display();
@@ -146,17 +141,13 @@ fn the_emulator_answers_as_pytorch_does() {
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
 fn unets_answer_as_pytorch_does_with_sums_in_halves() {
     let errors = [Sums::F32, Sums::of_geforce(89)].map(|sums| {
-        let emulation = Emulation {
-            threads: 2,
-            check: false,
-            seed: 0,
-        };
         let target = Target {
             sums,
             // So few that these narrow networks fill them.
             ..Target::rtx_4090(Precision::F16).with_multiprocessors(1)
         };
-        let emulator = Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap());
+        let emulator =
+            Arc::new(Cuda::emulator(Emulation::plain(2), target, Arc::default()).unwrap());
         println!("{sums:?}");
         let budget = |_| Some(1e-2);
         let reports = check_on(&emulator, |of| of == Component::UNet, budget);

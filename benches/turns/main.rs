@@ -59,12 +59,11 @@ fn main() {
 
 /// The emulator as fast as it goes, for trying things out.
 fn emulator() -> Result<Cuda> {
-    let emulation = Emulation {
-        threads: 0,
-        check: false,
-        seed: 0,
-    };
-    Cuda::emulator(emulation, Target::a100(Precision::F16), Arc::default())
+    Cuda::emulator(
+        Emulation::plain(0),
+        Target::a100(Precision::F16),
+        Arc::default(),
+    )
 }
 
 /// Makes work of so many rounds, and says how many FLOPs it is.

@@ -71,16 +71,12 @@ pub fn open(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device>
         Choice::Cuda(ordinal) => gpu(ordinal, args, console, stop)?,
         Choice::Emulator => {
             let precision = precision(args.dtype)?;
-            // Its purpose is to find faults, so it looks for them.
-            let emulation = Emulation {
-                threads: args.threads,
-                check: true,
-                seed: 0,
-            };
             let target = match &args.target {
                 Some(name) => Gpu::named(name)?.target(precision),
                 None => Target::a100(precision),
             };
+            // Its purpose is to find faults, so it looks for them.
+            let emulation = Emulation::watched(args.threads);
             let device = Cuda::emulator(emulation, target, stop.flag())?;
             configured(device, args, console)?
         }

@@ -19,6 +19,25 @@ pub struct Emulation {
     pub seed: u64,
 }
 
+impl Emulation {
+    /// As fast as it goes on so many threads, in the one fixed order.
+    pub const fn plain(threads: usize) -> Self {
+        Self {
+            threads,
+            check: false,
+            seed: 0,
+        }
+    }
+
+    /// The same, every access watched.
+    pub const fn watched(threads: usize) -> Self {
+        Self {
+            check: true,
+            ..Self::plain(threads)
+        }
+    }
+}
+
 /// Gets the emulator ready.
 ///
 /// # Errors

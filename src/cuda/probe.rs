@@ -183,12 +183,7 @@ mod tests {
     #[test]
     #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
     fn probes_do_the_work_that_they_are_timed_for() {
-        let door = emulator::open(Emulation {
-            threads: 2,
-            check: true,
-            seed: 0,
-        })
-        .unwrap();
+        let door = emulator::open(Emulation::watched(2)).unwrap();
         for (precision, compute_capability) in [
             (Precision::F16, 80),
             (Precision::F16, 90),

@@ -101,9 +101,8 @@ fn emulator_of(target: Target) -> Arc<Cuda> {
 /// The emulator, watching every access, with threads and blocks in the order that `seed` gives.
 fn emulated(seed: u64, target: Target) -> Arc<Cuda> {
     let emulation = Emulation {
-        threads: 1,
-        check: true,
         seed,
+        ..Emulation::watched(1)
     };
     Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap())
 }

@@ -311,9 +311,8 @@ fn one_wrong_bit_is_found() {
 
 fn emulator(seed: u64) -> Cuda {
     let emulation = Emulation {
-        threads: 1,
-        check: true,
         seed,
+        ..Emulation::watched(1)
     };
     let hopper = Target {
         compute_capability: 90,
