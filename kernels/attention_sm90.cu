@@ -337,6 +337,10 @@ DEVICE void flash(const TensorMap& y, const TensorMap& q, const TensorMap& k, co
             barrier_init(&barriers.values_free[stage], groups * 4);
         }
         barrier_init_fence();
+        prefetch_map(q);
+        prefetch_map(k);
+        prefetch_map(v);
+        prefetch_map(y);
     }
     sync_block();
     wait_for_previous_grid();

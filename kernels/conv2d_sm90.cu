@@ -46,6 +46,13 @@ struct Pixels {
 
     __device__ __forceinline__ static int phase() { return static_cast<int>(blockIdx.z); }
 
+    __device__ __forceinline__ void prefetch() const {
+        prefetch_map(first);
+        prefetch_map(second);
+        prefetch_map(beside);
+        prefetch_map(beside_second);
+    }
+
     // The first pixel of a tile.
     struct Place {
         int image;

@@ -118,7 +118,7 @@ DEVICE void load_weights(const Ring<T>& ring, const TensorMap& w, int row, int s
 }
 
 // One thread loads all stages of all tiles. `source.begin(place, step)` is where A is read from, and `source.load(at, stage, full)` loads 64 of its
-// columns and goes on.
+// columns and goes on; `source.prefetch()` brings its maps while nothing can be read yet.
 template <class T, class Source>
 DEVICE void load_stages(unsigned char* shared, const Source& source, const TensorMap& w, const Work& work) {
     Ring<T> ring = ring_of<T>(shared, 1), ahead = ring;
@@ -128,6 +128,7 @@ DEVICE void load_stages(unsigned char* shared, const Source& source, const Tenso
         load_weights(ahead, w, work.row + first_turn<T>() % work.columns * T::BN, work.first + step);
         advance(ahead);
     }
+    source.prefetch();
     wait_for_previous_grid();
     int loaded = 0;
 #pragma unroll 1

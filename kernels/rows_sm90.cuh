@@ -10,6 +10,10 @@ struct Rows {
     const TensorMap& second;
     int columns_first;
 
+    __device__ __forceinline__ void prefetch() const {
+        prefetch_map(first);
+        prefetch_map(second);
+    }
     // The first row of a tile.
     __device__ __forceinline__ int place(int tile) const { return tile * T::BM; }
     __device__ __forceinline__ int row(int place, int tile_row) const { return place + tile_row; }
