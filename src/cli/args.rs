@@ -5,6 +5,7 @@
 
 use super::bench::BenchArgs;
 use super::engine::EngineArgs;
+use super::number::count;
 use super::pack::PackArgs;
 use super::parity::ParityArgs;
 use super::plan::PlanArgs;
@@ -140,7 +141,7 @@ pub struct ModelArgs {
     #[arg(long, conflicts_with = "ema")]
     pub no_ema: bool,
     /// Text encoder layers to stop before the last one, counted from 1 (none)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count)]
     pub clip_skip: Option<usize>,
     /// How timesteps are chosen: leading, linspace or trailing [default: the model's]
     #[arg(long, value_name = "RULE")]
@@ -192,11 +193,11 @@ pub struct SampleArgs {
     )]
     pub long_prompt: LongPrompt,
     /// Runs per prompt; image i uses seed + i
-    #[arg(short, long, default_value_t = 1, aliases = ["n-iter", "num-samples"], allow_negative_numbers = true, value_name = "N", help_heading = "Output")]
+    #[arg(short, long, default_value_t = 1, aliases = ["n-iter", "num-samples"], allow_negative_numbers = true, value_name = "N", help_heading = "Output", value_parser = count)]
     pub batch_count: usize,
     /// Images per prompt or class in all, up to ten at a time unless --batch-size says otherwise; image i uses seed + i. For models
     /// without prompts -n means the same
-    #[arg(long, aliases = ["n", "num-images"], conflicts_with = "batch_count", allow_negative_numbers = true, value_name = "N", help_heading = "Output")]
+    #[arg(long, aliases = ["n", "num-images"], conflicts_with = "batch_count", allow_negative_numbers = true, value_name = "N", help_heading = "Output", value_parser = count)]
     pub num: Option<usize>,
     /// Collect all images in a .npz archive too, as evaluations read it; a run that was stopped goes on where it was. The seed is 0
     /// unless --seed says otherwise

@@ -14,6 +14,7 @@ use super::device::{self, Device};
 use super::engine::EngineArgs;
 use super::model;
 use super::networks::{Chosen, inputs};
+use super::number::count;
 use super::stop::Stop;
 use clap::Args;
 use latent_diffusion::backend::Backend;
@@ -32,10 +33,10 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub chosen: Chosen,
     /// Runs; the fastest counts
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 3, value_name = "N", allow_negative_numbers = true, value_parser = count)]
     pub repeat: usize,
     /// How many of the slowest nodes are listed
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 10, value_name = "N", allow_negative_numbers = true, value_parser = count)]
     pub top: usize,
     /// Write a trace of every operation and kernel, as chrome://tracing and Perfetto draw it
     #[arg(long, value_name = "FILE")]

@@ -1,6 +1,7 @@
 //! A model on whichever device was asked for. A pipeline is generic over its device; here is the one place where the choice is made.
 
 use super::device::{Accumulate, Choice, Device, Dtype, Memory};
+use super::number::count;
 use clap::{ArgAction, Args};
 use latent_diffusion::cpu::Cpu;
 use latent_diffusion::cuda::Cuda;
@@ -30,8 +31,7 @@ pub struct EngineArgs {
         long,
         default_value_t = 0,
         hide_default_value = true,
-        allow_negative_numbers = true
-    )]
+        allow_negative_numbers = true, value_parser = count)]
     pub threads: usize,
     /// Take the tiles of this table of `ldm tune`, which changes no result [default: the one it wrote for this GPU]
     #[arg(long, value_name = "FILE")]

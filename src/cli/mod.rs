@@ -19,6 +19,7 @@ mod list;
 mod metadata;
 mod model;
 mod networks;
+mod number;
 mod output;
 mod pack;
 mod parity;

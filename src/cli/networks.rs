@@ -1,5 +1,6 @@
 //! The networks of a model at given sizes, by the names under which `bench` and `tune` run them.
 
+use super::number::count;
 use clap::{Args, ValueEnum};
 use latent_diffusion::models::{autoencoder, text, unet};
 use latent_diffusion::pipeline::{self, Model, StepSizes};
@@ -16,7 +17,7 @@ pub struct Chosen {
     #[arg(long, value_name = "WxH")]
     pub size: Option<String>,
     /// Images per run
-    #[arg(long, alias = "batch-size", default_value_t = 1, value_name = "N")]
+    #[arg(long, alias = "batch-size", default_value_t = 1, value_name = "N", allow_negative_numbers = true, value_parser = count)]
     pub batch: usize,
 }
 

@@ -1,5 +1,6 @@
 //! What a request may say besides its prompt: on the command line, or on a line of a batch file.
 
+use super::number::{real, whole};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -11,19 +12,19 @@ pub struct Settings {
     #[arg(short, long, aliases = ["negative", "neg", "uncond-prompt"], value_name = "PROMPT")]
     pub negative_prompt: Option<String>,
     /// Sampling steps, 1 to 1000 [default: the model's]
-    #[arg(long, aliases = ["ddim-steps", "n-steps", "num-inference-steps", "sample-steps", "custom-steps"], allow_negative_numbers = true, value_name = "N")]
+    #[arg(long, aliases = ["ddim-steps", "n-steps", "num-inference-steps", "sample-steps", "custom-steps"], allow_negative_numbers = true, value_name = "N", value_parser = whole::<i64>)]
     pub steps: Option<i64>,
     /// Scale of classifier-free guidance; 1 is without [default: the model's]
-    #[arg(long, aliases = ["cfg", "scale", "guidance-scale"], allow_negative_numbers = true, value_name = "X")]
+    #[arg(long, aliases = ["cfg", "scale", "guidance-scale"], allow_negative_numbers = true, value_name = "X", value_parser = real)]
     pub cfg_scale: Option<f64>,
     /// How far guidance's contrast is brought back, 0 to 1
-    #[arg(long, allow_negative_numbers = true, value_name = "X")]
+    #[arg(long, allow_negative_numbers = true, value_name = "X", value_parser = real)]
     pub guidance_rescale: Option<f64>,
     /// Guide only at noise levels (sigma, as k-diffusion counts) above START and up to END; elsewhere the network is asked once a step
     #[arg(long, aliases = ["cfg-interval", "guidance-range"], allow_hyphen_values = true, value_name = "START:END")]
     pub guidance_interval: Option<String>,
     /// Seed of the first image; -1 for a random one [default: random]
-    #[arg(short, long, allow_negative_numbers = true, value_name = "N")]
+    #[arg(short, long, allow_negative_numbers = true, value_name = "N", value_parser = whole::<i128>)]
     pub seed: Option<i128>,
     /// Pixels across [default: the model's, in the proportions of an initial image]
     #[arg(
@@ -31,8 +32,7 @@ pub struct Settings {
         long,
         alias = "W",
         allow_negative_numbers = true,
-        value_name = "PIXELS"
-    )]
+        value_name = "PIXELS", value_parser = whole::<i64>)]
     pub width: Option<i64>,
     /// Pixels down [default: the model's]
     #[arg(
@@ -40,8 +40,7 @@ pub struct Settings {
         long,
         alias = "H",
         allow_negative_numbers = true,
-        value_name = "PIXELS"
-    )]
+        value_name = "PIXELS", value_parser = whole::<i64>)]
     pub height: Option<i64>,
     /// Width and height in one: 512x768
     #[arg(long, value_name = "WxH", allow_hyphen_values = true)]
@@ -60,8 +59,7 @@ pub struct Settings {
         long,
         alias = "ddim-eta",
         allow_negative_numbers = true,
-        value_name = "X"
-    )]
+        value_name = "X", value_parser = real)]
     pub eta: Option<f64>,
     /// Put the codebook's nearest codes in the place of each predicted image (DDIM and DDPM, autoencoders with a codebook)
     #[arg(long, aliases = ["quantize-denoised", "quantise-x0"])]
@@ -76,7 +74,7 @@ pub struct Settings {
     #[arg(long)]
     pub invert_mask: bool,
     /// Soften the mask's edge by this many pixels where the result is pasted into the image [default: 0]
-    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS", value_parser = real)]
     pub mask_blur: Option<f64>,
     /// Class to draw: an option of the command line that may be repeated, and of a line
     #[arg(skip)]
@@ -91,16 +89,16 @@ pub struct Settings {
     #[arg(long, value_name = "FILE")]
     pub classes: Option<PathBuf>,
     /// Neighbours of the prompt in the database that a retrieval-augmented model is shown, 0 to 20 [default: 10]
-    #[arg(short = 'k', long, aliases = ["knn", "neighbors"], allow_negative_numbers = true, value_name = "N")]
+    #[arg(short = 'k', long, aliases = ["knn", "neighbors"], allow_negative_numbers = true, value_name = "N", value_parser = whole::<i64>)]
     pub neighbours: Option<i64>,
     /// How far to depart from the initial image, 0 to 1 [default: 0.75]
-    #[arg(long, aliases = ["denoising-strength", "denoise", "img2img-strength"], allow_negative_numbers = true, value_name = "X")]
+    #[arg(long, aliases = ["denoising-strength", "denoise", "img2img-strength"], allow_negative_numbers = true, value_name = "X", value_parser = real)]
     pub strength: Option<f64>,
     /// Noise as PyTorch makes it on the cpu or on cuda [default: cpu]
     #[arg(long, value_name = "WHERE")]
     pub rng: Option<String>,
     /// Images per forward pass; their total is batch count times batch size
-    #[arg(long, aliases = ["n-samples", "bsize", "batch"], allow_negative_numbers = true, value_name = "N", help_heading = "Output")]
+    #[arg(long, aliases = ["n-samples", "bsize", "batch"], allow_negative_numbers = true, value_name = "N", help_heading = "Output", value_parser = whole::<i64>)]
     pub batch_size: Option<i64>,
 }
 

@@ -9,6 +9,7 @@ use super::device::{self, Device};
 use super::engine::EngineArgs;
 use super::model;
 use super::networks::{Chosen, Network, inputs};
+use super::number::count;
 use super::stop::Stop;
 use clap::Args;
 use latent_diffusion::cuda::{Cuda, TileSize, Tuned, predict, shape_name, tile_sizes};
@@ -27,7 +28,7 @@ pub struct TuneArgs {
     #[command(flatten)]
     pub chosen: Chosen,
     /// Runs of each tile; the fastest counts
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 3, value_name = "N", allow_negative_numbers = true, value_parser = count)]
     pub repeat: usize,
     /// File to write [default: where every command looks for it]
     #[arg(short, long, value_name = "FILE")]

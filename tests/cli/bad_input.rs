@@ -15,8 +15,10 @@ fn settings_out_of_range() {
         (&["-W", "18"], &["width 18", "16 and 20"]),
         (&["--size", "16"], &["size `16`"]),
         (&["--size", "-16x16"], &["width -16"]),
-        (&["--num", "-1"], &["-1", "--num"]),
-        (&["-t", "-1"], &["-1", "--threads"]),
+        (&["--num", "-1"], &["-1", "--num", "from 0 on"]),
+        (&["-t", "-1"], &["-1", "--threads", "from 0 on"]),
+        (&["--steps", "1.5"], &["--steps", "a whole number"]),
+        (&["--strength", "half"], &["--strength", "a number such as"]),
         (&["--cuts", "maybe"], &["--cuts", "expected on or off"]),
         (&["--classes", "c.txt"], &["layout2img"]),
         (
