@@ -118,6 +118,11 @@ impl Graph {
             .flat_map(|node| node.op.operator().params())
     }
 
+    /// Their names and shapes, as weights are [checked](crate::weights::Weights::check) for them.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, Shape)> {
+        self.params().map(|param| (&*param.name, param.shape))
+    }
+
     /// Declares an input tensor, held at the device's working precision.
     pub fn input(&mut self, name: &str, shape: impl Into<Shape>) -> Value {
         self.push_input(name, shape.into(), [false, false])

@@ -76,8 +76,7 @@ impl<B: Backend> Session<B> {
         weights: &Weights,
         enabled: impl Fn(&str) -> bool,
     ) -> Result<Self> {
-        let params = graph.params();
-        weights.check(params.map(|param| (param.name.as_str(), param.shape)))?;
+        weights.check(graph.tensors())?;
         let program = Program::with_fusion(&**backend, graph, enabled)?;
         Self::load(backend, program, weights)
     }
@@ -89,8 +88,7 @@ impl<B: Backend> Session<B> {
     pub fn together(backend: &Arc<B>, graphs: Vec<Graph>, weights: &Weights) -> Result<Vec<Self>> {
         let mut programs = Vec::with_capacity(graphs.len());
         for graph in graphs {
-            let params = graph.params();
-            weights.check(params.map(|param| (param.name.as_str(), param.shape)))?;
+            weights.check(graph.tensors())?;
             programs.push(Program::new(&**backend, graph)?);
         }
         let arena_bytes = programs.iter().map(|program| program.plan.arena_bytes);
@@ -116,9 +114,8 @@ impl<B: Backend> Session<B> {
                 continue;
             }
             let inputs: Vec<_> = node.inputs.iter().map(|&v| plan.place(v)).collect();
-            let shapes: Vec<_> = inputs.iter().map(|place| place.shape).collect();
-            let operator = node.op.operator();
-            let weights = backend.load(&selection.kernel, &operator.params(), weights)?;
+            let params = node.op.operator().params();
+            let weights = backend.load(&selection.kernel, &params, weights)?;
             steps.push(Step {
                 name: node.name.clone(),
                 op: node.op.clone(),
@@ -127,7 +124,7 @@ impl<B: Backend> Session<B> {
                 output: plan.places[index],
                 workspace: plan.workspaces[index].map(|offset| (offset, selection.workspace_bytes)),
                 weights,
-                cost: operator.cost(&shapes, node.shape),
+                cost: plan.graph.cost_of(node),
             });
             if index < plan.prologue {
                 prologue = steps.len();

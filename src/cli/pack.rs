@@ -42,8 +42,7 @@ pub fn run(args: &PackArgs, console: &Console, stop: &Stop) -> Result<()> {
         networks.extend(args.chosen.part(&model, part)?);
     }
     let programs = networks.into_iter().map(|(name, graph, weights)| {
-        let params = graph.params();
-        weights.check(params.map(|param| (param.name.as_str(), param.shape)))?;
+        weights.check(graph.tensors())?;
         console.detail(&format!("planning {name}"));
         Ok((Program::new(&*device, graph)?, weights))
     });

@@ -94,10 +94,9 @@ impl Model {
             let Some(weights) = self.weights(network.part) else {
                 continue;
             };
-            let params = || network.graph.params();
-            weights.check(params().map(|param| (param.name.as_str(), param.shape)))?;
+            weights.check(network.graph.tensors())?;
             files.extend(weights.files());
-            for param in params() {
+            for param in network.graph.params() {
                 let prefix = self.config.unet.as_ref().map_or("", |_| network.prefix);
                 let tensor = Written {
                     name: format!("{prefix}{}", param.name),
