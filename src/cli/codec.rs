@@ -6,8 +6,8 @@ use super::engine::Engine;
 use super::output::{Names, Output};
 use super::stop::Stop;
 use super::{device, model};
-use latent_diffusion::Result;
 use latent_diffusion::image::{encode_latent, encode_png, read_image, read_latent};
+use latent_diffusion::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// Encodes each image to its latent, or to the mean of its latent's distribution, at the diffusion model's scale.
@@ -33,16 +33,29 @@ pub fn encode(args: &EncodeArgs, console: &Console, stop: &Stop) -> Result<()> {
     Ok(())
 }
 
-/// Decodes each latent to an image.
+/// Decodes each latent to an image, or to as many as it is of.
 ///
 /// # Errors
 /// If a latent cannot be read or does not fit the model, or the image cannot be written.
 pub fn decode(args: &CodecArgs, console: &Console, stop: &Stop) -> Result<()> {
     let mut codec = Codec::open(args, "png", console, stop)?;
     for path in args.files() {
+        let latent = read_latent(path)?;
+        let channels = codec.engine.model().autoencoder()?.0.embed_dim;
+        if latent.shape().channels() != channels {
+            return Err(Error::file(
+                path,
+                format!(
+                    "holds a latent of {} channels, and this model's have {channels}: name the model that it was made with",
+                    latent.shape().channels()
+                ),
+            ));
+        }
         let report = &mut |event| console.event(event);
-        let image = codec.engine.decode(&read_latent(path)?, report)?;
-        codec.write_and_say(path, &encode_png(&image, &[])?)?;
+        let images = codec.engine.decode(&latent, report)?;
+        for index in 0..images.shape().batch() {
+            codec.write_and_say(path, &encode_png(&images.item(index)?, &[])?)?;
+        }
     }
     Ok(())
 }
@@ -66,6 +79,11 @@ impl<'a> Codec<'a> {
         console: &'a Console,
         stop: &Stop,
     ) -> Result<Self> {
+        if args.place.is_stdout() && args.files().count() > 1 {
+            return Err(Error::request(
+                "standard output takes one result: name a file or folder for several",
+            ));
+        }
         let model = model::open(&args.model, console)?;
         Ok(Self {
             engine: Engine::new(device::open(&args.engine, console, stop)?, model)

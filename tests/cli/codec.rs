@@ -1,6 +1,8 @@
 //! `encode`, `decode` and `reconstruct`, with and without a codebook.
 
 use super::support::{Place, model};
+use latent_diffusion::Tensor;
+use latent_diffusion::image::encode_latent;
 use safetensors::{Dtype, SafeTensors};
 use std::fs;
 
@@ -122,4 +124,23 @@ fn the_numbers_of_codes_are_stored_beside_the_latent() {
         "--indices",
     ];
     place.ldm(&command).refused(2, &["no codebook"]);
+}
+
+#[test]
+fn latents_are_decoded_one_by_one_by_the_model_that_made_them() {
+    let place = Place::new();
+    let latent = |images: usize, channels: usize| {
+        let latent = Tensor::from_fn([images, 4, 4, channels], |i| (i % 7) as f32 / 3.0 - 1.0);
+        encode_latent(&latent, None).unwrap()
+    };
+    place.file("two.safetensors", latent(2, 4));
+    let run = place.on_model("decode two.safetensors --outdir o", &[]);
+    assert_eq!(run.lines(), ["o/two.png", "o/two-1.png"]);
+    place.file("other.safetensors", latent(1, 3));
+    place
+        .on_model("decode other.safetensors", &[])
+        .refused(3, &["other.safetensors", "3 channels", "have 4"]);
+    place
+        .on_model("decode two.safetensors other.safetensors -o -", &[])
+        .refused(2, &["standard output takes one"]);
 }
