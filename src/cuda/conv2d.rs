@@ -114,7 +114,7 @@ fn factor(op: &Conv2d) -> Factor {
         }
     };
     let weight = Recipe { layout, params };
-    let bias = (!biases.is_empty()).then(|| Recipe {
+    let bias = (!biases.is_empty()).then_some(Recipe {
         layout: match biases.len() {
             1 => Layout::Vector,
             _ => Layout::Total,
