@@ -11,6 +11,9 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
+/// Bytes of text that are read of one file: a few kilobytes of it unpack to any number.
+const MAX_TEXT: usize = 16 << 20;
+
 /// A keyword and a text in a PNG file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextChunk {
@@ -131,7 +134,7 @@ pub(super) fn to_byte(x: f32) -> u8 {
 /// The texts in a PNG file, whichever program wrote them, wherever they stand.
 ///
 /// # Errors
-/// If the file cannot be read or is no sound PNG file.
+/// If the file cannot be read, is no sound PNG file, or unpacks to more than 16 MiB of text.
 pub fn read_text_chunks(path: &Path) -> Result<Vec<TextChunk>> {
     let file = open(path).map_err(|error| Error::file(path, format!("cannot be read: {error}")))?;
     text_chunks(BufReader::new(file))
@@ -142,15 +145,21 @@ fn text_chunks(file: BufReader<File>) -> std::result::Result<Vec<TextChunk>, Dec
     let mut reader = Decoder::new(file).read_info()?;
     reader.finish()?;
     let info = reader.info();
-    let mut chunks = Vec::new();
+    let (mut chunks, mut room) = (Vec::new(), MAX_TEXT);
     for chunk in &info.uncompressed_latin1_text {
         chunks.push(TextChunk::new(&chunk.keyword, &chunk.text));
     }
     for chunk in &info.compressed_latin1_text {
+        let mut chunk = chunk.clone();
+        chunk.decompress_text_with_limit(room)?;
         chunks.push(TextChunk::new(&chunk.keyword, chunk.get_text()?));
+        room = room.saturating_sub(chunks[chunks.len() - 1].text.len());
     }
     for chunk in &info.utf8_text {
+        let mut chunk = chunk.clone();
+        chunk.decompress_text_with_limit(room)?;
         chunks.push(TextChunk::new(&chunk.keyword, chunk.get_text()?));
+        room = room.saturating_sub(chunks[chunks.len() - 1].text.len());
     }
     Ok(chunks)
 }
@@ -233,5 +242,24 @@ mod tests {
             assert!(matches!(error, Error::File { .. }), "{error}");
         }
         assert!(read_text_chunks(&folder.path().join("none.png")).is_err());
+    }
+
+    #[test]
+    fn a_small_file_of_much_text_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bomb.png");
+        let written = |kilobytes: usize| {
+            let mut encoder = Encoder::new(File::create(&path).unwrap(), 1, 1);
+            let text = "x".repeat(kilobytes << 10);
+            encoder.add_ztxt_chunk("parameters".into(), text).unwrap();
+            let mut writer = encoder.write_header().unwrap();
+            writer.write_image_data(&[0]).unwrap();
+            writer.finish().unwrap();
+            read_text_chunks(&path)
+        };
+        assert_eq!(written(4 << 10).unwrap()[0].text.len(), 4 << 20);
+        let error = written(17 << 10).unwrap_err();
+        assert!(fs::metadata(&path).unwrap().len() < 1 << 20);
+        assert_eq!(error.exit_code(), 3, "{error}");
     }
 }
