@@ -310,6 +310,18 @@ fn layouts_that_mean_nothing_are_refused_in_a_sentence() {
         let error = tokenizer.encode(&parse(json).unwrap(), None).unwrap_err();
         assert!(error.to_string().contains("classes.txt"), "{error}");
     }
+    // A stride that no token could be counted by.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("classes.json");
+    let strides = format!(r#"{{"names": ["a", "b"], "stride": {}}}"#, usize::MAX);
+    fs::write(&file, strides).unwrap();
+    let json = r#"{"boxes": [{"class": 1, "box": [0, 0, 1, 1], "inside": true}]}"#;
+    let names = ClassNames::open(&file).unwrap();
+    let error = tokenizer.encode(&parse(json).unwrap(), Some(&names));
+    assert!(error.unwrap_err().to_string().contains("8192"));
+    let class = r#"{"boxes": [{"class": 1.5, "box": [0, 0, 1, 1]}]}"#;
+    let error = parse(class).unwrap_err().to_string();
+    assert!(error.contains("its name or its number"), "{error}");
     for json in [
         "[]",
         r#"{"boxes": [{"class": 1}]}"#,

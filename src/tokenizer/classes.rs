@@ -18,7 +18,10 @@ pub struct ClassNames {
 
 /// `classes.json`: a list, or names with what a layout's tokens are counted by.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a list of names is expected, or names with their stride"
+)]
 enum Listed {
     Names(Vec<String>),
     Counted { names: Vec<String>, stride: usize },

@@ -32,7 +32,10 @@ struct Added {
 
 /// A special token by its text, or with its properties.
 #[derive(Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a special token is its text, or that with its properties"
+)]
 enum Named {
     Text(String),
     Added(Added),
@@ -106,7 +109,7 @@ struct Numbered {
 
 /// A merge as older and as newer files write it.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a merge is a line or a pair")]
 enum Merge {
     Line(String),
     Pair(String, String),

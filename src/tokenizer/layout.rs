@@ -49,7 +49,7 @@ pub struct Object {
 
 /// A class by its number or by its name.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a class is its name or its number")]
 pub enum Class {
     /// Its number.
     Number(usize),
@@ -196,7 +196,7 @@ impl LayoutTokenizer {
                 )));
             }
         };
-        let token = class + stride * modifier;
+        let token = class.saturating_add(stride.saturating_mul(modifier));
         match token < self.vocab - 1 {
             true => Ok(token as u32),
             false => Err(Error::request(format!(
