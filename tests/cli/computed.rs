@@ -127,6 +127,19 @@ fn benches_and_tables_are_made_through_the_driver() {
 
 #[test]
 #[cfg_attr(not(all(nvcc, emulator)), ignore = "needs nvcc and a C++ compiler")]
+fn weights_that_fill_the_ring_of_pinned_memory_wait_for_a_place_in_it() {
+    // 99 MB through 32 MiB, and kernels whose shared memory ends at the limit that needs no asking.
+    let line = "bench --what decode -m synthetic:kl-f8 --size 512 --repeat 1 --device cuda";
+    let words: Vec<&str> = line.split(' ').collect();
+    for gpu in ["a100", "4090"] {
+        let logged = run_in(&Place::new(), &format!("gpu={gpu} compute=0"), &words).good();
+        let timed = 2 * logged.count("cuEventElapsedTime_v2");
+        assert!(logged.count("cuEventRecord") >= timed + 4, "{gpu}");
+    }
+}
+
+#[test]
+#[cfg_attr(not(all(nvcc, emulator)), ignore = "needs nvcc and a C++ compiler")]
 fn memory_that_runs_out_at_any_moment_ends_in_a_sentence() {
     let place = Place::new();
     let run = |told: &str| {
@@ -187,10 +200,11 @@ fn the_stand_in_refuses_what_a_driver_may() {
     compiler.arg(source).arg(stand_in().join("libcuda.so"));
     succeed(compiler);
     let log = place.path().join("log");
-    let misuse = |way: &[&str]| {
+    let misuse = |way: &[&str], machine: &str| {
         let _ = fs::remove_file(&log);
         let mut command = Command::new(&program);
-        command.args(way).env("LD_LIBRARY_PATH", stand_in());
+        command.args(way).env("FAKE_CUDA", machine);
+        command.env("LD_LIBRARY_PATH", stand_in());
         let answer = command.env("FAKE_CUDA_LOG", &log).output().unwrap();
         let said = String::from_utf8(answer.stdout).unwrap();
         (
@@ -199,9 +213,12 @@ fn the_stand_in_refuses_what_a_driver_may() {
             fs::read_to_string(&log).unwrap_or_default(),
         )
     };
-    for way in misuse(&[]).1.lines() {
-        let (name, code) = way.split_once(' ').unwrap();
-        let (as_expected, said, log) = misuse(&[name]);
+    for way in misuse(&[], "").1.lines() {
+        let words: Vec<&str> = way.split(' ').collect();
+        let [name, code, machine] = words[..] else {
+            panic!("{way}");
+        };
+        let (as_expected, said, log) = misuse(&[name], machine);
         assert!(as_expected, "{said}{log}");
         let code: i32 = code.parse().unwrap();
         assert_eq!(log.contains("refused: "), code > 0, "{name}: {log}");

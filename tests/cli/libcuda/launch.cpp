@@ -10,42 +10,10 @@
 namespace stand_in {
 namespace {
 
-// Dynamic bytes that a function may be launched with before it is told of more: 48 KiB less its fixed arrays, which nobody here knows, so none.
-constexpr unsigned SHARED_USUALLY = 0;
+// Shared memory that a function may have before it is told of more.
+constexpr unsigned SHARED_USUALLY = 48 << 10;
 constexpr int MAX_DYNAMIC_SHARED = 8;     // of CUfunction_attribute
 constexpr int STREAM_SERIALIZATION = 6;   // of CUlaunchAttributeID: programmatic
-
-// The heads of a fatbin and of each image in it.
-struct Fatbin {
-    uint32_t magic;
-    uint16_t version, header_bytes;
-    uint64_t bytes;
-};
-struct Image {
-    uint16_t kind, version;
-    uint32_t header_bytes;
-    uint64_t bytes;
-    uint32_t compressed, unused;
-    uint16_t minor, major;
-    uint32_t capability;
-};
-constexpr uint32_t FATBIN_MAGIC = 0xba55ed50u;
-constexpr uint16_t PTX = 1, MACHINE_CODE = 2;
-
-// Whether it holds something for this GPU: code of its generation for a card that is no newer, or PTX of an older one.
-bool runs_here(const Fatbin& fatbin) {
-    const uint32_t here = static_cast<uint32_t>(capability());
-    const char* const start = reinterpret_cast<const char*>(&fatbin) + fatbin.header_bytes;
-    for (uint64_t at = 0; at + sizeof(Image) <= fatbin.bytes;) {
-        Image image;
-        memcpy(&image, start + at, sizeof image);
-        const bool same = image.capability / 10 == here / 10;
-        if (image.capability <= here && (image.kind == PTX || (image.kind == MACHINE_CODE && same))) return true;
-        if (image.header_bytes == 0) return false;
-        at += image.header_bytes + image.bytes;
-    }
-    return false;
-}
 
 size_t bytes_of(char letter) {
     switch (letter) {
@@ -53,6 +21,16 @@ size_t bytes_of(char letter) {
         case 'i': case 'f': return 4;
         default: return 8;
     }
+}
+
+// Whether machine code takes what is passed to it.
+bool agrees(const Compiled& code, const Signature& entry) {
+    const size_t count = strlen(entry.parameters);
+    if (code.parameters.size() != count || code.cluster != entry.cluster) return false;
+    for (const auto& [index, bytes] : code.parameters) {
+        if (index >= count || bytes != bytes_of(entry.parameters[index])) return false;
+    }
+    return true;
 }
 
 // Which memory a parameter is of.
@@ -170,12 +148,11 @@ extern "C" {
 
 int cuModuleLoadData(void** handle, const void* image) {
     CALL_OUTSIDE_CAPTURE;
-    Fatbin fatbin;
-    memcpy(&fatbin, image, sizeof fatbin);
-    if (fatbin.magic != FATBIN_MAGIC) return call.refuse(INVALID_IMAGE, "this is no fatbin");
     if (reinterpret_cast<uintptr_t>(image) % 8 != 0) return call.refuse(INVALID_IMAGE, "it is not at a multiple of 8");
-    if (!runs_here(*static_cast<const Fatbin*>(image))) return call.refuse(NO_BINARY_FOR_GPU, "it has no code for this GPU");
     Module* const module = new Module;
+    const int code = read_image(image, module->functions);
+    if (code == NO_BINARY_FOR_GPU) return call.refuse(NO_BINARY_FOR_GPU, "it has no code for this GPU");
+    if (code) return call.refuse(INVALID_IMAGE, "this is no fatbin");
     remember(module);
     *handle = static_cast<Object*>(module);
     return 0;
@@ -201,7 +178,14 @@ int cuModuleGetFunction(void** handle, void* from, const char* name) {
     Function* const function = new Function;
     function->module = module;
     function->signature = entry;
-    function->shared = SHARED_USUALLY;
+    // Of others nothing is known, not even how much their arrays leave.
+    if (!module->functions.empty()) {
+        const auto code = module->functions.find(name);
+        if (code == module->functions.end()) return call.refuse(NOT_FOUND, std::string("the module has no ") + name);
+        if (!agrees(code->second, *entry)) return call.refuse(NOT_FOUND, std::string(name) + " takes other parameters, or clusters");
+        function->fixed = code->second.shared;
+        function->shared = SHARED_USUALLY - function->fixed;
+    }
     remember(function);
     *handle = static_cast<Object*>(function);
     return 0;
@@ -212,7 +196,8 @@ int cuFuncSetAttribute(void* handle, int attribute, int value) {
     Function* const function = find<Function>(handle);
     if (!function || !function->module->live) return call.refuse(INVALID_HANDLE, "there is no such function");
     if (attribute != MAX_DYNAMIC_SHARED || value < 0) return call.refuse(INVALID_VALUE, text("attribute %d of %d", attribute, value));
-    if (value > most_shared()) return call.refuse(INVALID_VALUE, text("%d bytes of shared memory, where a block may have %d", value, most_shared()));
+    const int most = most_shared() - static_cast<int>(function->fixed);
+    if (value > most) return call.refuse(INVALID_VALUE, text("%d bytes of shared memory, where a launch may have %d", value, most));
     function->shared = static_cast<unsigned>(value);
     return 0;
 }

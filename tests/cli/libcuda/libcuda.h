@@ -5,7 +5,8 @@
 //
 //   - A stream is a queue that runs when somebody waits for it, and no sooner. So a copy reads the host's bytes late, and what was not waited
 //     for is not there. Work that waits on two streams at once and meets in memory is refused: nothing says which comes first.
-//   - A launch reads its parameters when it is made, by the signature of its entry; a graph keeps copies of them.
+//   - A launch reads its parameters when it is made, by the signature of its entry, which must be that of the machine code too; a graph keeps
+//     copies of them. Shared memory that a kernel has anyway counts against every limit.
 //   - While a stream is captured nothing runs, and what the capture's mode forbids ends it.
 //   - Handles are never used again, so what was destroyed stays known. What is left at the end is a line `leaked: ...`.
 //
@@ -166,14 +167,25 @@ struct Signature {
 };
 extern const Signature signatures[];
 
+// What machine code says of a function: the bytes of each parameter, the shared memory that it always has, the blocks of a cluster.
+struct Compiled {
+    std::map<unsigned, unsigned> parameters;
+    unsigned shared = 0;
+    unsigned cluster = 1;
+};
+// Finds the functions of a fatbin's code for this GPU; none where that is PTX or compressed. Answers as the driver does that loads it.
+int read_image(const void* fatbin, std::map<std::string, Compiled>& found);
+
 struct Module : Object {
+    std::map<std::string, Compiled> functions;
     const char* kind() const override { return "module"; }
 };
 
 struct Function : Object {
     const Module* module;
     const Signature* signature;
-    unsigned shared;       // dynamic bytes that it may be launched with
+    unsigned fixed = 0;    // bytes of shared memory that it always has
+    unsigned shared = 0;   // bytes that it may be launched with besides
     const char* kind() const override { return "function"; }
 };
 

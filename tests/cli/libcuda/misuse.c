@@ -1,8 +1,9 @@
 // Uses the stand-in as no program should, one way at a time: what it lets pass unseen, the tests of the driver's door would not see either.
 //
-// Without an argument it prints a line per way: its name, and the code that the last call must return. With a name it does that, and exits with 0
-// if the code was that one.
+// Without an argument it prints a line per way: its name, the code that the last call must return, and the machine. With a name it does that, and
+// exits with 0 if the code was that one.
 
+#include <elf.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -66,6 +67,39 @@ struct image {
 };
 static struct image ptx = {0xba55ed50u, 1, 16, 32, 1, 0, 32, 0, 0, 0, 0, 9, 80};
 static struct image code_for_90 = {0xba55ed50u, 1, 16, 32, 2, 0, 32, 0, 0, 0, 8, 1, 90};
+
+// Machine code of one function, silu, whose arrays have 16 KiB, and which is passed so many parameters, the last an integer, the others pointers.
+static struct {
+    struct image head;
+    Elf64_Ehdr elf;
+    Elf64_Shdr sections[5];
+    char names[128];
+    uint32_t info[12];
+} code;
+static void compile(int parameters) {
+    static const char* const names[5] = {"", ".names", ".text.activation_silu_f32", ".nv.shared.activation_silu_f32", ".nv.info.activation_silu_f32"};
+    code.head = ptx;
+    code.head.kind = 2;
+    code.head.image_bytes = sizeof code - sizeof code.head;
+    code.head.bytes = 32 + code.head.image_bytes;
+    memcpy(code.elf.e_ident, ELFMAG, SELFMAG);
+    code.elf.e_shoff = sizeof code.elf;
+    code.elf.e_shentsize = sizeof *code.sections;
+    code.elf.e_shnum = 5;
+    code.elf.e_shstrndx = 1;
+    for (unsigned i = 0, at = 0; i < 5; at += strlen(names[i++]) + 1) {
+        strcpy(code.names + at, names[i]);
+        code.sections[i].sh_name = at;
+    }
+    code.sections[1].sh_offset = (char*)code.names - (char*)&code.elf;
+    code.sections[3].sh_size = 16 << 10;
+    code.sections[4].sh_offset = (char*)code.info - (char*)&code.elf;
+    code.sections[4].sh_size = 16 * parameters;
+    for (int i = 0; i < parameters; i++) {
+        const uint32_t one[] = {12 << 16 | 0x17 << 8 | 4, 0, i, (i < parameters - 1 ? 8 : 4) << 18};
+        memcpy(code.info + 4 * i, one, sizeof one);
+    }
+}
 
 enum { COUNT = 1024, BYTES = COUNT * 4 };
 static handle context, stream, other, module, silu, graph, instance;
@@ -177,13 +211,40 @@ static int start_early_before_hopper(void) {
 }
 static int load_code_for_another_gpu(void) { return cuModuleLoadData(&module, &code_for_90); }
 static int load_no_code(void) { return cuModuleLoadData(&module, values); }
+static int load_silu(int parameters) {
+    compile(parameters);
+    return cuModuleLoadData(&module, &code) ?: cuModuleGetFunction(&silu, module, "activation_silu_f32");
+}
+static int pass_other_parameters(void) { return load_silu(2); }
+static int share_more_than_is_left(void) { return load_silu(3) ?: launch_as(1, 256, 40 << 10, stream, COUNT, NULL); }
+static int ask_for_more_than_is_left(void) { return load_silu(3) ?: cuFuncSetAttribute(silu, 8, 160 << 10); }
+static int get_what_is_elsewhere(void) { return load_silu(3) ?: cuModuleGetFunction(&silu, module, "activation_silu_f16"); }
 static int get_no_function(void) { return cuModuleGetFunction(&silu, module, "no_such_entry"); }
 static int launch_what_was_unloaded(void) { return cuModuleUnload(module) ?: launch(); }
-static int describe_tensors_before_hopper(void) {
-    _Alignas(64) char map[128];
-    const uint64_t extent = 64;
-    const unsigned one = 1, box = 64;
-    return cuTensorMapEncodeTiled(map, 6, 1, (void*)(uintptr_t)x, &extent, NULL, &box, &one, 0, 3, 2, 0);
+
+// Describes 16 x 16 halves by boxes of so many, rows so many bytes apart.
+static int describe(char* map, unsigned wide, unsigned high, uint64_t pitch, address start) {
+    const uint64_t extents[] = {16, 16};
+    const unsigned box[] = {wide, high}, steps[] = {1, 1};
+    return cuTensorMapEncodeTiled(map, 6, 2, (void*)(uintptr_t)start, extents, &pitch, box, steps, 0, 1, 2, 0);
+}
+static _Alignas(64) char map[192];
+static int describe_tensors_before_hopper(void) { return describe(map, 16, 16, 32, x); }
+static int describe_as_one_should(void) { return describe(map, 16, 16, 32, x) ?: tidy_up(); }
+static int describe_rows_wider_than_their_swizzle(void) { return describe(map, 24, 16, 32, x); }
+static int describe_a_box_that_is_too_high(void) { return describe(map, 16, 257, 32, x); }
+static int describe_rows_that_are_not_aligned(void) { return describe(map, 16, 16, 40, x); }
+static int describe_what_is_not_aligned(void) { return describe(map, 16, 16, 32, x + 8); }
+static int describe_at_an_odd_place(void) { return describe(map + 8, 16, 16, 32, x); }
+static int pass_a_map_that_nobody_made(void) {
+    int number = 0;
+    void* arguments[] = {&y, map, map, &number, &number, &number, &number};
+    const struct configuration asked = {{1, 1, 1}, {128, 1, 1}, 0, stream, NULL, 0};
+    handle load_tensor;
+    return cuModuleGetFunction(&load_tensor, module, "primitive_tensor_load_sm90") ?: cuLaunchKernelEx(&asked, load_tensor, arguments, NULL);
+}
+static int launch_half_a_cluster(void) {
+    return cuModuleGetFunction(&silu, module, "primitive_cluster_sm90") ?: launch_as(3, 128, 0, stream, COUNT, NULL);
 }
 
 static int time_without_timing(void) {
@@ -203,8 +264,10 @@ static const struct {
     const char* name;
     int (*run)(void);
     int code;
+    const char* machine;
 } ways[] = {
-#define WAY(NAME, CODE) {#NAME, NAME, CODE}
+#define WAY(NAME, CODE) {#NAME, NAME, CODE, ""}
+#define HOPPER_WAY(NAME, CODE) {#NAME, NAME, CODE, "gpu=h200"}
     WAY(as_one_should, 0), WAY(as_one_should_by_a_graph, 0), WAY(read_without_waiting, -1), WAY(capture_runs_nothing, -1),
     WAY(no_context, 201), WAY(no_memory, 1), WAY(change_before_it_is_copied, 700), WAY(launch_before_another_stream_copied, 1),
     WAY(copy_before_another_stream_launched, 1), WAY(free_what_is_copied, 1), WAY(free_twice, 1), WAY(launch_on_freed_memory, 1),
@@ -214,13 +277,18 @@ static const struct {
     WAY(launch_on_no_stream, 400), WAY(launch_no_block, 1), WAY(launch_other_threads, 1), WAY(share_more_than_was_asked_for, 1),
     WAY(ask_for_too_much_to_share, 1), WAY(start_early_before_hopper, 1), WAY(load_code_for_another_gpu, 209), WAY(load_no_code, 200),
     WAY(get_no_function, 500), WAY(launch_what_was_unloaded, 400), WAY(describe_tensors_before_hopper, 801), WAY(time_without_timing, 400),
-    WAY(time_without_waiting, 600), WAY(destroy_twice, 400), WAY(destroy_something_else, 400),
+    WAY(time_without_waiting, 600), WAY(destroy_twice, 400), WAY(destroy_something_else, 400), WAY(pass_other_parameters, 500),
+    WAY(share_more_than_is_left, 1), WAY(ask_for_more_than_is_left, 1), WAY(get_what_is_elsewhere, 500),
+    HOPPER_WAY(describe_as_one_should, 0), HOPPER_WAY(describe_rows_wider_than_their_swizzle, 1),
+    HOPPER_WAY(describe_a_box_that_is_too_high, 1), HOPPER_WAY(describe_rows_that_are_not_aligned, 1),
+    HOPPER_WAY(describe_what_is_not_aligned, 1), HOPPER_WAY(describe_at_an_odd_place, 1), HOPPER_WAY(pass_a_map_that_nobody_made, 1),
+    HOPPER_WAY(launch_half_a_cluster, 1),
 };
 
 int main(int count, char** words) {
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         if (count < 2) {
-            printf("%s %d\n", ways[i].name, ways[i].code);
+            printf("%s %d %s\n", ways[i].name, ways[i].code, ways[i].machine);
         } else if (strcmp(words[1], ways[i].name) == 0) {
             set_up();
             const int code = ways[i].run();
