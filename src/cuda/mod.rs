@@ -184,7 +184,11 @@ impl Backend for Cuda {
     type Replay = Replay;
 
     fn name(&self) -> String {
-        format!("{}, {}", self.door.name(), self.target.precision.suffix())
+        let device = match self.hardware() {
+            Some(_) => self.door.name(),
+            None => format!("{} of {}", self.door.name(), self.modelled().name),
+        };
+        format!("{device}, {}", self.target.precision.suffix())
     }
 
     fn gains_by(&self, rule: &str) -> bool {

@@ -136,6 +136,7 @@ fn a_gpu_that_is_elsewhere_is_predicted_as_it_was_reviewed() {
     ];
     let text = place.ldm(&line);
     let lines = text.lines();
+    assert!(lines[0].contains("of H200, f16"), "{}", lines[0]);
     assert!(
         lines
             .iter()
