@@ -2,10 +2,10 @@
 
 use super::support::{Place, Run};
 use latent_diffusion::cuda::table::{ENTRIES, Entry, Kind, Parameter};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::{env, fs};
 use tempfile::TempDir;
 
 /// The folder of the stand-in, compiled once. Where there is an emulator there is a C++ compiler.
@@ -20,7 +20,9 @@ pub fn stand_in() -> &'static Path {
         let table = folder.path().join("signatures.cpp");
         fs::write(&table, signatures()).unwrap();
         sources.push(table);
-        let mut compiler = Command::new("c++");
+        // As the emulator was compiled.
+        let compiler = env::var_os("CXX").unwrap_or_else(|| "c++".into());
+        let mut compiler = Command::new(compiler);
         compiler.args(["-std=c++17", "-O1", "-shared", "-fPIC", "-pthread"]);
         compiler.args(["-Wl,-Bsymbolic", "-o"]);
         compiler.arg(folder.path().join("libcuda.so")).args(sources);

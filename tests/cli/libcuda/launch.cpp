@@ -219,6 +219,8 @@ int cuLaunchKernelEx(const Configuration* asked, void* handle, void** arguments,
     if (launch.early) log("a launch that may start early");
     if (stream->capture) {
         if (stream->capture->invalid) return call.refuse(CAPTURE_INVALIDATED, "the capture was broken before");
+        // A driver would record it.
+        if (stream->capture->thread != std::this_thread::get_id()) return call.refuse(CAPTURE_WRONG_THREAD, "another thread records on this stream");
         stream->capture->launches.push_back(std::move(launch));
         return 0;
     }

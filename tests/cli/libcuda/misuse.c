@@ -185,19 +185,29 @@ static int copy_in_capture(void) { return in_capture(write); }
 static int load_in_capture(void) { return in_capture(load); }
 static int end_a_broken_capture(void) { return in_capture(allocate), cuStreamEndCapture(stream, &graph); }
 static int end_without_a_beginning(void) { return cuStreamEndCapture(stream, &graph); }
-static void* end_elsewhere(void* code) {
+static int end_it(void) { return cuStreamEndCapture(stream, &graph); }
+
+// What a call answers on another thread while this one captures.
+struct asked {
+    int (*call)(void);
+    int code;
+};
+static void* ask(void* asked) {
     cuCtxSetCurrent(context);
-    *(int*)code = cuStreamEndCapture(stream, &graph);
+    ((struct asked*)asked)->code = ((struct asked*)asked)->call();
     return NULL;
 }
-static int end_on_another_thread(void) {
+static int elsewhere(int (*call)(void)) {
     pthread_t thread;
-    int code = 0;
+    struct asked asked = {call, 0};
     cuStreamBeginCapture_v2(stream, 1);
-    pthread_create(&thread, NULL, end_elsewhere, &code);
+    pthread_create(&thread, NULL, ask, &asked);
     pthread_join(thread, NULL);
-    return code;
+    return asked.code;
 }
+static int end_on_another_thread(void) { return elsewhere(end_it); }
+static int launch_on_another_thread(void) { return elsewhere(launch); }
+static int copy_on_another_thread(void) { return elsewhere(write); }
 static int begin_twice(void) { return cuStreamBeginCapture_v2(stream, 1) ?: cuStreamBeginCapture_v2(stream, 1); }
 
 static int launch_on_no_stream(void) { return launch_as(1, 256, 0, NULL, COUNT, NULL); }
@@ -274,6 +284,7 @@ static const struct {
     WAY(replay_on_freed_memory, 719), WAY(copy_beyond_memory, 1), WAY(compute_beyond_memory, 719), WAY(everything_fails_after_a_fault, 719),
     WAY(allocate_in_capture, 900), WAY(wait_in_capture, 900), WAY(copy_in_capture, 900), WAY(load_in_capture, 900),
     WAY(end_a_broken_capture, 901), WAY(end_without_a_beginning, 903), WAY(end_on_another_thread, 908), WAY(begin_twice, 1),
+    WAY(launch_on_another_thread, 908), WAY(copy_on_another_thread, 900),
     WAY(launch_on_no_stream, 400), WAY(launch_no_block, 1), WAY(launch_other_threads, 1), WAY(share_more_than_was_asked_for, 1),
     WAY(ask_for_too_much_to_share, 1), WAY(start_early_before_hopper, 1), WAY(load_code_for_another_gpu, 209), WAY(load_no_code, 200),
     WAY(get_no_function, 500), WAY(launch_what_was_unloaded, 400), WAY(describe_tensors_before_hopper, 801), WAY(time_without_timing, 400),

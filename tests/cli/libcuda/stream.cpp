@@ -45,6 +45,11 @@ void finish(Stream& stream) {
 }  // namespace
 
 int enqueue(const Call& call, Stream& stream, Work work) {
+    // Launches alone are recorded; whatever else another thread puts there would break the recording.
+    if (stream.capture) {
+        stream.capture->invalid = true;
+        return call.refuse(CAPTURE_UNSUPPORTED, work.name + " on a stream that is captured");
+    }
     for (const Stream* other : streams()) {
         if (other == &stream) continue;
         for (const Work& waiting : other->queue) {
