@@ -31,7 +31,7 @@ DEVICE void find_moments(const ChannelMoments& to, float* rows, int block, int c
 // A block has the moments of `columns` columns from `column` on: where it is the last of its piece, blocks are joined. `last` is a word of shared
 // memory for each warpgroup. All threads of the warpgroup must call.
 DEVICE void bring_block(const ChannelMoments& to, int block, int column, int columns, int n, int* last) {
-    const Piece piece = piece_of(block, to.rows_per_image);
+    const Piece piece = piece_of(to, block);
     const int thread = static_cast<int>(threadIdx.x) % WARPGROUP;
     last += warpgroup_index();
     if (thread == 0) *last = arrive(meeting(to, piece, column, columns, n), piece.blocks) ? 1 : 0;

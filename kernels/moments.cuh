@@ -44,11 +44,11 @@ DEVICE float squares_around(float mean, const Moments& part) {
     return part.squares + part.count * distance * distance;
 }
 
-// The moments of two parts together, of which one may be empty.
+// The moments of two parts together, of which one may be empty: the same bits wherever it is called, so that no compiler chooses what is rounded.
 DEVICE Moments join(const Moments& a, const Moments& b) {
     const float count = a.count + b.count;
     const float share = count > 0.0f ? b.count / count : 0.0f, distance = b.mean - a.mean;
-    return {count, a.mean + distance * share, a.squares + b.squares + distance * distance * (a.count * share)};
+    return {count, fmaf(distance, share, a.mean), fmaf(distance * distance, a.count * share, a.squares + b.squares)};
 }
 
 // The sum of all threads' values; every thread receives the same bits. All threads of the block must call.

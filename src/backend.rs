@@ -3,12 +3,12 @@
 //! `alloc`, `write` and `read` move bytes, `select` chooses a kernel from shapes alone, `load` brings a weight to the device, `run` does the work.
 //! `link` lets chosen kernels spare what others know, and `wider` is the device with a larger range of numbers. The others only answer planning: what
 //! there is room for (`admit`, `room`, `weight_bytes`), how long it should take (`expected`), and in which pieces an image may be computed with the
-//! same result (`rows_of_block`, `sums_alike`, `transfer`). Everything above (sessions, pipelines, the command line) is generic over this trait;
+//! same result (`blocks`, `sums_alike`, `transfer`). Everything above (sessions, pipelines, the command line) is generic over this trait;
 //! everything below knows nothing of models.
 
 use crate::error::Result;
 use crate::graph::{Graph, Node, Param};
-use crate::ops::{Cost, Op};
+use crate::ops::{Blocks, Cost, Op};
 pub use crate::plan::bands::schedule::Transfer;
 use crate::plan::{Place, Plan};
 use crate::tensor::Shape;
@@ -83,10 +83,10 @@ pub trait Backend: Sized {
         true
     }
 
-    /// Rows of the blocks in which the device sums the statistics of a normalisation of the image `x` over `groups` groups; `None` if not by
-    /// whole rows, so that a band of the image would not get the bits it gets as a part of it.
-    fn rows_of_block(&self, groups: usize, x: Shape) -> Option<usize> {
-        let _ = (groups, x);
+    /// The blocks in which the device sums the statistics of the normalisation `norm` of `graph`; `None` if not by whole rows, so that a band of
+    /// the image would not get the bits it gets as a part of it.
+    fn blocks(&self, graph: &Graph, norm: &Node) -> Option<Blocks> {
+        let _ = (graph, norm);
         None
     }
 

@@ -19,12 +19,16 @@ fn cpu() -> Arc<Cpu> {
 }
 
 fn emulator(precision: Precision) -> Arc<Cuda> {
+    emulator_of(Target::a100(precision))
+}
+
+fn emulator_of(target: Target) -> Arc<Cuda> {
     let emulation = Emulation {
         threads: 2,
         check: false,
         seed: 0,
     };
-    Arc::new(Cuda::emulator(emulation, Target::a100(precision), Arc::default()).unwrap())
+    Arc::new(Cuda::emulator(emulation, target, Arc::default()).unwrap())
 }
 
 /// Three levels with attention at the coarsest and in the middle, or without any.
@@ -176,6 +180,119 @@ fn kernels_in_bands_give_the_bits_of_the_whole() {
     }
     let with_attention = decoder(true, [10, 9]);
     equal_within_every_limit(&emulator(Precision::F16), &with_attention, &[16]);
+}
+
+/// Normalisations that whole images take from the products before them.
+mod linked {
+    use super::*;
+    use latent_diffusion::cuda::Argument;
+    use latent_diffusion::ops::Summed;
+    use std::collections::BTreeSet;
+
+    /// Channels in whole packs.
+    fn config(channels: &[usize], attention: bool) -> AutoencoderConfig {
+        let level = |&channels: &usize| AutoencoderLevel {
+            channels,
+            attention: false,
+        };
+        AutoencoderConfig {
+            base_channels: channels[0],
+            levels: channels.iter().map(level).collect(),
+            middle_attention: attention,
+            ..super::config(false)
+        }
+    }
+
+    /// The same bits in bands; answers what bands gather.
+    fn check(target: Target, graph: &Graph, eighths: &[usize]) -> BTreeSet<Summed> {
+        let device = emulator_of(target);
+        assert!(Program::new(&*device, graph.clone()).unwrap().is_linked());
+        let most = equal_within_every_limit(&device, graph, eighths);
+        assert!(most > 1, "one band");
+        let bands = Bands::new(&device, graph.clone(), usize::MAX).unwrap();
+        let passes = bands.schedule().passes.iter();
+        let gathered = passes.flat_map(|pass| &pass.gathers);
+        gathered.map(|of| of.blocks.summed).collect()
+    }
+
+    const EVERY: [Summed; 3] = [Summed::Groups, Summed::Channels, Summed::Phases];
+
+    #[test]
+    #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+    fn decoders_in_bands_have_the_bits_of_the_whole() {
+        let precision = Precision::F16;
+        let build = |attention, latent| {
+            let config = config(&[16, 24, 32], attention);
+            autoencoder::build_decoder(&config, 1, latent).unwrap()
+        };
+        // The last level is 128 pixels wide, and its first normalisation of four phases; 192 are no two whole blocks of one.
+        for (target, attention, latent, summed) in [
+            (Target::a100(precision), true, [16, 32], &EVERY[1..]),
+            (Target::rtx_4090(precision), false, [16, 32], &EVERY[1..]),
+            (Target::rtx_4090(precision), false, [8, 48], &EVERY[..2]),
+        ] {
+            let found = check(target, &build(attention, latent), &[16, 7, 5, 3]);
+            assert!(found.iter().eq(summed), "{latent:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+    fn so_has_an_encoder() {
+        let config = config(&[16, 24], true);
+        let graph = autoencoder::build_encoder(&config, 1, [64, 128]).unwrap();
+        let found = check(Target::a100(Precision::F16), &graph, &[16, 5]);
+        assert!(found.iter().eq(&EVERY[1..2]), "{found:?}");
+    }
+
+    #[test]
+    #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+    fn so_have_decoders_by_the_products_of_hopper_gpus() {
+        let target = Target {
+            multiprocessors: 4,
+            ..Target::h200(Precision::F16)
+        };
+        let graph = autoencoder::build_decoder(&config(&[64, 128], false), 1, [32, 64]).unwrap();
+        let program = Program::new(&*emulator_of(target), graph.clone()).unwrap();
+        let launches = program.kernels().flat_map(|kernel| &kernel.launches);
+        let finds = launches.filter(|launch| {
+            let mut arguments = launch.arguments.iter();
+            arguments.any(|argument| matches!(argument, Argument::Tail(_)))
+        });
+        let phases: BTreeSet<u32> = finds
+            .filter(|launch| launch.entry.ends_with("_sm90"))
+            .map(|launch| launch.grid[2])
+            .collect();
+        assert!(phases.iter().eq(&[1, 4]), "{phases:?}");
+        let found = check(target, &graph, &[5]);
+        assert!(found.iter().eq(&EVERY[1..]), "{found:?}");
+    }
+
+    #[test]
+    #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+    fn an_image_has_the_same_bits_in_a_batch() {
+        let device = emulator(Precision::F16);
+        let decoder = |images| {
+            autoencoder::build_decoder(&config(&[16, 24], true), images, [16, 32]).unwrap()
+        };
+        let (alone, pair) = (decoder(1), decoder(2));
+        let name = &alone.outputs()[0].0;
+        let results = [&alone, &pair].map(|graph| {
+            let mut session = Session::new(&device, graph.clone(), &Weights::synthetic(5)).unwrap();
+            for (input, x) in networks::inputs(&alone) {
+                let images = graph.inputs().next().unwrap().1;
+                let images = graph.shape(images).batch();
+                let x = Tensor::stack(&vec![x.item(0).unwrap(); images]).unwrap();
+                session.set(&input, &x).unwrap();
+            }
+            session.run().unwrap();
+            session.get(name).unwrap()
+        });
+        let [alone, pair] = results;
+        for index in 0..2 {
+            assert_eq!(pair.item(index).unwrap().data(), alone.data());
+        }
+    }
 }
 
 #[test]

@@ -77,7 +77,7 @@ pub(super) fn run(op: &GroupNorm, inputs: &[Slice], weights: &[TensorView], outp
 /// Runs the first half for the blocks that there are.
 pub(super) fn statistics(op: &GroupStatistics, inputs: &[Slice], output: &mut [f32]) {
     let x = inputs[0].shape;
-    let pixels = op.rows * sides(x)[1];
+    let pixels = op.blocks.rows * sides(x)[1];
     let images = output.par_chunks_mut(output.len() / x.batch()).enumerate();
     images.for_each(|(image, y)| {
         let moments = Image::new(inputs, image, pixels).moments(x.channels(), op.groups);
@@ -96,7 +96,7 @@ pub(super) fn normalise(
     output: &mut [f32],
 ) {
     let x = inputs[0].shape;
-    let pixels = op.rows * sides(x)[1];
+    let pixels = op.blocks.rows * sides(x)[1];
     let count = pixels * (x.channels() / op.groups);
     let factors = Factors::new(op.eps, weights);
     let given = inputs[1].data.chunks(inputs[1].data.len() / x.batch());

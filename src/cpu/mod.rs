@@ -25,8 +25,8 @@ pub use peak::Peak;
 
 use crate::backend::{Backend, Load, Meter, Selection, Step};
 use crate::error::{Error, Result};
-use crate::graph::{Node, Param};
-use crate::ops::{Op, Slice};
+use crate::graph::{Graph, Node, Param};
+use crate::ops::{Blocks, Op, Slice, Summed};
 use crate::plan::Place;
 use crate::plan::fuse::{CUTS, STACKING};
 use crate::tensor::Shape;
@@ -119,8 +119,11 @@ impl Backend for Cpu {
         !STACKING.contains(&rule) && (self.cuts || !CUTS.contains(&rule))
     }
 
-    fn rows_of_block(&self, _: usize, x: Shape) -> Option<usize> {
-        Some(group_norm::rows_of_block(x))
+    fn blocks(&self, _: &Graph, norm: &Node) -> Option<Blocks> {
+        Some(Blocks {
+            rows: group_norm::rows_of_block(norm.shape),
+            summed: Summed::Groups,
+        })
     }
 
     fn sums_alike(&self, (): &(), (): &()) -> bool {
@@ -209,8 +212,12 @@ fn run_step(arena: &mut Arena, step: &Step<Cpu>) -> Result<()> {
         }
         Op::Attention(op) => attention::run(op, &inputs, workspace, output),
         Op::GroupNorm(op) => group_norm::run(op, &inputs, &step.weights, output),
-        Op::GroupStatistics(op) => group_norm::statistics(op, &inputs, output),
-        Op::GroupNormalise(op) => group_norm::normalise(op, &inputs, &step.weights, output),
+        Op::GroupStatistics(op) if op.blocks.summed == Summed::Groups => {
+            group_norm::statistics(op, &inputs, output);
+        }
+        Op::GroupNormalise(op) if op.blocks.summed == Summed::Groups => {
+            group_norm::normalise(op, &inputs, &step.weights, output);
+        }
         Op::LayerNorm(op) => layer_norm::run(op, &inputs, &step.weights, output),
         Op::Activate(op) => elementwise::activation(op, &inputs, output),
         Op::Geglu(_) => elementwise::geglu(&inputs, output),
@@ -231,6 +238,8 @@ fn run_step(arena: &mut Arena, step: &Step<Cpu>) -> Result<()> {
         | Op::Combine(_)
         | Op::Blend(_)
         | Op::Assign(_)
+        | Op::GroupStatistics(_)
+        | Op::GroupNormalise(_)
         | Op::CountNotFinite(_) => define(step, &inputs, output),
     }
     Ok(())

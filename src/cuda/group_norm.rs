@@ -5,6 +5,7 @@
 //! one image's shape, so an image's bytes do not depend on its batch. Slices are whole rows wherever the height has a fitting divisor: then
 //! an image can be normalised in bands, and gets the same bits.
 
+mod channels;
 mod image;
 
 pub(super) use image::rows_of_block;
@@ -12,7 +13,7 @@ pub(super) use image::rows_of_block;
 use super::elementwise::{of_channels, pack};
 use super::kernel::{self, Argument, Kernel, Launch, Layout, Recipe, Target};
 use super::moments;
-use crate::ops::{GroupNorm, GroupNormalise, GroupStatistics};
+use crate::ops::{GroupNorm, GroupNormalise, GroupStatistics, Summed};
 use crate::tensor::Shape;
 use image::{Choice, Image, SLICE_THREADS, Tile, choose, image};
 
@@ -90,12 +91,13 @@ fn operands(op: &GroupNorm, inputs: &[Shape]) -> Result<Operands, String> {
     })
 }
 
-/// The launch for operands behind which their moments lie; `None` where another way is chosen, as one image's shape says.
+/// The launch for operands behind which their moments lie, of pieces of so many pixels; `None` where another way is chosen, as one image's shape
+/// says.
 pub(super) fn given(
     op: &GroupNorm,
     inputs: &[Shape],
     output: Shape,
-    target: &Target,
+    (piece, target): (usize, &Target),
 ) -> Result<Option<Kernel>, String> {
     let image = image(output, op.groups);
     let Operands {
@@ -109,7 +111,7 @@ pub(super) fn given(
         return Ok(None);
     }
     let tail = |index: usize| match inputs[..op.sources].get(index) {
-        Some(&x) => Argument::InputTail(index, moments::bytes(x)),
+        Some(&x) => Argument::InputTail(index, moments::bytes(x, piece)),
         None => Argument::Null,
     };
     let launch = launch(
@@ -127,6 +129,7 @@ pub(super) fn given(
             &[tail(0), tail(1)],
             &sizes(image, sources, tile)?,
             &[Argument::Float(op.eps)],
+            &[kernel::int(image.pixels)?, kernel::int(piece)?],
         ],
     )?;
     Ok(Some(Kernel::single(launch, vec![Layout::Vector; 2])))
@@ -194,7 +197,7 @@ pub(super) fn select(
     })
 }
 
-/// The tile and the slices of an image, or a band of one, in slices of `rows` rows.
+/// The tile of an image, or of a band of one.
 fn band(x: Shape, groups: usize, target: &Target) -> Result<(Image, Tile), String> {
     kernel::elements(x)?;
     let image = image(x, groups);
@@ -216,6 +219,9 @@ pub(super) fn statistics(
     target: &Target,
 ) -> Result<Kernel, String> {
     let x = inputs[0];
+    if op.blocks.summed != Summed::Groups {
+        return channels::statistics(op.blocks, x, output, target);
+    }
     let (image, tile) = band(x, op.groups, target)?;
     let sizes = sizes(image, [x.channels(), 0, 1], tile)?;
     let blocks = output.len() / (2 * op.groups * x.batch().max(1)).max(1);
@@ -235,7 +241,10 @@ pub(super) fn normalise(
 ) -> Result<Kernel, String> {
     let (image, tile) = band(output, op.groups, target)?;
     let sizes = sizes(image, [output.channels(), 0, 1], tile)?;
-    let slices = image.height / op.rows;
+    if op.blocks.summed != Summed::Groups {
+        return channels::normalise(op, (image, tile, sizes), inputs[1], target);
+    }
+    let slices = image.height / op.blocks.rows;
     let all_slices = inputs[1].len() / (2 * op.groups * output.batch().max(1)).max(1);
     let each = image.pixels / slices.max(1);
     let all = [kernel::int(each * all_slices)?, kernel::int(all_slices)?];

@@ -2,13 +2,14 @@
 //! the launch that would read it all for its statistics.
 //!
 //! Nothing of this is in the graph. Which pairs there are follows from one image's shape: a product that gives moments in one batch gives them
-//! in every batch, so an image's bytes do not depend on its company. Networks that may be computed in bands are left as they are, since a
-//! band's rows are not those in which moments are found.
+//! in every batch, so an image's bytes do not depend on its company. Nor on bands: in networks that may be computed in them, which are all but
+//! those that denoise, a pair is linked only where a band can find the very moments in what was stored.
 
 use super::kernel::{Argument, Kernel, Precision, Sums, Target};
 use super::{Tuned, conv2d, group_norm, linear, moments, select, sums};
 use crate::graph::{Graph, Node, Value};
-use crate::ops::{Epilogue, Op};
+use crate::ops::{Blocks, Epilogue, Op, Summed};
+use crate::plan::bands::is_alone;
 use crate::tensor::Shape;
 use std::collections::BTreeSet;
 
@@ -44,23 +45,11 @@ pub(super) fn link_tuned(
             kernels[index] = select(&node.op, &shapes(node), node.shape, &targets[index])?;
         }
     }
-    if target.precision != Precision::F16 || nodes.iter().any(|node| has_bands(graph, node, target))
-    {
-        return Ok(());
-    }
     let mut given = BTreeSet::new();
     for (index, node) in nodes.iter().enumerate() {
-        let Op::GroupNorm(op) = &node.op else {
-            continue;
-        };
-        let Some(kernel) = group_norm::given(op, &shapes(node), node.shape, target)? else {
-            continue;
-        };
-        let sources = node.inputs[..op.sources].iter();
-        let products: Option<Vec<usize>> = sources.map(|&source| product(graph, source)).collect();
-        if let Some(products) = products {
-            kernels[index] = kernel;
-            given.extend(products);
+        if let Some(pair) = linked(graph, node, target)? {
+            kernels[index] = pair.kernel;
+            given.extend(pair.products);
         }
     }
     for index in given {
@@ -74,15 +63,82 @@ pub(super) fn link_tuned(
     Ok(())
 }
 
-/// Whether a node is a normalisation that bands of its image could share.
-fn has_bands(graph: &Graph, node: &Node, target: &Target) -> bool {
-    let groups = match &node.op {
-        Op::GroupNorm(op) => op.groups,
-        Op::GroupStatistics(_) | Op::GroupNormalise(_) => return true,
-        _ => return false,
+/// A normalisation by moments that products leave it.
+struct Linked {
+    kernel: Kernel,
+    /// Nodes that find them.
+    products: Vec<usize>,
+    /// What a band would have to find, unless the network is never in bands.
+    blocks: Option<Blocks>,
+}
+
+/// How a node is linked; `None` for those that are not.
+fn linked(graph: &Graph, node: &Node, target: &Target) -> Result<Option<Linked>, String> {
+    let Op::GroupNorm(op) = &node.op else {
+        return Ok(None);
     };
-    let x = node.inputs.first().map_or(node.shape, |&x| graph.shape(x));
-    group_norm::rows_of_block(groups, x.with_channels(node.shape.channels()), target).is_some()
+    let sources = node.inputs[..op.sources].iter();
+    let products: Option<Vec<usize>> = sources.map(|&source| product(graph, source)).collect();
+    let Some(products) = products.filter(|_| target.precision == Precision::F16) else {
+        return Ok(None);
+    };
+    let pieces: BTreeSet<usize> = products
+        .iter()
+        .map(|&index| moments::piece(graph.nodes()[index].shape))
+        .collect();
+    let blocks = match is_alone(op) {
+        true => blocks_of(graph, node.inputs[0], products[0]),
+        false => None,
+    };
+    let (Some(piece), 1) = (pieces.first(), pieces.len()) else {
+        return Ok(None);
+    };
+    if blocks.is_none() && !sums::denoises(graph) {
+        return Ok(None);
+    }
+    let shapes: Vec<Shape> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
+    let kernel = group_norm::given(op, &shapes, node.shape, (*piece, target))?;
+    Ok(kernel.map(|kernel| Linked {
+        kernel,
+        products,
+        blocks,
+    }))
+}
+
+/// The blocks of whole rows in which the node `product` finds the moments of the image `x`, if they are such.
+fn blocks_of(graph: &Graph, x: Value, product: usize) -> Option<Blocks> {
+    let (x, node) = (graph.shape(x), &graph.nodes()[product]);
+    let [_, _, width, _] = x.image()?;
+    let (phases, stride) = match &node.op {
+        Op::Conv2d(op) => (conv2d::phases(op), op.stride),
+        _ => (1, 1),
+    };
+    let rows = moments::rows_of_piece(x)?;
+    let alike = rows * width == moments::piece(node.shape);
+    // Of pixels further apart the copy engine's boxes are narrower than a block.
+    let fits = moments::are_pieces(rows, width, phases) && stride <= 4;
+    let summed = match phases {
+        1 => Summed::Channels,
+        _ => Summed::Phases,
+    };
+    (alike && fits).then_some(Blocks { rows, summed })
+}
+
+/// The blocks in which the normalisation `norm` is summed, if a band of the image can be summed to the same bits.
+pub(super) fn blocks(graph: &Graph, norm: &Node, target: &Target) -> Option<Blocks> {
+    let Op::GroupNorm(op) = &norm.op else {
+        return None;
+    };
+    if sums::denoises(graph) {
+        return None;
+    }
+    match linked(graph, norm, target) {
+        Ok(Some(pair)) => pair.blocks,
+        _ => group_norm::rows_of_block(op.groups, norm.shape, target).map(|rows| Blocks {
+            rows,
+            summed: Summed::Groups,
+        }),
+    }
 }
 
 /// The node that computes `value` and can give its moments; a reshape is what it reshapes.

@@ -62,6 +62,7 @@ pub use tuned::{TileSize, Tuned, shape_name, tile_sizes};
 use crate::backend::{Backend, Expected, Lap, Load, Meter, Selection, Step, Taken, Transfer};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Param};
+use crate::ops::Blocks;
 use crate::plan::fuse::CUTS;
 use crate::plan::{Place, Plan};
 use crate::tensor::Shape;
@@ -224,8 +225,8 @@ impl Backend for Cuda {
         Store::default().missing_bytes(made(loads), weights, self.target.precision)
     }
 
-    fn rows_of_block(&self, groups: usize, x: Shape) -> Option<usize> {
-        group_norm::rows_of_block(groups, x, &self.target)
+    fn blocks(&self, graph: &Graph, norm: &Node) -> Option<Blocks> {
+        link::blocks(graph, norm, &self.target)
     }
 
     fn sums_alike(&self, whole: &Kernel, band: &Kernel) -> bool {

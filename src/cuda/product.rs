@@ -248,7 +248,7 @@ impl<'a> Product<'a> {
         let Cut { tile, parts, part } = problem.cut(target)?;
         let tiles = self.tiles([tile.rows, tile.columns])?;
         let (workspace_bytes, together) =
-            self.together(parts, tiles as usize, [tile.rows, tile.columns]);
+            self.together(parts, tiles as usize, [tile.rows, tile.columns])?;
         let arguments = [
             &[Argument::Output][..],
             &together,
@@ -280,10 +280,11 @@ impl<'a> Product<'a> {
         parts: usize,
         tiles: usize,
         [rows, columns]: [usize; 2],
-    ) -> (usize, [Argument; 4]) {
+    ) -> Result<(usize, [Argument; 5]), String> {
         let tiles = tiles * self.phases;
         let (mut bytes, mut counters) = (0, 0);
         let [mut partial, mut blocks, mut tail] = [Argument::Null; 3];
+        let mut piece = 0;
         if parts > 1 {
             bytes = parts * tiles * rows * columns * Precision::F32.bytes();
             partial = Argument::Workspace { offset: 0, bytes };
@@ -293,6 +294,7 @@ impl<'a> Product<'a> {
             let (arguments, scratch, more) = moments::arguments(self.shape, columns, bytes);
             [blocks, tail] = arguments;
             bytes += scratch;
+            piece = moments::piece(self.shape);
             // Behind those of all tiles, whether they are used or not.
             counters = tiles + more;
         }
@@ -300,7 +302,8 @@ impl<'a> Product<'a> {
             0 => Argument::Null,
             _ => Argument::Counters(counters),
         };
-        (bytes, [partial, blocks, tail, counters])
+        let piece = kernel::int(piece)?;
+        Ok((bytes, [partial, blocks, tail, counters, piece]))
     }
 
     fn problem(&self) -> Problem {

@@ -18,8 +18,7 @@ use crate::ops::Op;
 /// What the kernel of each node of a graph is chosen for.
 pub(super) fn targets(graph: &Graph, target: &Target) -> Vec<Target> {
     let nodes = graph.nodes();
-    let is_told = |node: &Node| matches!(node.op, Op::TimestepEmbedding(_));
-    let denoises = nodes.iter().any(is_told);
+    let denoises = denoises(graph);
     let sums = |node: &Node| match target.sums {
         Sums::Allowed if denoises && reads_normalised(graph, node) => Sums::Halves,
         Sums::Allowed => Sums::F32,
@@ -30,6 +29,12 @@ pub(super) fn targets(graph: &Graph, target: &Target) -> Vec<Target> {
         ..*target
     };
     nodes.iter().map(own).collect()
+}
+
+/// Whether a network is told a timestep.
+pub(super) fn denoises(graph: &Graph) -> bool {
+    let mut nodes = graph.nodes().iter();
+    nodes.any(|node| matches!(node.op, Op::TimestepEmbedding(_)))
 }
 
 /// Whether a node is a product of what a normalisation made, before it or in it. What is beside a convolution's image is summed apart.

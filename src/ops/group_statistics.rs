@@ -9,13 +9,43 @@ use crate::error::Result as CrateResult;
 use crate::graph::{Graph, Param, Value};
 use crate::tensor::Shape;
 
-/// The mean of each group in each block of rows, and its squared deviations from it: exact on every device.
+/// What the statistics of an image are of, and the order in which a device sums them, which changes no more than their rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Summed {
+    /// Each group, as the device sums an image that it normalises.
+    Groups,
+    /// Each channel, as the device's products sum what they store.
+    Channels,
+    /// The same, of a convolution over an upsampled image that is made in four phases.
+    Phases,
+}
+
+/// The blocks in which an image is summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Blocks {
+    /// Rows of a block.
+    pub rows: usize,
+    /// What is summed of it.
+    pub summed: Summed,
+}
+
+impl Blocks {
+    /// How many statistics a block has, of an image of so many groups and channels.
+    pub fn parts(&self, groups: usize, channels: usize) -> usize {
+        match self.summed {
+            Summed::Groups => groups,
+            Summed::Channels | Summed::Phases => channels,
+        }
+    }
+}
+
+/// The mean of each group or channel in each block of rows, and its squared deviations from it: exact on every device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupStatistics {
     /// Number of groups.
     pub groups: usize,
-    /// Rows of a block.
-    pub rows: usize,
+    /// What is summed.
+    pub blocks: Blocks,
 }
 
 /// As [`GroupNorm`](super::GroupNorm), with mean and variance from statistics of all blocks of an image, of which `x` may be a part.
@@ -23,8 +53,8 @@ pub struct GroupStatistics {
 pub struct GroupNormalise {
     /// Number of groups.
     pub groups: usize,
-    /// Rows of a block of the statistics.
-    pub rows: usize,
+    /// What the statistics are of.
+    pub blocks: Blocks,
     /// Added to the variance.
     pub eps: f32,
     /// `[C]`.
@@ -42,15 +72,20 @@ pub fn block_rows(height: usize, least: usize) -> usize {
 }
 
 impl Graph {
-    /// Appends the statistics of `groups` groups in blocks of `rows` rows.
+    /// Appends the statistics of `groups` groups in `blocks`.
     ///
     /// # Shapes
-    /// `x [N, H, W, C]` gives `[N, G, H / rows, 2]`.
+    /// `x [N, H, W, C]` gives `[N, G, H / rows, 2]`, or `C` in place of `G` where they are of channels.
     ///
     /// # Errors
     /// If the groups do not divide the channels, or the blocks the rows.
-    pub fn group_statistics(&mut self, x: Value, groups: usize, rows: usize) -> CrateResult<Value> {
-        self.push(GroupStatistics { groups, rows }, &[x])
+    pub fn group_statistics(
+        &mut self,
+        x: Value,
+        groups: usize,
+        blocks: Blocks,
+    ) -> CrateResult<Value> {
+        self.push(GroupStatistics { groups, blocks }, &[x])
     }
 }
 
@@ -72,8 +107,9 @@ fn image(x: Shape, groups: usize, rows: usize) -> Result<[usize; 4], String> {
 impl Operator for GroupStatistics {
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
         let [x] = exactly(inputs)?;
-        let [n, h, ..] = image(x, self.groups, self.rows)?;
-        Ok([n, self.groups, h / self.rows, 2].into())
+        let [n, h, _, c] = image(x, self.groups, self.blocks.rows)?;
+        let parts = self.blocks.parts(self.groups, c);
+        Ok([n, parts, h / self.blocks.rows, 2].into())
     }
 
     fn cost(&self, inputs: &[Shape], output: Shape) -> Cost {
@@ -82,24 +118,22 @@ impl Operator for GroupStatistics {
     }
 
     fn eval(&self, inputs: &[Slice], _: &[Slice], output: &mut [f32]) {
-        let Ok([_, h, w, c]) = image(inputs[0].shape, self.groups, self.rows) else {
+        let rows = self.blocks.rows;
+        let Ok([_, h, w, c]) = image(inputs[0].shape, self.groups, rows) else {
             return;
         };
-        let (blocks, per_group) = (h / self.rows, c / self.groups);
-        let block = self.rows * w * c;
+        let parts = self.blocks.parts(self.groups, c);
+        let (blocks, each) = (h / rows, c / parts);
+        let block = rows * w * c;
         for (at, result) in output.chunks_mut(2).enumerate() {
-            let [image, group, index] = [
-                at / (self.groups * blocks),
-                at / blocks % self.groups,
-                at % blocks,
-            ];
+            let [image, part, index] = [at / (parts * blocks), at / blocks % parts, at % blocks];
             let values = || {
                 inputs[0].data[(image * blocks + index) * block..][..block]
                     .chunks(c)
-                    .flat_map(|pixel| &pixel[group * per_group..][..per_group])
+                    .flat_map(|pixel| &pixel[part * each..][..each])
                     .map(|&x| f64::from(x))
             };
-            let mean = values().sum::<f64>() / (self.rows * w * per_group) as f64;
+            let mean = values().sum::<f64>() / (rows * w * each) as f64;
             let squares: f64 = values().map(|x| (x - mean).powi(2)).sum();
             result.copy_from_slice(&[mean as f32, squares as f32]);
         }
@@ -109,10 +143,11 @@ impl Operator for GroupStatistics {
 impl Operator for GroupNormalise {
     fn infer(&self, inputs: &[Shape]) -> Result<Shape, String> {
         let [x, statistics] = exactly(inputs)?;
-        let [n, _, _, c] = image(x, self.groups, self.rows)?;
+        let [n, _, _, c] = image(x, self.groups, self.blocks.rows)?;
+        let parts = self.blocks.parts(self.groups, c);
         let fits = statistics
             .image()
-            .is_some_and(|[m, g, blocks, two]| [m, g, two] == [n, self.groups, 2] && blocks > 0);
+            .is_some_and(|[m, of, blocks, two]| [m, of, two] == [n, parts, 2] && blocks > 0);
         require(fits, || {
             format!("the statistics {statistics} do not fit {x}")
         })?;
@@ -131,15 +166,19 @@ impl Operator for GroupNormalise {
     }
 
     fn eval(&self, inputs: &[Slice], params: &[Slice], output: &mut [f32]) {
-        let Ok([_, h, w, c]) = image(inputs[0].shape, self.groups, self.rows) else {
+        let rows = self.blocks.rows;
+        let Ok([_, h, w, c]) = image(inputs[0].shape, self.groups, rows) else {
             return;
         };
         let per_group = c / self.groups;
-        let count = (self.rows * w * per_group) as f64;
-        let blocks = inputs[1]
-            .shape
-            .image()
-            .map_or(1, |[_, _, blocks, _]| blocks);
+        // A group's statistics, in so many blocks and parts.
+        let parts = self.blocks.parts(self.groups, c) / self.groups;
+        let count = (rows * w * per_group / parts) as f64;
+        let blocks = parts
+            * inputs[1]
+                .shape
+                .image()
+                .map_or(1, |[_, _, blocks, _]| blocks);
         for (at, (x, y)) in inputs[0].data.iter().zip(output).enumerate() {
             let (image, channel) = (at / (h * w * c), at % c);
             let group = image * self.groups + channel / per_group;
@@ -199,28 +238,31 @@ mod tests {
         };
         let mut expected = vec![0.0; shape.len()];
         whole.eval(&[x], &params, &mut expected);
-        let statistics = GroupStatistics { groups: 2, rows: 2 };
-        let of_blocks = statistics.infer(&[shape]).unwrap();
-        assert_eq!(of_blocks, [2, 2, 2, 2].into());
-        let mut sums = vec![0.0; of_blocks.len()];
-        statistics.eval(&[x], &[], &mut sums);
-        let sums = Slice {
-            shape: of_blocks,
-            data: &sums,
-        };
-        let normalise = GroupNormalise {
-            groups: 2,
-            rows: 2,
-            eps: 1e-5,
-            weight: param("weight"),
-            bias: param("bias"),
-            silu: true,
-        };
-        assert_eq!(normalise.infer(&[shape, of_blocks]), Ok(shape));
-        let mut found = vec![0.0; shape.len()];
-        normalise.eval(&[x, sums], &params, &mut found);
-        for (found, expected) in found.iter().zip(&expected) {
-            assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+        for (summed, parts) in [(Summed::Groups, 2), (Summed::Channels, 6)] {
+            let blocks = Blocks { rows: 2, summed };
+            let statistics = GroupStatistics { groups: 2, blocks };
+            let of_blocks = statistics.infer(&[shape]).unwrap();
+            assert_eq!(of_blocks, [2, parts, 2, 2].into());
+            let mut sums = vec![0.0; of_blocks.len()];
+            statistics.eval(&[x], &[], &mut sums);
+            let sums = Slice {
+                shape: of_blocks,
+                data: &sums,
+            };
+            let normalise = GroupNormalise {
+                groups: 2,
+                blocks,
+                eps: 1e-5,
+                weight: param("weight"),
+                bias: param("bias"),
+                silu: true,
+            };
+            assert_eq!(normalise.infer(&[shape, of_blocks]), Ok(shape));
+            let mut found = vec![0.0; shape.len()];
+            normalise.eval(&[x, sums], &params, &mut found);
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+            }
         }
     }
 

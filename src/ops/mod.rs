@@ -49,7 +49,7 @@ pub use embedding::Embedding;
 pub use gather::GatherToken;
 pub use geglu::Geglu;
 pub use group_norm::GroupNorm;
-pub use group_statistics::{GroupNormalise, GroupStatistics, block_rows};
+pub use group_statistics::{Blocks, GroupNormalise, GroupStatistics, Summed, block_rows};
 pub use guidance::Guidance;
 pub use input::Input;
 pub use layer_norm::LayerNorm;

@@ -67,10 +67,6 @@ impl Tiling {
         if self == Self::Auto && fits {
             return Ok(None);
         }
-        // An image so small that none of it could be left out.
-        if program.is_linked() {
-            return Ok(None);
-        }
         let room = room.unwrap_or(usize::MAX);
         if self == Self::Auto {
             return Bands::new(backend, build(1)?, room).map(Some);

@@ -16,20 +16,20 @@ pub mod schedule;
 
 use crate::error::Result;
 use crate::graph::{Graph, Node, Value};
-use crate::ops::{Axis, GroupNorm, GroupNormalise, Input, Op};
+use crate::ops::{Axis, Blocks, GroupNorm, GroupNormalise, Input, Op};
 use crate::tensor::Shape;
 use reach::Edges;
 use std::collections::BTreeMap;
 
-/// The statistics that a normalisation needs of a value: its groups, and the rows of a block.
+/// The statistics that a normalisation needs of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Statistics {
     /// What is normalised.
     pub of: Value,
     /// Number of groups.
     pub groups: usize,
-    /// Rows of a block.
-    pub rows: usize,
+    /// What is summed.
+    pub blocks: Blocks,
 }
 
 /// One walk over all bands of an image.
@@ -73,8 +73,7 @@ pub fn name(value: Value) -> String {
 
 /// The name of the statistics that a pass's graph takes or gives.
 pub fn statistics_name(statistics: &Statistics) -> String {
-    let Statistics { of, groups, rows } = statistics;
-    format!("statistics.{}.{groups}.{rows}", of.index())
+    format!("statistics.{}.{}", statistics.of.index(), statistics.groups)
 }
 
 /// The rows of `value`, if it is an image.
@@ -92,15 +91,15 @@ pub struct Network<'a> {
 }
 
 impl<'a> Network<'a> {
-    /// `rows_of_block` is the device's answer for the normalisation of a shape over a number of groups.
-    pub fn new(graph: &'a Graph, rows_of_block: impl Fn(usize, Shape) -> Option<usize>) -> Self {
+    /// `blocks` is the device's answer for a normalisation of the graph.
+    pub fn new(graph: &'a Graph, blocks: impl Fn(&Node) -> Option<Blocks>) -> Self {
         let needs: Vec<Option<Statistics>> = (graph.nodes().iter())
             .map(|node| match &node.op {
                 Op::GroupNorm(op) if is_alone(op) && node.shape.image().is_some() => {
                     Some(Statistics {
                         of: node.inputs[0],
                         groups: op.groups,
-                        rows: rows_of_block(op.groups, node.shape)?,
+                        blocks: blocks(node)?,
                     })
                 }
                 _ => None,
@@ -201,7 +200,7 @@ pub fn part(graph: &Graph, pass: &Pass, [base, rows]: [usize; 2]) -> Result<Grap
                 inputs.push(given[statistics]);
                 op = Op::GroupNormalise(GroupNormalise {
                     groups: norm.groups,
-                    rows: statistics.rows,
+                    blocks: statistics.blocks,
                     eps: norm.eps,
                     weight: norm.weight.clone(),
                     bias: norm.bias.clone(),
@@ -216,24 +215,26 @@ pub fn part(graph: &Graph, pass: &Pass, [base, rows]: [usize; 2]) -> Result<Grap
         g.output(&name(*value), values[value]);
     }
     for statistics in &pass.gathers {
-        let Statistics { of, groups, rows } = *statistics;
+        let Statistics { of, groups, blocks } = *statistics;
         let node = &graph.node(of).name;
-        let gathered = g.scope(node, |g| g.group_statistics(values[&of], groups, rows))?;
+        let gathered = g.scope(node, |g| g.group_statistics(values[&of], groups, blocks))?;
         g.output(&statistics_name(statistics), gathered);
     }
     Ok(g)
 }
 
 /// Whether a normalisation has one operand and nothing behind it but SiLU.
-fn is_alone(op: &GroupNorm) -> bool {
+pub fn is_alone(op: &GroupNorm) -> bool {
     op.sources == 1 && op.scale_shift.is_none()
 }
 
 /// The shape of an image's statistics.
 pub fn statistics_shape(graph: &Graph, statistics: &Statistics) -> Shape {
-    let shape = graph.shape(statistics.of);
-    let blocks = height(graph, statistics.of).unwrap_or(0) / statistics.rows;
-    [shape.batch(), statistics.groups, blocks, 2].into()
+    let Statistics { of, groups, blocks } = statistics;
+    let shape = graph.shape(*of);
+    let parts = blocks.parts(*groups, shape.channels());
+    let all = height(graph, *of).unwrap_or(0) / blocks.rows;
+    [shape.batch(), parts, all, 2].into()
 }
 
 /// The shape of `rows` of `base` rows of an image.

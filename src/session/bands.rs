@@ -46,7 +46,7 @@ impl<B: Backend> Bands<B> {
                 format!("bands are of one image, not of {shape}"),
             ));
         }
-        let network = Network::new(&graph, |groups, x| backend.rows_of_block(groups, x));
+        let network = Network::new(&graph, |norm| backend.blocks(&graph, norm));
         let whole: Vec<&B::Kernel> = program.kernels().collect();
         let measure = |pass: &Pass, part: &Graph| measure(&**backend, &graph, &whole, pass, part);
         let schedule = Schedule::new(&network, &measure, backend.transfer(), limit)?;
@@ -147,7 +147,7 @@ impl<B: Backend> Bands<B> {
                 let name = bands::statistics_name(statistics);
                 let found = finite(session.get(&name)?, &mut session)?;
                 let factor = height(&self.graph, statistics.of).unwrap_or(0) / pass.rows;
-                let blocks = |row: usize| row * factor / statistics.rows;
+                let blocks = |row: usize| row * factor / statistics.blocks.rows;
                 let whole = host.statistics.get_mut(statistics);
                 let wanted = band.wanted.map(blocks);
                 paste_blocks(whole, &found, blocks(band.first), wanted)
@@ -233,7 +233,7 @@ fn paste(whole: Option<&mut Tensor>, found: &Tensor, base: usize, band: &Band) -
     Some(())
 }
 
-/// Puts a band's wanted blocks, of which it has those from `first` on, in their place in every group.
+/// Puts a band's wanted blocks, of which it has those from `first` on, in their place in every group or channel.
 fn paste_blocks(
     whole: Option<&mut Tensor>,
     found: &Tensor,
@@ -241,11 +241,11 @@ fn paste_blocks(
     [from, to]: [usize; 2],
 ) -> Option<()> {
     let whole = whole?;
-    let [_, groups, all, _] = whole.shape().image()?;
+    let [_, parts, all, _] = whole.shape().image()?;
     let [_, _, own, _] = found.shape().image()?;
-    for group in 0..groups {
-        let source = found.data().get((group * own + from - first) * 2..)?;
-        let target = &mut whole.data_mut()[(group * all + from) * 2..(group * all + to) * 2];
+    for part in 0..parts {
+        let source = found.data().get((part * own + from - first) * 2..)?;
+        let target = &mut whole.data_mut()[(part * all + from) * 2..(part * all + to) * 2];
         let len = target.len();
         target.copy_from_slice(source.get(..len)?);
     }

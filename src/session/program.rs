@@ -42,7 +42,7 @@ impl<B: Backend> Program<B> {
         Ok(Self { plan, selections })
     }
 
-    /// Whether kernels leave each other more than their results. Then no part of the network can be computed by itself to the same bits.
+    /// Whether kernels leave each other more than their results.
     pub fn is_linked(&self) -> bool {
         self.selections.iter().any(|s| s.tail_bytes > 0)
     }

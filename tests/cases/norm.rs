@@ -2,7 +2,9 @@
 
 use super::{CHANNELS, Case, IMAGES, Operand, Values, case, channels_name, join, param, repeat};
 use latent_diffusion::Shape;
-use latent_diffusion::ops::{Channels, GroupNorm, GroupNormalise, GroupStatistics, LayerNorm, Op};
+use latent_diffusion::ops::{
+    Blocks, Channels, GroupNorm, GroupNormalise, GroupStatistics, LayerNorm, Op, Summed,
+};
 
 /// Channels per group of the published networks, all of 32 groups.
 const GROUP_SIZES: [usize; 28] = [
@@ -82,8 +84,23 @@ pub(super) fn cases() -> Vec<Case> {
         ([IMAGES, 3, 7, 15], 3, 3),
         ([IMAGES, 40, 9, 160], 32, 10),
     ] {
-        all.push(statistics(Operand::spread(shape, 3.0, 0.5), groups, rows));
-        all.push(normalise(shape, groups, rows));
+        let blocks = Blocks {
+            rows,
+            summed: Summed::Groups,
+        };
+        all.push(statistics(Operand::spread(shape, 3.0, 0.5), groups, blocks));
+        all.push(normalise(shape, groups, blocks));
+    }
+    // The same by channels, as products find them: of one piece and of several, of eight blocks and of more, and in phases.
+    for (shape, groups, rows, summed) in [
+        ([IMAGES, 16, 64, 40], 5, 8, Summed::Channels),
+        ([IMAGES, 8, 192, 64], 2, 8, Summed::Channels),
+        ([IMAGES, 8, 128, 24], 3, 4, Summed::Phases),
+        ([1, 16, 256, 8], 1, 8, Summed::Phases),
+    ] {
+        let blocks = Blocks { rows, summed };
+        all.push(statistics(Operand::spread(shape, 3.0, 0.5), groups, blocks));
+        all.push(normalise(shape, groups, blocks));
     }
     let shapes: [Shape; 6] = [
         [IMAGES, 1, 7].into(),
@@ -135,20 +152,23 @@ fn scale_shift(mut case: Case, channels: Channels) -> Case {
     case
 }
 
-fn statistics(x: Operand, groups: usize, rows: usize) -> Case {
-    let what = format!("{}, {groups} groups, {rows} rows", x.shape);
-    case(what, GroupStatistics { groups, rows }, vec![x])
+fn statistics(x: Operand, groups: usize, blocks: Blocks) -> Case {
+    let Blocks { rows, summed } = blocks;
+    let what = format!("{}, {groups} groups, {rows} rows, {summed:?}", x.shape);
+    case(what, GroupStatistics { groups, blocks }, vec![x])
 }
 
 /// By the statistics of ten blocks, whose means are not the same.
-fn normalise(shape: [usize; 4], groups: usize, rows: usize) -> Case {
+fn normalise(shape: [usize; 4], groups: usize, blocks: Blocks) -> Case {
     let [n, _, w, channels] = shape;
-    let count = (rows * w * (channels / groups)) as f32;
+    let Blocks { rows, summed } = blocks;
+    let parts = blocks.parts(groups, channels);
+    let count = (rows * w * (channels / parts)) as f32;
     let block = |i: usize| [(i % 7) as f32 * 0.1, count * (1.0 + (i % 3) as f32)];
-    let values: Vec<f32> = (0..n * groups * 10).flat_map(block).collect();
+    let values: Vec<f32> = (0..n * parts * 10).flat_map(block).collect();
     let op = GroupNormalise {
         groups,
-        rows,
+        blocks,
         eps: 1e-6,
         weight: param("weight", [channels]),
         bias: param("bias", [channels]),
@@ -156,11 +176,11 @@ fn normalise(shape: [usize; 4], groups: usize, rows: usize) -> Case {
     };
     let statistics = Operand {
         values: Values::Exactly(values),
-        ..Operand::normal([n, groups, 10, 2])
+        ..Operand::normal([n, parts, 10, 2])
     };
     let operands = vec![Operand::normal(shape), statistics];
     case(
-        format!("{shape:?}, {groups} groups, {rows} rows"),
+        format!("{shape:?}, {groups} groups, {rows} rows, {summed:?}"),
         op,
         operands,
     )

@@ -1,4 +1,4 @@
-//! Faults planted where products find the moments of what they store.
+//! Faults planted where products find the moments of what they store, and where bands find them in what is stored.
 
 use crate::cases::{Case, Operand};
 use crate::fault::{Fault, On, are_named, fault};
@@ -32,6 +32,10 @@ pub fn case([compute_capability, rows, columns]: [usize; 3]) -> (Case, Kernel) {
         let y = g.reshape(y, [3, 16, 40, 328])?;
         let y = g.group_norm(y, 2, 1e-5)?;
         g.output("y", y);
+        // Such a network is never in bands.
+        let t = g.input_exact("t", [1]);
+        let told = g.timestep_embedding(t, 2)?;
+        g.output("t", told);
         Ok(g)
     };
     let emulation = Emulation {
@@ -54,6 +58,13 @@ pub fn case([compute_capability, rows, columns]: [usize; 3]) -> (Case, Kernel) {
     (case, kernel.clone())
 }
 
+/// Of one piece of eight blocks.
+const STORED: On = On::Case("group_statistics: [3, 16, 64, 40], 5 groups, 8 rows, Channels");
+/// Of pieces of 24 blocks.
+const LONG: On = On::Case("group_statistics: [3, 8, 192, 64], 2 groups, 8 rows, Channels");
+const STORED_PHASES: On = On::Case("group_statistics: [3, 8, 128, 24], 3 groups, 4 rows, Phases");
+const GIVEN: On = On::Case("group_normalise: [3, 8, 192, 64], 2 groups, 8 rows, Channels");
+
 #[rustfmt::skip]
 const FAULTS: &[Fault] = &[
     // ---- rows to fragments ----
@@ -75,7 +86,7 @@ const FAULTS: &[Fault] = &[
     // ---- blocks that meet ----
     fault("channel_moments.cuh", "piece.blocks * BLOCK_ROWS / ROWS)) return;", "piece.blocks * BLOCK_ROWS / ROWS + 1)) return;",
         EVERY, &["COUNTER_LEFT"]),
-    fault("channel_moments.cuh", "piece.blocks * BLOCK_ROWS / ROWS)) return;", "PIECE_ROWS / ROWS)) return;",
+    fault("channel_moments.cuh", "piece.blocks * BLOCK_ROWS / ROWS)) return;", "to.piece_rows / ROWS)) return;",
         EVERY, &["COUNTER_LEFT"]),
     fault("channel_moments.cuh", "piece.blocks * BLOCK_ROWS / ROWS)) return;", "piece.blocks * BLOCK_ROWS / ROWS - 1)) return;",
         EVERY, &["BLOCK_RACE", "COUNTER_LEFT"]),
@@ -86,11 +97,11 @@ const FAULTS: &[Fault] = &[
     fault("channel_moments.cuh", " + column / columns;", ";",
         EVERY, &["BLOCK_RACE"]),
     // ---- blocks to moments ----
-    fault("channel_moments.cuh", "            if (i >= piece.blocks) continue;\n", "",
+    fault("channel_moments.cuh", "                if (first + i >= piece.blocks) continue;\n", "",
         EVERY, &["BLOCK_RACE", "GLOBAL_OUT_OF_BOUNDS"]),
-    fault("channel_moments.cuh", "image * blocks + piece * PIECE_BLOCKS,", "image * blocks,",
+    fault("channel_moments.cuh", "image * all + piece * most,", "image * all,",
         EVERY, &["BLOCK_RACE"]),
-    fault("channel_moments.cuh", "2 * (static_cast<size_t>(piece.number) * n + c);", "2 * (static_cast<size_t>(piece.first) * n + c);",
+    fault("channel_moments.cuh", "static_cast<size_t>(piece.number / pieces) * n + c;", "static_cast<size_t>(piece.first) * n + c;",
         EVERY, &["GLOBAL_OUT_OF_BOUNDS"]),
     fault("channel_moments.cuh", "part[i] = {0.0f, 0.0f, 0.0f};", "part[i] = {1.0f, 0.0f, 0.0f};",
         EVERY, &[]),
@@ -115,6 +126,31 @@ const FAULTS: &[Fault] = &[
         HOPPER, &["GLOBAL_OUT_OF_BOUNDS", "COUNTER_MISUSED"]),
     fault("product_sm90.cuh", "        if (column + T::PIECE < T::BN) return;\n", "",
         HOPPER, &["BLOCK_RACE", "COUNTER_LEFT", "RACE_WRITE_AFTER_READ", "RACE_READ_AFTER_WRITE"]),
+    // ---- of what is stored already ----
+    fault("channel_statistics.cu", "        sync_block();\n        if (warp == 0", "        if (warp == 0",
+        STORED, &["SHARED_UNINITIALISED", "RACE_READ_AFTER_WRITE"]),
+    fault("channel_statistics.cu", "        sync_block();\n    }\n", "    }\n",
+        LONG, &["RACE_WRITE_AFTER_READ", "RACE_READ_AFTER_WRITE"]),
+    fault("channel_statistics.cu", "if (warp != 0 || channel >= channels) return;", "if (channel >= channels) return;",
+        STORED, &["RACE_WRITE_AFTER_WRITE"]),
+    fault("channel_statistics.cu", "if (warp != 0 || channel >= channels) return;", "if (warp != 0) return;",
+        STORED, &["GLOBAL_OUT_OF_BOUNDS", "BLOCK_RACE"]),
+    fault("channel_statistics.cu", "        if (channel < channels) {\n", "        if (true) {\n",
+        STORED, &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("channel_statistics.cu", "x += piece * piece_rows * channels + channel;", "x += (piece + 1) * piece_rows * channels + channel;",
+        STORED, &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("channel_statistics.cu", "SHARED_ARRAY(float, squares, JOINED_BLOCKS * WARP);", "SHARED_ARRAY(float, squares, WARP);",
+        STORED, &["SHARED_OUT_OF_BOUNDS"]),
+    fault("channel_statistics.cu", "+ channel) * pieces + blockIdx.x);", "+ channel) * pieces);",
+        STORED, &["BLOCK_RACE"]),
+    fault("channel_statistics.cu", "walk(first + warp,", "walk(warp,", LONG, &[]),
+    fault("channel_statistics.cu", "+ phase % 2, 2};", "+ phase % 2, 1};", STORED_PHASES, &[]),
+    fault("channel_statistics.cu", "(2 * (pixel / line) + phase / 2) * width", "(2 * (pixel / line) + phase) * width",
+        STORED_PHASES, &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("group_norm_given.cu", "2 * (row * pieces + p);", "2 * (row * pieces + p + 1);",
+        GIVEN, &["GLOBAL_OUT_OF_BOUNDS"]),
+    fault("group_norm_given.cu", "static_cast<float>(rows_of_piece(all_pixels, piece, p))", "static_cast<float>(rows_of_piece(pixels, piece, p))",
+        GIVEN, &[]),
 ];
 
 #[test]

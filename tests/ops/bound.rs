@@ -130,7 +130,8 @@ impl Bound {
                 (condition, terms, 2.3)
             }
             Op::GroupNormalise(norm) => {
-                let blocks = inputs[1].shape.dims()[2] as f64;
+                let [_, parts, blocks, _] = inputs[1].shape.image().expect("statistics");
+                let blocks = (parts / norm.groups * blocks) as f64;
                 (statistics::given(inputs, params, norm), blocks, 2.3)
             }
             Op::LayerNorm(norm) => {

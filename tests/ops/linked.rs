@@ -41,7 +41,7 @@ struct Network {
 }
 
 #[rustfmt::skip]
-const NETWORKS: [Network; 15] = [
+const NETWORKS: [Network; 17] = [
     // Four pieces of 512 rows and a half.
     network("a convolution", [48, 48, 8], Convolutions, &[24], 3),
     network("tokens", [64, 64, 40], Maps, &[40], 5),
@@ -56,6 +56,9 @@ const NETWORKS: [Network; 15] = [
     network("two products, one of which repeats", [24, 48, 64], Pair, &[80, 160], 3),
     // Phases of 384 pixels: pieces of more than one.
     network("phases", [16, 24, 64], Phases, &[160], 2),
+    // Pieces of three times eight blocks.
+    network("long pieces", [24, 192, 8], Maps, &[24], 3),
+    network("long pieces of phases", [12, 96, 64], Phases, &[80], 2),
     network("one column of pixels", [128, 5, 64], Convolutions, &[168], 1),
     network("wide tokens", [16, 40, 328], Maps, &[328], 2),
     // Channels that are no whole pieces.
@@ -136,6 +139,10 @@ impl Network {
         };
         let y = g.scope("norm", |g| g.group_norm(joined, self.groups, 1e-5))?;
         g.output("y", y);
+        // Told a timestep, a network is never in bands, and has whatever moments there are.
+        let t = g.input_exact("t", [1]);
+        let told = g.timestep_embedding(t, 2)?;
+        g.output("t", told);
         Ok(g)
     }
 
@@ -175,6 +182,7 @@ fn run(
     let norm = norm.unwrap().clone();
     let mut session = Session::load(&backend, program, &Weights::synthetic(7))?;
     session.set("x", x)?;
+    session.set("t", &Tensor::zeros([1]))?;
     session.run()?;
     let read = (0..network.channels.len()).map(|index| session.get(&index.to_string()));
     Ok((norm, read.collect::<Result<_>>()?, session.get("y")?))

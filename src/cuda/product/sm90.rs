@@ -213,7 +213,7 @@ impl Product<'_> {
         let sizes = sizes.into_iter().chain(own).map(kernel::int);
         let sizes: Vec<Argument> = sizes.collect::<Result<_, _>>()?;
         let (workspace_bytes, together) =
-            self.together(parts, cut.tiles, [tile.rows, tile.columns]);
+            self.together(parts, cut.tiles, [tile.rows, tile.columns])?;
         let arguments = [
             &[Argument::Output][..],
             &together,

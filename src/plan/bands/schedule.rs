@@ -279,7 +279,7 @@ impl Planner<'_> {
     fn unit(&self, pass: &Pass, base: usize) -> usize {
         let of = |unit: usize, statistics: &Statistics| {
             let factor = height(self.graph(), statistics.of).unwrap_or(base) / base;
-            let own = statistics.rows / gcd(statistics.rows, factor);
+            let own = statistics.blocks.rows / gcd(statistics.blocks.rows, factor);
             unit / gcd(unit, own) * own
         };
         let normalised = pass.gathers.iter().chain(&pass.given);

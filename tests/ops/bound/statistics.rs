@@ -9,7 +9,7 @@ pub(super) fn summed(x: &Elements, op: &GroupStatistics, len: usize) -> (Vec<f64
     let around_zero = |i: usize| magnitude[i] + 4.0 * count(x, op) * magnitude[i - 1].powi(2);
     fn count(x: &Elements, op: &GroupStatistics) -> f64 {
         let [_, _, w, c] = x.shape.image().expect("an image");
-        (op.rows * w * (c / op.groups)) as f64
+        (op.blocks.rows * w * (c / op.blocks.parts(op.groups, c))) as f64
     }
     let condition = |i: usize| {
         if i.is_multiple_of(2) {
@@ -24,8 +24,9 @@ pub(super) fn summed(x: &Elements, op: &GroupStatistics, len: usize) -> (Vec<f64
 /// The condition of a normalisation by given statistics: `(|x| + |mean|) |w| / deviation + |b|`.
 pub(super) fn given(inputs: &[Elements], params: &[Elements], op: &GroupNormalise) -> Vec<f64> {
     let [_, h, w, c] = inputs[0].shape.image().expect("an image");
-    let blocks = inputs[1].shape.dims()[2];
-    let count = (op.rows * w * (c / op.groups)) as f64;
+    let parts = op.blocks.parts(op.groups, c) / op.groups;
+    let blocks = parts * inputs[1].shape.dims()[2];
+    let count = (op.blocks.rows * w * (c / op.groups / parts)) as f64;
     let condition = |(i, x): (usize, &f32)| {
         let (image, channel) = (i / (h * w * c), i % c);
         let group = image * op.groups + channel / (c / op.groups);
