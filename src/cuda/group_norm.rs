@@ -64,7 +64,8 @@ const FACTORS: [Argument; 2] = [Argument::Weight(0), Argument::Weight(1)];
 const UNSCALED: [Argument; 3] = [Argument::Null, Argument::Null, Argument::Int(0)];
 const ALONE: [Argument; 2] = [Argument::Input(0), Argument::Null];
 
-/// The channels of both operands and the images of the second (1 where there is none), those operands, and what scales and shifts them, as entries take them.
+/// The channels of both operands and the images of the second (1 where there is none), those operands, and what scales and shifts them, as entries
+/// take them.
 struct Operands {
     sources: [usize; 3],
     pointers: [Argument; 2],

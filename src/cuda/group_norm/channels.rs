@@ -1,5 +1,5 @@
-//! Bands of an image that is normalised by the moments of its channels: found in what is stored, in the order of the product that would have found them
-//! in the whole image.
+//! Bands of an image that is normalised by the moments of its channels: found in what is stored, in the order of the product that would have found
+//! them in the whole image.
 
 use super::super::kernel::{self, Argument, Kernel, Launch, Layout, Target};
 use super::super::moments;
