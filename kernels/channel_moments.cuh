@@ -4,11 +4,11 @@
 //   blocks      four fragments, 64 rows, whose moments lie in scratch memory [m / 64, n, 2]
 //   moments     a piece, which is `piece_rows` rows or as many as the image has left: [images, n, pieces, 2], a mean and squared deviations each
 //
-// An image's blocks are numbered in any order that is the image's own: along its rows, phase after phase where it is made in phases (conv2d.cu), box
-// after box where a block is one (conv2d_sm90.cu). A piece has as many blocks of each phase, so that it can be rows of the image: those of the first
-// phase, then those of the next. Neighbours are joined two and two (moments.cuh), eight of them, and then one eight after another, so the bits are the
-// same whatever the tile, which is made of whole blocks. Those of a piece are joined by whoever is the last to bring one; of what is stored already,
-// channel_statistics.cu finds the same moments.
+// An image's blocks are numbered in any order that is the image's own: along its rows, phase after phase where it is made in phases (conv2d.cu),
+// box after box where a block is one (conv2d_sm90.cu). A piece has as many blocks of each phase, so that it can be rows of the image: those of the
+// first phase, then those of the next. Neighbours are joined two and two (moments.cuh), eight of them, and then one eight after another, so the bits
+// are the same whatever the tile, which is made of whole blocks. Those of a piece are joined by whoever is the last to bring one; of what is stored
+// already, channel_statistics.cu finds the same moments.
 #pragma once
 
 #include "moments.cuh"

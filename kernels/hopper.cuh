@@ -7,7 +7,8 @@
 //
 // Two proxies (PTX ISA, "Async proxy"). Ordinary loads and stores are one way to memory, tensor copies and wgmma another. What a thread has
 // stored in shared memory is seen by the other way only after `fence_async_shared` by that thread, and then a barrier for those who start the
-// copy or product; and so what it has loaded there was loaded before a tensor load writes over it. What a tensor load brings is seen by all who have waited on its barrier, both ways.
+// copy or product; and so what it has loaded there was loaded before a tensor load writes over it. What a tensor load brings is seen by all who
+// have waited on its barrier, both ways.
 //
 // Phases. A barrier is in phase 0 at first; a phase ends, and the next begins, when all arrivals and all expected bytes have come.
 // `barrier_wait(b, parity)` returns once the phase of that parity has ended: parity 0 for the first use of a stage, 1 for the second, 0 again
