@@ -1,7 +1,7 @@
 """Checks and times the CUDA engine on a machine with a GPU, nvcc and PyTorch, and no need of Rust.
 
     python tools/gpu_check.py collect gpu_check_bin                 # where there is Rust: builds, and gathers the binaries in a folder
-    python3 tools/gpu_check.py run --phase all --out FOLDER         # where there is a GPU; gpu_check_bin, or its .tar.gz, beside `tools`
+    python3 tools/gpu_check.py run --phase all --out FOLDER         # where there is a GPU; gpu_check_bin, or its .tar.gz, lies in the checkout
     python3 tools/gpu_check.py run --phase networks --batches 8 --out FOLDER
     python tools/gpu_check.py run --dry-run --out FOLDER            # anywhere: every step on the emulator, at tiny sizes
 
