@@ -28,6 +28,8 @@ pub enum Part {
     Unet,
     /// A sampler's step with guidance: the network asked twice for each image, and the update
     Step,
+    /// A step without guidance, as outside of a guidance interval: the network asked once
+    Unguided,
     /// From a latent to an image
     Decode,
     /// From an image to a latent
@@ -123,10 +125,11 @@ fn networks_of<'a>(model: &'a Model, args: &Chosen, what: Part) -> Result<Vec<Ne
             weights,
         ));
     }
-    if what == Part::Step {
+    if matches!(what, Part::Step | Part::Unguided) {
         let (config, weights) = model.unet()?;
         let tokens = model.config.context_tokens();
-        let guided = config.context_dim.is_some() || config.num_classes.is_some();
+        let told = config.context_dim.is_some() || config.num_classes.is_some();
+        let guided = told && what == Part::Step;
         let sizes = StepSizes {
             rows: STEPS,
             ..StepSizes::new(config, tokens, batch, latent, guided)
@@ -134,7 +137,7 @@ fn networks_of<'a>(model: &'a Model, args: &Chosen, what: Part) -> Result<Vec<Ne
         found.push((
             match guided {
                 true => format!("step with guidance, {at}"),
-                false => format!("step, {at}"),
+                false => format!("step without guidance, {at}"),
             },
             pipeline::step(config, &sizes)?,
             weights,

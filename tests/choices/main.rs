@@ -18,6 +18,7 @@ use latent_diffusion::cuda::{Kernel, Target, link, select};
 use latent_diffusion::models::System;
 use latent_diffusion::models::autoencoder;
 use latent_diffusion::models::config::ModelConfig;
+use latent_diffusion::pipeline::{self, StepSizes};
 use latent_diffusion::plan::{Plan, fuse::fuse, hoist::hoist};
 use std::path::PathBuf;
 
@@ -54,6 +55,21 @@ fn system(name: &str) -> ModelConfig {
 /// A step with guidance of Stable Diffusion 1 at 512x512.
 fn sd1_step(images: usize) -> Graph {
     networks::step(&ModelConfig::stable_diffusion_1(), images, [64, 64]).graph
+}
+
+/// Steps of the run that an image is predicted of.
+const STEPS: usize = 20;
+
+/// A step of a run of [`STEPS`] for one image, as [`sd1_step`] but for the rows of its tables.
+fn sd1_of_run(guided: bool) -> Graph {
+    let model = ModelConfig::stable_diffusion_1();
+    let unet = model.unet.as_ref().unwrap();
+    let sizes = StepSizes {
+        rows: STEPS,
+        memory: 2,
+        ..StepSizes::new(unet, model.context_tokens(), 1, [64, 64], guided)
+    };
+    pipeline::step(unet, &sizes).unwrap()
 }
 
 /// A step with guidance of CompVis's text-to-image model of 1.45 billion parameters at 256x256.

@@ -1,9 +1,11 @@
 //! What a step or a call should take on four GPUs, by the cost model: predictions, held to a reviewed table so that a change of a kernel, a
 //! choice or a graph shows what it is hoped to be worth.
 
-use crate::{Chosen, data, decoder, is_reviewed, sd1_step, txt2img_step};
+use crate::networks::networks;
+use crate::{Chosen, STEPS, data, decoder, is_reviewed, sd1_of_run, sd1_step, txt2img_step};
 use latent_diffusion::Graph;
 use latent_diffusion::cuda::{Gpu, Precision, floor, predict};
+use latent_diffusion::models::config::ModelConfig;
 use std::fmt::Write;
 
 const FILE: &str = "predicted.txt";
@@ -28,8 +30,9 @@ const KINDS: [(&str, &[&str]); 5] = [
 /// A network by its images, and the numbers of images that it is predicted for.
 type Network = (&'static str, fn(usize) -> Graph, &'static [usize]);
 
-const NETWORKS: [Network; 3] = [
+const NETWORKS: [Network; 4] = [
     ("sd1 512 step, guided", sd1_step, &[1, 2, 8]),
+    ("sd1 512 step, unguided", |_| sd1_of_run(false), &[1]),
     ("txt2img 256 step, guided", txt2img_step, &[1, 8]),
     ("kl-f8 decode to 512", decoder, &[1]),
 ];
@@ -68,6 +71,43 @@ fn line((name, network, images): (&str, fn(usize) -> Graph, usize), gpu: &Gpu) -
     )
 }
 
+/// The text encoder of a prompt and its negative.
+fn text_encoder() -> Graph {
+    let all = networks(&ModelConfig::stable_diffusion_1(), 2, [64, 64]);
+    let text = all.into_iter().find(|network| network.name == "text");
+    text.unwrap().graph
+}
+
+/// Seconds of what a network does once, and of every run.
+fn seconds(graph: Graph, gpu: &Gpu) -> [f64; 2] {
+    let chosen = Chosen::new(graph, &gpu.target(Precision::F16));
+    let mut sums = [0.0; 2];
+    for launch in predict(&chosen.plan, &chosen.kernels, gpu, Precision::F16) {
+        sums[usize::from(launch.node >= chosen.plan.prologue)] += launch.seconds;
+    }
+    sums
+}
+
+/// What the networks of a picture should take, by GPU.
+fn images() -> String {
+    let mut table = format!(
+        "\nAn image of 512x512 by Stable Diffusion 1 with guidance, {STEPS} steps, in ms: what the GPU does from the prompt's tokens to the pixels. The\n\
+         host's tokens, noise and PNG, and starting it all, are not in it.\n\n{:<16} {:>8} {:>8} {:>8} {:>8} {:>8}\n",
+        "GPU", "text", "once", "steps", "decode", "image"
+    );
+    for gpu in Gpu::published() {
+        let [once, step] = seconds(sd1_of_run(true), &gpu);
+        let text: f64 = seconds(text_encoder(), &gpu).iter().sum();
+        let decode: f64 = seconds(decoder(1), &gpu).iter().sum();
+        let parts = [text, once, STEPS as f64 * step, decode];
+        let line = (parts.iter().chain([&parts.iter().sum()]))
+            .map(|seconds| format!(" {:>8.3}", 1e3 * seconds))
+            .collect::<String>();
+        writeln!(table, "{:<16}{line}", gpu.name).unwrap();
+    }
+    table
+}
+
 fn table() -> String {
     let mut text = String::from(
         "PREDICTIONS by src/cuda/predict.rs, of kernels that have not yet run on hardware. Nothing here was measured.\n\
@@ -97,7 +137,7 @@ fn table() -> String {
             }
         }
     }
-    text
+    text + &images()
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::fmt::Write;
 const FILE: &str = "waves.txt";
 
 /// Images in a batch.
-const BATCHES: [usize; 5] = [1, 2, 4, 8, 16];
+const BATCHES: [usize; 6] = [1, 2, 4, 8, 16, 32];
 
 /// Multiprocessors, and whose: H200, A100, RTX 4090, RTX 3090 Ti, RTX 3090, RTX 4080, RTX 3080.
 const SIZES: [(u32, &str); 7] = [
@@ -25,22 +25,36 @@ const SIZES: [(u32, &str); 7] = [
 /// The products in the table do at least this share of their network's work.
 const SHARE: f64 = 0.01;
 
-/// The least that a product of them fills, of the multiprocessors' time, by the images in the batch. The least of all is of one that normalises
-/// its rows first, and so has no parts.
-const LEAST_FILL: [f64; BATCHES.len()] = [0.55, 0.6, 0.75, 0.78, 0.84];
+/// What each of them fills, of the multiprocessors' time, unless the table names it.
+const FILL: f64 = 0.8;
 
 /// Floating-point operations of a product that is over in the time of a launch: more blocks would not end it sooner.
 const SMALL: f64 = 1e9;
 
+/// Where products that are not small fill less: the network and its multiprocessors, how many cells of the table at most, and the least of them. Over
+/// how many parts a sum is split is one image's choice, and tiles that fill more take longer by the model, as they load more for what they multiply.
+const BELOW: [(&str, u32, usize, f64); 11] = [
+    ("sd1 512 step", 108, 3, 0.74),
+    ("sd1 512 step", 84, 2, 0.76),
+    ("sd1 512 step", 82, 2, 0.78),
+    ("sd1 512 step", 76, 6, 0.78),
+    ("txt2img 256 step", 132, 4, 0.48),
+    ("txt2img 256 step", 108, 6, 0.55),
+    ("txt2img 256 step", 84, 2, 0.71),
+    ("txt2img 256 step", 82, 2, 0.73),
+    ("txt2img 256 step", 76, 27, 0.78),
+    ("kl-f8 decode to 512", 84, 1, 0.76),
+    ("kl-f8 decode to 512", 82, 1, 0.78),
+];
+
 /// A network by its images.
 type Network = fn(usize) -> Graph;
 
-/// With the samples that it computes for an image. What both samples of guidance share is of one, as for half the
-/// images; of half an image nothing is asked.
+/// With how many of the batches it is chosen for: values of 32 images of a decoder are more than a kernel counts to, and are never asked for.
 const NETWORKS: [(&str, Network, usize); 3] = [
-    ("sd1 512 step", sd1_step, 2),
-    ("txt2img 256 step", txt2img_step, 2),
-    ("kl-f8 decode to 512", decoder, 1),
+    ("sd1 512 step", sd1_step, BATCHES.len()),
+    ("txt2img 256 step", txt2img_step, BATCHES.len()),
+    ("kl-f8 decode to 512", decoder, BATCHES.len() - 1),
 ];
 
 /// Of one product on one GPU: its tile, over how many blocks a sum is split, and how much of the multiprocessors' time it fills.
@@ -52,10 +66,21 @@ struct Cell {
     flops: f64,
 }
 
-/// A product's name, with its samples of an image, its share of the network's work, and its cells by batch.
+impl Cell {
+    /// Why it fills less than it should: by the legend of the table, or by nothing.
+    fn reason(&self, multiprocessors: u32) -> &'static str {
+        match self.fill < FILL {
+            true if self.flops < SMALL => "s",
+            true if self.blocks < multiprocessors as usize => "w",
+            true => "l",
+            false => " ",
+        }
+    }
+}
+
+/// A product's name, with its share of the network's work, and its cells by batch.
 struct Row {
     name: String,
-    samples: usize,
     share: f64,
     cells: Vec<Cell>,
 }
@@ -75,9 +100,9 @@ fn fill(blocks: usize, gpu: &Gpu) -> f64 {
 }
 
 /// The products of a network's body, each kind once, in order of appearance.
-fn rows(network: Network, gpu: &Gpu) -> Vec<Row> {
+fn rows(network: Network, batches: usize, gpu: &Gpu) -> Vec<Row> {
     let mut rows: Vec<Row> = vec![];
-    for (column, images) in BATCHES.into_iter().enumerate() {
+    for (column, images) in BATCHES.into_iter().take(batches).enumerate() {
         let chosen = Chosen::new(network(images), &gpu.target(Precision::F16));
         let launches = predict(&chosen.plan, &chosen.kernels, gpu, Precision::F16);
         let body = launches
@@ -94,7 +119,6 @@ fn rows(network: Network, gpu: &Gpu) -> Vec<Row> {
             if index == rows.len() {
                 rows.push(Row {
                     name,
-                    samples: chosen.plan.graph.nodes()[launch.node].shape.batch() / images,
                     share: 0.0,
                     cells: vec![],
                 });
@@ -146,9 +170,10 @@ fn cell(chosen: &Chosen, launch: &Predicted, gpu: &Gpu) -> Cell {
 fn table() -> String {
     let mut text = String::from(
         "Products that do 1 % of a network's work or more: tile, / parts of a sum, x blocks, = how much of the multiprocessors' time they fill,\n\
-         in a batch of 1, 2, 4, 8 and 16 images. Choices alone: nothing here was measured.\n",
+         in a batch of 1, 2, 4, 8, 16 and 32 images. Choices alone: nothing here was measured. Where that is less than 0.80: (s) over in the time of\n\
+         a launch; (w) one wave, and (l) a last wave, that is not full, where smaller tiles would take longer by the model of time.\n",
     );
-    for (name, network, _) in NETWORKS {
+    for (name, network, batches) in NETWORKS {
         for size in SIZES {
             let gpu = gpu(size);
             writeln!(
@@ -157,11 +182,12 @@ fn table() -> String {
                 size.0, gpu.compute_capability
             )
             .unwrap();
-            for row in rows(network, &gpu) {
+            for row in rows(network, batches, &gpu) {
                 let cell = |c: &Cell| {
                     format!(
-                        " {:>22}",
-                        format!("{}/{} x{} ={:.2}", c.tile, c.parts, c.blocks, c.fill)
+                        " {:>22}{}",
+                        format!("{}/{} x{} ={:.2}", c.tile, c.parts, c.blocks, c.fill),
+                        c.reason(size.0)
                     )
                 };
                 let cells: String = row.cells.iter().map(cell).collect();
@@ -179,23 +205,20 @@ fn waves_are_those_that_were_reviewed() {
 
 #[test]
 fn products_that_matter_fill_every_gpu() {
-    for (name, network, samples) in NETWORKS {
+    for (name, network, batches) in NETWORKS {
         for size in SIZES {
-            for row in rows(network, &gpu(size)) {
-                for (column, (cell, images)) in row.cells.iter().zip(BATCHES).enumerate() {
-                    let shared = usize::from(row.samples < samples);
-                    let Some(column) = column.checked_sub(shared) else {
-                        continue;
-                    };
-                    let least = LEAST_FILL[column];
-                    let fill = cell.fill;
-                    assert!(
-                        fill >= least || cell.flops < SMALL,
-                        "{name}, {} of {images} images on {size:?}: {fill:.2}",
-                        row.name
-                    );
-                }
-            }
+            let rows = rows(network, batches, &gpu(size));
+            let cells = rows.iter().flat_map(|row| &row.cells);
+            let below: Vec<f64> = cells
+                .filter(|cell| cell.fill < FILL && cell.flops >= SMALL)
+                .map(|cell| cell.fill)
+                .collect();
+            let named = BELOW.iter().find(|row| (row.0, row.1) == (name, size.0));
+            let (most, least) = named.map_or((0, FILL), |&(_, _, most, least)| (most, least));
+            assert!(
+                below.len() <= most && below.iter().all(|&fill| fill >= least),
+                "{name} on {size:?}: {below:.2?}"
+            );
         }
     }
 }

@@ -332,6 +332,13 @@ fn bench_and_inspect_describe_a_model() {
     ];
     let step: serde_json::Value = serde_json::from_str(place.ldm(&step).lines()[0]).unwrap();
     let step = &step["networks"][0];
+    let unguided = [
+        "bench", "-m", model, "--what", "unguided", "--repeat", "1", "--json",
+    ];
+    let unguided: serde_json::Value =
+        serde_json::from_str(place.ldm(&unguided).lines()[0]).unwrap();
+    let flops = |network: &serde_json::Value| network["flops"].as_u64().unwrap();
+    assert!(flops(&unguided["networks"][0]) < flops(step));
     assert!(step["once"]["calls"].as_u64().unwrap() > 0, "{step}");
     assert!(networks.iter().all(|network| network["once"].is_null()));
     let inspect = place.ldm(&["inspect", model, "--json", "--check-weights"]);

@@ -39,7 +39,7 @@ def run(binaries: Path, device: str, out: Path, deadline: float, sampler, brief:
         # A table without tiles, so that one which lies where `ldm` looks for it is not taken.
         usual.write_text("".join(line + "\n" for line in table.read_text().splitlines()[:2]))
         rows = []
-        for what in ["step"] if brief else ["step", "decode"]:
+        for what in ["step"] if brief else ["step", "unguided", "decode"]:
             line = ["bench", "--json", "--what", what, "--repeat", repeat, *model, "--tuned"]
             begin = time.monotonic()
             answers = {"model of time": [], "tuned": []}
