@@ -82,18 +82,51 @@ fn planned(model: &Model, dump: &Dump) -> Result<Trajectory> {
         }
     }
     let schedule = Schedule::new(&config.schedule)?;
-    let multistep = matches!(
-        sampler,
-        Sampler::DpmSolver2M | Sampler::DpmSolver2MSde | Sampler::UniPc
-    );
+    if let Some(least) = least_lambda(dump)
+        && sampler == Sampler::DpmSolver2M
+        && -schedule.ratio_range().1.ln() < least
+    {
+        return Err(dump.refuse(format!(
+            "has a `scheduler` whose `lambda_min_clipped` is {least}, and no sampler here leaves out timesteps of this schedule"
+        )));
+    }
     let rule = schedule.or_spacing(sampler.usual_spacing()).spacing();
-    if steps == 1 && rule == TimestepSpacing::Linspace && !multistep {
-        return Err(dump.refuse(
-            "is of one step of evenly spread timesteps (`linspace`), which diffusers takes from the first timestep, where there is no noise \
-             to remove, and this program from the last",
-        ));
+    if steps == 1 && rule == TimestepSpacing::Linspace {
+        return one_evenly_spread(sampler, config.schedule, &options);
     }
     sampler.plan(&schedule, &options)
+}
+
+/// One step of evenly spread timesteps. Where diffusers spreads timesteps it begins at the first, so that is the one, with hardly any noise to
+/// remove; where it spreads intervals, or goes by a list of its own, the one is the last, as it is everywhere for who samples with this program.
+fn one_evenly_spread(
+    sampler: Sampler,
+    schedule: ScheduleConfig,
+    options: &Options,
+) -> Result<Trajectory> {
+    let by_ratio = match sampler {
+        Sampler::Ddpm | Sampler::Ddim | Sampler::Plms => false,
+        Sampler::Euler | Sampler::EulerAncestral | Sampler::Heun => true,
+        Sampler::DpmSolver2M | Sampler::DpmSolver2MSde | Sampler::UniPc | Sampler::Lcm => {
+            return sampler.plan(&Schedule::new(&schedule)?, options);
+        }
+    };
+    let from_first = ScheduleConfig {
+        timestep_spacing: Some(TimestepSpacing::Leading),
+        steps_offset: 0,
+        ..schedule
+    };
+    let mut trajectory = sampler.plan(&Schedule::new(&from_first)?, options)?;
+    if let (true, Some(row)) = (by_ratio, trajectory.rows.first()) {
+        trajectory.start.noise = row.at.sigma;
+    }
+    Ok(trajectory)
+}
+
+/// Half the logarithm of the signal-to-noise ratio below which a dump's scheduler leaves timesteps out, where it says one.
+fn least_lambda(dump: &Dump) -> Option<f64> {
+    let settings = dump.metadata("scheduler")?.as_object()?;
+    settings.get("lambda_min_clipped")?.as_f64()
 }
 
 /// The rules for choosing timesteps, as diffusers names them.
@@ -174,6 +207,9 @@ fn guided(config: &UNetConfig, dump: &Dump, batch: usize) -> Result<Guided> {
     if scale != 1.0 {
         let unconditional = per_image(dump.required("uncond_context", 3)?, batch)?;
         guided.context = Some(Tensor::stack(&[unconditional, context])?);
+        if let Some(labels) = guided.class_labels.take() {
+            guided.class_labels = Some(Tensor::stack(&[labels.clone(), labels])?);
+        }
         guided.settings = Some([scale as f32, rescale as f32]);
     }
     Ok(guided)

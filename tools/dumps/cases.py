@@ -150,6 +150,38 @@ def unet_alone(folder: Path) -> None:
     unet.half().save_pretrained(folder / "model")
 
 
+def labelled(folder: Path) -> None:
+    """A UNet that is told classes beside a context, both twice with guidance; and the edges of diffusers' schedules: one step of evenly spread
+    timesteps, which is the first, and exponential ratios, whose first timestep is cut."""
+    unet = diffusers_unet(70, block_out_channels=(8, 8), norm_num_groups=2, attention_head_dim=2, cross_attention_dim=6, num_class_embeds=3)
+    classes = torch.tensor([2, 0])
+    ddim = diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading")
+    even = dict(timestep_spacing="linspace")
+    exponential = dict(use_exponential_sigmas=True)
+    for name, scheduler, steps in (
+        ("ddim", ddim, 20),
+        ("ddim_one", diffusers.DDIMScheduler.from_config(ddim.config, **even), 1),
+        ("plms_one", diffusers.PNDMScheduler.from_config(ddim.config, skip_prk_steps=True, **even), 1),
+        ("euler_one", diffusers.EulerDiscreteScheduler.from_config(ddim.config, **even), 1),
+        ("heun_one", diffusers.HeunDiscreteScheduler.from_config(ddim.config, use_karras_sigmas=True, **even), 1),
+        ("dpmpp_2m_one", diffusers.DPMSolverMultistepScheduler.from_config(ddim.config, **even), 1),
+        ("dpmpp_2m_exponential", diffusers.DPMSolverMultistepScheduler.from_config(ddim.config, **exponential), 20),
+        ("unipc_exponential", diffusers.UniPCMultistepScheduler.from_config(ddim.config, **exponential), 7),
+    ):
+        def predict(x, t, context):
+            return unet(x, t, context, class_labels=classes).sample
+
+        components.sampler(folder / f"sampler_{name}.safetensors", predict, scheduler, noise((2, 4, 2, 4), 71), noise((2, 3, 6), 72),
+                           noise((2, 3, 6), 73), 2.0, steps, {"class_labels": classes}, sampler=type(scheduler).__name__,
+                           scheduler=dict(scheduler.config))
+    model = folder / "model"
+    unet.half().save_pretrained(model / "unet")
+    ddim.save_pretrained(model / "scheduler")
+    index = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": diffusers.__version__,
+             "scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DConditionModel"]}
+    (model / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
 def super_resolution(folder: Path) -> None:
     """A LDMSuperResolutionPipeline: a UNet without a context, whose attention over pixels has three matrices where CompVis has one, and
     a vector-quantised first stage."""
@@ -303,5 +335,6 @@ def clip_projected(folder: Path) -> None:
 CASES = {
     "sd1": sd1, "sd2": sd2, "unet_alone": unet_alone, "compvis": compvis, "compvis_v": compvis_v,
     "autoencoder_alone": autoencoder_alone, "text_alone": text_alone, "clip_projected": clip_projected,
+    "labelled": labelled,
     "super_resolution": super_resolution,
 }
