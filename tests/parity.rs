@@ -285,6 +285,68 @@ fn ldm(model: &Path, dumps: &[PathBuf], more: &[&str]) -> (i32, String, String) 
     (code, text(output.stdout), text(output.stderr))
 }
 
+/// A copy of a dump with further `inputs`, of as many ones as their sizes say but for the last element, and with further metadata.
+fn with_more(dump: &Path, inputs: &[(&str, f32)], more: (&str, &str)) -> tempfile::TempDir {
+    let bytes = std::fs::read(dump).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut metadata = header.metadata().clone().unwrap();
+    metadata.insert(more.0.to_owned(), more.1.to_owned());
+    let inputs = inputs.iter().map(|&(name, last)| {
+        let values = [[1f32; 31].as_slice(), &[last]].concat();
+        let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        (format!("input.{name}"), bytes)
+    });
+    let inputs: Vec<(String, Vec<u8>)> = inputs.collect();
+    let added = inputs.iter().map(|(name, bytes)| {
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2, 16], bytes);
+        (name.clone(), view.unwrap())
+    });
+    let tensors = file.tensors().into_iter().chain(added);
+    let folder = tempfile::tempdir().unwrap();
+    let written = safetensors::serialize(tensors, Some(metadata)).unwrap();
+    std::fs::write(folder.path().join("dump.safetensors"), written).unwrap();
+    folder
+}
+
+#[test]
+fn what_is_not_read_is_said_and_what_would_change_the_answer_is_refused() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity");
+    let run = |case: &str, dump: &str, inputs: &[(&str, f32)], more: (&str, &str)| {
+        let dump = root.join(case).join(format!("{dump}.safetensors"));
+        let folder = with_more(&dump, inputs, more);
+        let dump = folder.path().join("dump.safetensors");
+        ldm(
+            &root.join(case).join("model"),
+            &[dump],
+            &["--vae-tiling", "on"],
+        )
+    };
+    let usual = ("author", "someone");
+    let inputs = [("attention_mask", 1.0), ("position_ids", 15.0)];
+    let (code, out, err) = run("sd1", "text", &inputs, usual);
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(
+        err.contains("`input.position_ids`") && !err.contains("mask"),
+        "{err}"
+    );
+    assert!(err.contains("--vae-tiling on"), "{err}");
+    let (code, _, err) = run("sd1", "text", &[("attention_mask", 0.0)], usual);
+    assert!(code == 3 && err.contains("input.attention_mask"), "{err}");
+    for (betas, refused) in [("squaredcos_cap_v2", true), ("scaled_linear", false)] {
+        let settings = format!(r#"{{"beta_schedule": "{betas}", "lambda_min_clipped": -5.1}}"#);
+        let (code, _, err) = run(
+            "labelled",
+            "sampler_dpmpp_2m_one",
+            &[],
+            ("scheduler", &settings),
+        );
+        assert_eq!(code == 3, refused, "{err}");
+        assert_eq!(err.contains("lambda_min_clipped"), refused, "{err}");
+    }
+}
+
 #[test]
 fn the_command_prints_a_line_per_output_and_exits_as_documented() {
     let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity/compvis");

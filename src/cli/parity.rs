@@ -8,6 +8,7 @@ use super::model;
 use super::stop::Stop;
 use clap::Args;
 use latent_diffusion::parity::{Comparison, Dump, Report, check};
+use latent_diffusion::pipeline::Tiling;
 use latent_diffusion::{Error, Result};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -48,14 +49,28 @@ fn tolerance(text: &str) -> Result<f64, String> {
 pub fn run(args: &ParityArgs, console: &Console, stop: &Stop) -> Result<u8> {
     let device = device::open(&args.engine, console, stop)?;
     let model = model::open(&args.model, console)?;
+    if args.engine.vae_tiling == Tiling::On {
+        console.note(
+            "`--vae-tiling on` changes nothing here: parity runs the autoencoder as a whole, to which bands are equal to the bit",
+        );
+    }
     let mut code = 0;
     for path in &args.dumps {
         if args.dumps.len() > 1 {
             console.note(&format!("{}:", path.display()));
         }
-        let report = Dump::open(path).and_then(|dump| match &device {
-            Device::Cpu(device) => check(device, &model, &dump, args.tolerance),
-            Device::Cuda(device) => check(device, &model, &dump, args.tolerance),
+        let report = Dump::open(path).and_then(|dump| {
+            for name in dump.unread() {
+                console.note(&format!(
+                    "`input.{name}` of {} is not read: `{}` takes no such input",
+                    path.display(),
+                    dump.component().name()
+                ));
+            }
+            match &device {
+                Device::Cpu(device) => check(device, &model, &dump, args.tolerance),
+                Device::Cuda(device) => check(device, &model, &dump, args.tolerance),
+            }
         });
         match report {
             Ok(report) => {

@@ -60,6 +60,29 @@ impl Component {
             Self::Sampler => "sampler",
         }
     }
+
+    /// The inputs that are read, each where the model takes it.
+    fn inputs(self) -> &'static [&'static str] {
+        match self {
+            Self::UNet => &["sample", "timestep", "context", "class_labels"],
+            Self::Decoder => &["latent"],
+            Self::Encoder => &["image"],
+            Self::TextEncoder => &["input_ids", "attention_mask"],
+            Self::Condition => &[
+                "input_ids",
+                "attention_mask",
+                "class_labels",
+                "segmentation",
+            ],
+            Self::Sampler => &[
+                "noise",
+                "context",
+                "uncond_context",
+                "concat",
+                "class_labels",
+            ],
+        }
+    }
 }
 
 impl Dump {
@@ -153,6 +176,13 @@ impl Dump {
         Ok(tensor)
     }
 
+    /// Inputs that nothing reads, whatever the model, by name.
+    pub fn unread(&self) -> impl Iterator<Item = &str> {
+        let read = self.component.inputs();
+        let names = self.inputs.keys().map(String::as_str);
+        names.filter(|name| !read.contains(name))
+    }
+
     /// What the reference answered, by name.
     pub fn outputs(&self) -> &BTreeMap<String, Tensor> {
         &self.outputs
@@ -233,6 +263,7 @@ mod tests {
         assert_eq!(dump.component(), Component::Decoder);
         assert!(dump.input("latent").is_some() && dump.outputs().contains_key("image"));
         assert!(dump.nodes().contains_key("decoder.conv_in"));
+        assert_eq!(dump.unread().next(), None);
         let error = dump.required("latent", 4).unwrap_err().to_string();
         assert!(
             error.contains("input.latent") && error.contains("[1, 2]"),

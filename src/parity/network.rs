@@ -84,6 +84,13 @@ impl<'a> Network<'a> {
     fn text_encoder(model: &'a Model, dump: &Dump) -> Result<Self> {
         let (config, weights) = model.text()?;
         let input_ids = ids(dump, "input_ids", 2, config.vocab())?;
+        let mask = dump.input("attention_mask");
+        if mask.is_some_and(|mask| mask.data().iter().any(|&seen| seen != 1.0)) {
+            return Err(dump.refuse(
+                "has an `input.attention_mask` that hides tokens, and no text encoder here takes one: in CompVis's models and in \
+                 diffusers' pipelines of them, padding is seen. Write a dump of the encoder without a mask",
+            ));
+        }
         let (batch, tokens) = (input_ids.shape().batch(), input_ids.shape().channels());
         let mut inputs = vec![("input_ids", input_ids.clone())];
         if let TextConfig::Clip(clip) = config {
