@@ -91,32 +91,45 @@ fn planned(model: &Model, dump: &Dump) -> Result<Trajectory> {
         )));
     }
     let rule = schedule.or_spacing(sampler.usual_spacing()).spacing();
-    if steps == 1 && rule == TimestepSpacing::Linspace {
+    if steps == 1 && rule == TimestepSpacing::Linspace && spreads_timesteps(sampler) {
         return one_evenly_spread(sampler, config.schedule, &options);
     }
-    sampler.plan(&schedule, &options)
+    let mut trajectory = sampler.plan(&schedule, &options)?;
+    let cut = matches!(sampler, Sampler::DpmSolver2M | Sampler::UniPc)
+        && options.sigmas == SigmaSpacing::Exponential;
+    if let (true, Some(first)) = (cut, trajectory.rows.first_mut()) {
+        // diffusers finds this timestep, the last trained one, by two logarithms of which one is in f32, and cuts what is behind the
+        // point: 998.99 on the schedules of Stable Diffusion and of most of the paper's models. On others this is one short.
+        first.at.timestep = schedule.timestep_count() as f64 - 2.0;
+    }
+    Ok(trajectory)
 }
 
-/// One step of evenly spread timesteps. Where diffusers spreads timesteps it begins at the first, so that is the one, with hardly any noise to
-/// remove; where it spreads intervals, or goes by a list of its own, the one is the last, as it is everywhere for who samples with this program.
+/// Whether diffusers spreads timesteps for this sampler, and not the intervals between them or those of a list.
+fn spreads_timesteps(sampler: Sampler) -> bool {
+    !matches!(
+        sampler,
+        Sampler::DpmSolver2M | Sampler::DpmSolver2MSde | Sampler::UniPc | Sampler::Lcm
+    )
+}
+
+/// One step of evenly spread timesteps, which diffusers begins at the first of them, with hardly any noise to remove. Who samples with this program
+/// gets the last.
 fn one_evenly_spread(
     sampler: Sampler,
     schedule: ScheduleConfig,
     options: &Options,
 ) -> Result<Trajectory> {
-    let by_ratio = match sampler {
-        Sampler::Ddpm | Sampler::Ddim | Sampler::Plms => false,
-        Sampler::Euler | Sampler::EulerAncestral | Sampler::Heun => true,
-        Sampler::DpmSolver2M | Sampler::DpmSolver2MSde | Sampler::UniPc | Sampler::Lcm => {
-            return sampler.plan(&Schedule::new(&schedule)?, options);
-        }
-    };
     let from_first = ScheduleConfig {
         timestep_spacing: Some(TimestepSpacing::Leading),
         steps_offset: 0,
         ..schedule
     };
     let mut trajectory = sampler.plan(&Schedule::new(&from_first)?, options)?;
+    let by_ratio = matches!(
+        sampler,
+        Sampler::Euler | Sampler::EulerAncestral | Sampler::Heun
+    );
     if let (true, Some(row)) = (by_ratio, trajectory.rows.first()) {
         trajectory.start.noise = row.at.sigma;
     }

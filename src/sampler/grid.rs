@@ -111,21 +111,16 @@ pub(super) fn ratios(schedule: &Schedule, options: &Options) -> Result<Vec<Step>
 }
 
 /// Noise ratios at whole timesteps, ending at no noise. Karras's and exponential ratios span the whole schedule; the first
-/// are evaluated at the nearest timestep, the others at the one below, as diffusers has it.
-///
-/// The first of exponential ratios is that of the last timestep, but for the rounding of two logarithms that diffusers takes
-/// of it, one in f32: on the schedules of Stable Diffusion and of most of the paper's models the timestep comes out a
-/// rounding short of 999 and is cut to 998, on others it is 999. Here it is always cut.
+/// are evaluated at the nearest timestep, the others at the one below, as diffusers has it. (In its f32 the first timestep
+/// of exponential ratios, 999, comes out a rounding short and is cut to 998.)
 pub(super) fn ratios_at_whole_timesteps(
     schedule: &Schedule,
     options: &Options,
 ) -> Result<Vec<Step>> {
     let levels = match options.sigmas.spread(schedule.ratio_range(), options.steps) {
         Some(ratios) => {
-            // More than f64 rounds, less than the gaps between ratios.
-            const SHORT: f64 = 1.0 - 1e-9;
             let whole = |t: f64| match options.sigmas {
-                SigmaSpacing::Exponential => (t * SHORT).floor(),
+                SigmaSpacing::Exponential => t.floor(),
                 _ => t.round_ties_even(),
             };
             let level = |r: &f64| Level::from_ratio(whole(schedule.timestep_of_ratio(*r)), *r);
