@@ -127,6 +127,7 @@ void Block::exit_thread(Thread& self) {
     if (exited == thread_count) {
         check_no_tensor_copies(*this);
         check_peers(*this);
+        if (watch) watch->end_block();
     }
     if (!meet_cluster(*cluster)) {
         bool all = true;

@@ -55,6 +55,7 @@ static bool meet(Block& block, Thread& self, Collective collective, uint32_t sha
 
 static void part(Block& block, Thread& self) {
     block.warps[self.warp()].arrived = 0;
+    if (block.watch) block.watch->lanes_met(self.warp());
     const uint32_t first = self.index - self.lane();
     for (uint32_t lane = WARP; lane-- > 0;) {
         if (lane != self.lane()) block.make_ready(block.threads[first + lane]);

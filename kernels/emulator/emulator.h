@@ -27,11 +27,12 @@ typedef struct {
     const ldm_region* regions;
     uint32_t region_count;
     uint32_t workers;         // host threads that share the blocks
-    int32_t check;            // 0: run; 1: watch every access
+    int32_t check;            // 0: run; 1: watch every access; 2: count bank conflicts too
     uint64_t seed;            // 0: one fixed schedule; otherwise a random one
 } ldm_launch;
 
-// Runs a launch to its end. 0 if all is well; otherwise `report` holds one line per fault, ended by a zero byte.
+// Runs a launch to its end. 0 if all is well; otherwise `report` holds one line per fault, ended by a zero byte. Where conflicts are counted and all
+// is well, it holds one line per place that has any.
 int32_t ldm_emulator_launch(const ldm_launch* launch, char* report, size_t report_bytes);
 
 // Global memory: `bytes` bytes of 0xFF (every float and half among them is NaN), aligned to 256, or null.

@@ -8,6 +8,7 @@
 #include <system_error>
 #include <thread>
 
+#include "banks.h"
 #include "block.h"
 #include "fault.h"
 #include "schedule.h"
@@ -169,6 +170,7 @@ int32_t ldm_emulator_launch(const ldm_launch* request, char* report, size_t repo
                              request->entry, place_of(all.site).c_str(), all.blocks.size(), all.count));
         }
     }
+    if (!launch.failed) launch.report = sentences(launch.conflicts);
     if (report_bytes > 0) {
         const size_t length = launch.report.size() < report_bytes ? launch.report.size() : report_bytes - 1;
         memcpy(report, launch.report.data(), length);

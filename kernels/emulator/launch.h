@@ -31,6 +31,14 @@ struct Arrivals {
     std::vector<Released> blocks;
 };
 
+// Lanes that had to take turns at a bank of shared memory, see banks.h.
+struct Conflict {
+    uint32_t turns = 0;   // the most
+    bool write = false;
+};
+// By where in the kernel's code.
+using Conflicts = std::map<const void*, Conflict>;
+
 struct Launch {
     const ldm_launch* request = nullptr;
     const ldm_entry* entry = nullptr;
@@ -40,6 +48,7 @@ struct Launch {
     std::vector<Region> regions;         // what may be touched, if that is checked
     std::vector<uint32_t> order;         // of the clusters, if it is not the plain one
     std::map<int*, Arrivals> arrivals;   // at counters that are not zero; under `lock`
+    Conflicts conflicts;                 // if they are counted; under `lock`
     std::atomic<uint64_t> next{0};
     std::atomic<bool> failed{false};
     std::mutex lock;

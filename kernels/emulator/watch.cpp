@@ -35,6 +35,21 @@ void Watch::start_block(Block& block) {
     number_ = launch.first_number + static_cast<uint32_t>(block.index[0] + grid[0] * (block.index[1] + uint64_t{grid[1]} * block.index[2]));
     latest_ = nullptr;
     acquired_.clear();
+    banks_ = launch.request->check > 1 ? std::make_unique<Banks>() : nullptr;
+}
+
+void Watch::end_block() {
+    if (banks_) banks_->end(*block_->launch);
+}
+
+void Watch::lanes_met(uint32_t warp) {
+    if (banks_) banks_->meet(warp);
+}
+
+void Watch::block_met() {
+    clock_.block_met();
+    if (!banks_) return;
+    for (uint32_t warp = 0; warp < block_->thread_count / WARP; warp++) banks_->meet(warp);
 }
 
 Released Watch::released(const Thread& self) {
@@ -77,11 +92,14 @@ void Watch::shared(Thread& self, const Access& access) {
     const Verdict verdict =
         access.write ? shadow_.write(clock_, self.index, at, access.bytes) : shadow_.read(clock_, self.index, at, access.bytes);
     if (verdict.finding != Finding::none) judge(access, verdict, what, {});
+    if (banks_) banks_->touch(self, at, access.bytes, access.write, access.pc);
 }
 
 void Watch::start_copy(Thread& self, const Access& access) {
-    const Verdict verdict = shadow_.start_copy(clock_, self.index, static_cast<uint32_t>(access.address - block_->arena), access.bytes);
+    const uint32_t at = static_cast<uint32_t>(access.address - block_->arena);
+    const Verdict verdict = shadow_.start_copy(clock_, self.index, at, access.bytes);
     if (verdict.finding != Finding::none) judge(access, verdict, "an asynchronous copy to", {});
+    if (banks_) banks_->touch(self, at, access.bytes, true, access.pc);
 }
 
 void Watch::finish_copy(Thread& self, const unsigned char* address, uint32_t bytes) {

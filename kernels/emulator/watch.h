@@ -3,10 +3,12 @@
 
 #include <stdint.h>
 
+#include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "banks.h"
 #include "block.h"
 #include "clock.h"
 #include "launch.h"
@@ -39,9 +41,12 @@ struct ProductReads {
 class Watch {
 public:
     void start_block(Block& block);
+    void end_block();
+    // What the lanes of a warp do from now on is apart from what they did.
+    void lanes_met(uint32_t warp);
     void forget() { shadow_.forget(); }
     void allocate(uint32_t offset, uint32_t bytes) { shadow_.allocate(offset, bytes); }
-    void block_met() { clock_.block_met(); }
+    void block_met();
     void warp_met(uint32_t warp) { clock_.warp_met(warp); }
 
     // An access by an ordinary load or store; the address may be anything but a local variable of the thread.
@@ -103,6 +108,7 @@ private:
     Block* block_ = nullptr;
     Clock clock_;
     Shadow shadow_;
+    std::unique_ptr<Banks> banks_;    // null: conflicts are not counted
     uint32_t number_ = 0;             // of this block, see Touched
     struct Acquired {
         Released other;

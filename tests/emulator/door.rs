@@ -50,6 +50,8 @@ pub struct Way {
     pub workers: u32,
     /// Bytes of shared memory that the launches get less than they ask for.
     pub withheld: u32,
+    /// Count bank conflicts.
+    pub banks: bool,
 }
 
 /// Memory of the emulator, freed when it is dropped.
@@ -164,7 +166,7 @@ impl Passed {
         });
     }
 
-    /// Launches an entry with all that was passed; what the checker says otherwise.
+    /// Launches an entry with all that was passed: the bank conflicts, a line each, if they are counted; what the checker says otherwise.
     pub fn launch(
         &self,
         library: &Library,
@@ -172,7 +174,7 @@ impl Passed {
         grid: [u32; 3],
         shared_bytes: u32,
         way: Way,
-    ) -> Result<(), String> {
+    ) -> Result<String, String> {
         let name = CString::new(entry.name).unwrap();
         let arguments: Vec<*const c_void> = self
             .words
@@ -192,19 +194,20 @@ impl Passed {
             regions: self.regions.as_ptr(),
             region_count: self.regions.len() as u32,
             workers: way.workers,
-            check: 1,
+            check: 1 + i32::from(way.banks),
             seed: way.seed,
         };
-        let mut report: [c_char; 1024] = [0; 1024];
+        let mut report: [c_char; 4096] = [0; 4096];
         // SAFETY: the types are those of kernels/emulator/emulator.h, and all that `request` points to outlives the call.
         let (failed, report) = unsafe {
             let run: Symbol<Run> = library.get(b"ldm_emulator_launch").unwrap();
             let failed = run(&request, report.as_mut_ptr(), report.len());
             (failed, CStr::from_ptr(report.as_ptr()))
         };
+        let report = report.to_string_lossy().into_owned();
         match failed {
-            0 => Ok(()),
-            _ => Err(report.to_string_lossy().into_owned()),
+            0 => Ok(report),
+            _ => Err(report),
         }
     }
 }

@@ -135,7 +135,7 @@ impl<'a> Memories<'a> {
         memory.place()
     }
 
-    fn launch(&mut self, launch: &cuda::Launch, way: Way) -> Result<(), String> {
+    fn launch(&mut self, launch: &cuda::Launch, way: Way) -> Result<String, String> {
         let entry = table::entry(&launch.entry).unwrap();
         assert_eq!(
             entry.parameters.len(),
@@ -162,6 +162,22 @@ impl<'a> Memories<'a> {
         }
         passed.launch(self.library, entry, launch.grid, launch.shared_bytes, way)
     }
+}
+
+/// Where its launches make lanes take turns at a bank, a line each.
+pub fn conflicts(
+    library: &Library,
+    case: &Case,
+    kernel: &Kernel,
+    way: Way,
+) -> Result<Vec<String>, String> {
+    let mut memories = Memories::new(library, case, kernel);
+    let mut found = vec![];
+    for launch in &kernel.launches {
+        let report = memories.launch(launch, way)?;
+        found.extend(report.lines().map(str::to_owned));
+    }
+    Ok(found)
 }
 
 /// The bytes of the result, or the fault.

@@ -4,6 +4,7 @@
 //! case of `tests/cases`. The place must be there exactly once, so that a fault cannot outlive the code it is planted in.
 
 mod attention;
+mod banks;
 #[allow(
     dead_code,
     unused_imports,
@@ -47,6 +48,7 @@ fn way(seed: u64) -> Way {
         seed,
         workers: 1 + seed as u32 % 2,
         withheld: 0,
+        banks: false,
     }
 }
 

@@ -15,7 +15,7 @@ const TALL: On = On::Moments(TILES[1]);
 /// One of Hopper GPUs, by tiles of two warpgroups.
 const HOPPER: On = On::Moments(TILES[2]);
 /// Compute capability, rows and columns.
-const TILES: [[usize; 3]; 3] = [[80, 64, 64], [80, 128, 64], [90, 128, 160]];
+pub const TILES: [[usize; 3]; 3] = [[80, 64, 64], [80, 128, 64], [90, 128, 160]];
 
 /// A map of tokens that is normalised, for GPUs of this compute capability, in tiles of so many rows and columns.
 pub fn case([compute_capability, rows, columns]: [usize; 3]) -> (Case, Kernel) {
