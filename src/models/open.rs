@@ -1,8 +1,8 @@
 //! Opens a model wherever it is: what its configuration says and where its weights are, in one value.
 //!
-//! Three layouts are known by a file each has: a diffusers folder by `model_index.json`, a single component as diffusers or
-//! transformers save it by `config.json`, a CompVis release by `config.yaml` beside one
-//! safetensors or PyTorch file. A file without a configuration is tried against every published system.
+//! Three layouts are known by a file each has: a diffusers folder by `model_index.json`, or by its components' folders, a single
+//! component as diffusers or transformers save it by `config.json`, a CompVis release by `config.yaml` beside one safetensors or
+//! PyTorch file. A file without a configuration is tried against every published system.
 
 use super::config::{self, ModelConfig, SamplingDefaults};
 use super::{ModelFiles, System, hub, original};
@@ -11,6 +11,9 @@ use crate::weights::{Checkpoint, Naming, UNetLayout, Weights};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// The folders of a diffusers folder that are read.
+const COMPONENTS: [&str; 5] = ["unet", "vae", "vqvae", "text_encoder", "bert"];
 
 /// How to look for a model.
 #[derive(Clone, Debug, Default)]
@@ -105,6 +108,11 @@ impl<'a> Opening<'a> {
                 return self.synthetic(&path, &yaml, folder);
             }
             return self.file(&weights?);
+        } else if COMPONENTS
+            .iter()
+            .any(|part| folder.join(part).join("config.json").is_file())
+        {
+            self.pipeline(folder)?;
         } else if let Ok(weights) = weights {
             return self.file(&weights);
         } else {
@@ -232,13 +240,16 @@ impl<'a> Opening<'a> {
         self.model.classes = first(&[folder], &["classes.json", "classes.txt"]);
     }
 
-    /// A folder with a component in each of its folders.
+    /// A folder with a component in each of its folders. Who saved these one by one has no index of them.
     fn pipeline(&mut self, folder: &Path) -> Result<()> {
         let index = folder.join("model_index.json");
-        let pipeline = json(&index)?;
+        let pipeline = match index.symlink_metadata() {
+            Ok(_) => json(&index)?,
+            Err(_) => serde_json::json!({}),
+        };
         let parts = config::unsupported_parts(&index, &pipeline)?;
         self.model.config.unsupported.extend(parts);
-        for part in ["unet", "vae", "vqvae", "text_encoder", "bert"] {
+        for part in COMPONENTS {
             let part = folder.join(part);
             if part.join("config.json").symlink_metadata().is_ok() {
                 self.component(&part)?;

@@ -35,8 +35,12 @@ impl<'a> Network<'a> {
     fn unet(model: &'a Model, dump: &Dump) -> Result<Self> {
         let (config, weights) = model.unet()?;
         let sample = dump.required("sample", 4)?.nchw_to_nhwc();
-        let timestep = dump.required("timestep", 1)?.clone();
         let [batch, height, width, _] = sizes(&sample);
+        let timestep = match dump.input("timestep").map(Tensor::data) {
+            // One that all images share, as PyTorch's networks take it too.
+            Some(&[shared]) => Tensor::full([batch], shared),
+            _ => dump.required("timestep", 1)?.clone(),
+        };
         let mut inputs = vec![("sample", sample), ("timestep", timestep)];
         let mut tokens = 0;
         if config.context_dim.is_some() {

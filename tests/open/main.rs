@@ -161,6 +161,17 @@ fn refusal(result: Result<impl Sized, Error>) -> String {
 }
 
 #[test]
+fn components_that_were_saved_one_by_one_are_a_model() {
+    let folder = diffusers_folder();
+    let indexed = open_plain(folder.path()).unwrap();
+    fs::remove_file(folder.path().join("model_index.json")).unwrap();
+    let found = open_plain(folder.path()).unwrap();
+    assert_eq!(found.config, indexed.config);
+    agrees(&found.unet.unwrap(), &names(UNET_NAMES));
+    assert!(found.autoencoder.is_some() && found.text.is_some() && found.tokenizer.is_some());
+}
+
+#[test]
 fn diffusers_and_compvis_folders_hold_the_same_model() {
     let diffusers_folder = diffusers_folder();
     let diffusers = open_plain(diffusers_folder.path()).unwrap();

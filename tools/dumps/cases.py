@@ -151,10 +151,12 @@ def unet_alone(folder: Path) -> None:
 
 
 def labelled(folder: Path) -> None:
-    """A UNet that is told classes beside a context, both twice with guidance; and the edges of diffusers' schedules: one step of evenly spread
+    """A UNet that is told classes beside a context, both twice with guidance, and one timestep for all images; and the edges of diffusers' schedules: one step of evenly spread
     timesteps, which is the first, and exponential ratios, whose first timestep is cut."""
     unet = diffusers_unet(70, block_out_channels=(8, 8), norm_num_groups=2, attention_head_dim=2, cross_attention_dim=6, num_class_embeds=3)
     classes = torch.tensor([2, 0])
+    components.unet(folder / "unet.safetensors", lambda x, t, c, y: unet(x, t, c, class_labels=y).sample, {}, noise((2, 4, 4, 2), 74), [500],
+                    noise((2, 3, 6), 75), classes)
     ddim = diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading")
     even = dict(timestep_spacing="linspace")
     exponential = dict(use_exponential_sigmas=True)
