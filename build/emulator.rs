@@ -142,7 +142,7 @@ fn write_stubs(sources: &[Source], folders: &Folders) -> Result<Vec<PathBuf>, St
         // The namespace keeps templates of one name in two files apart, as nvcc does.
         let text = format!(
             "#include \"emulator/entry.h\"\nnamespace {{\n#include \"{stem}.cu\"\n}}\n\
-            extern const ldm_entry ldm_entries_{stem}[] = {{\n{rows}    {{nullptr, nullptr}},\n}};\n"
+            extern const ldm_entry ldm_entries_{stem}[] = {{\n{rows}    {{nullptr, nullptr, 0}},\n}};\n"
         );
         write(folders, &format!("emulated_{stem}.cpp"), &text)
     };

@@ -61,6 +61,7 @@ void Block::start(Launch& of, Cluster& in, uint32_t number, const uint32_t (&pos
 
     // Shared memory holds NaN until somebody writes. A gap that nobody may touch follows everything in it.
     arrays.clear();
+    swizzled = false;
     arena_used = (request.shared_bytes + REDZONE + 127) / 128 * 128;
     memset(arena, 0xff, arena_used);
     watch = request.check ? checker.get() : nullptr;
@@ -126,6 +127,7 @@ void Block::exit_thread(Thread& self) {
     exited++;
     if (exited == thread_count) {
         check_no_tensor_copies(*this);
+        check_registers(*this);
         check_peers(*this);
         if (watch) watch->end_block();
     }

@@ -136,6 +136,8 @@ struct Block {
     void make_ready(Thread& thread);
     // After `self` has made others ready: goes on with it, or under a random schedule with any of them.
     void go_on(Thread& self);
+    // Faults unless dynamic shared memory is declared to begin where a swizzle does.
+    void check_swizzled(ldm_site site, const void* pc) const;
     // Abandons the cluster; its fibers never run again.
     [[noreturn]] void stop();
 
@@ -161,6 +163,7 @@ struct Block {
 
     unsigned char* arena = nullptr;   // shared memory
     uint32_t arena_used = 0;
+    bool swizzled = false;            // its dynamic part is declared to begin at a multiple of 1024 bytes, and not of 128
     std::vector<SharedArray> arrays;
     // Whether an address is in shared memory, or so close that it was meant to be.
     bool near_arena(const unsigned char* address) const {

@@ -9,7 +9,7 @@
 //          namespace {
 //          #include "X.cu"
 //          }
-//          extern const ldm_entry ldm_entries_X[] = {LDM_ENTRY(name), LDM_ENTRY(other), {nullptr, nullptr}};
+//          extern const ldm_entry ldm_entries_X[] = {LDM_ENTRY(name), LDM_ENTRY(other), {nullptr, nullptr, 0}};
 //
 //      The namespace keeps types and templates of one name in two kernel files apart. Flags:
 //
@@ -29,10 +29,12 @@
 // Faults name file and line if the linked program keeps the debug sections of (2), and the function otherwise.
 #pragma once
 
-// One kernel's entry, and a function that calls it with parameters fetched from the addresses a launch gives.
+// One kernel's entry, a function that calls it with parameters fetched from the addresses a launch gives, and the registers that a thread has at the
+// start, at most.
 struct ldm_entry {
     const char* name;
     void (*run)(void** arguments);
+    unsigned registers;
 };
 
 extern "C" const ldm_entry* const ldm_entry_tables[];
@@ -61,5 +63,5 @@ struct caller<entry> {
 
 }  // namespace ldm_entries
 
-#define LDM_ENTRY(NAME) {#NAME, &ldm_entries::caller<&NAME>::run}
+#define LDM_ENTRY(NAME) {#NAME, &ldm_entries::caller<&NAME>::run, ldm_registers_##NAME}
 #endif

@@ -83,7 +83,7 @@ const char* name_of(Fault fault) {
         case Fault::wgmma_registers: return "WGMMA_REGISTERS";
         // A thread ends without having waited for its products.
         case Fault::wgmma_unwaited: return "WGMMA_UNWAITED";
-        // Numbers of registers that a warpgroup cannot have.
+        // Numbers of registers that a warpgroup cannot have, or that a block's have not together.
         case Fault::register_count: return "REGISTER_COUNT";
         // A block ends while another may still use its shared memory, or is used after its end.
         case Fault::cluster_exit: return "CLUSTER_EXIT";

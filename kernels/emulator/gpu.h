@@ -16,8 +16,11 @@
 #define __forceinline__ inline __attribute__((always_inline, unused))
 #define DEVICE static __forceinline__
 
-// Local to its file, which lists it in a table: what is in no table costs nothing.
-#define ENTRY(THREADS, BLOCKS, NAME, ...) static __attribute__((unused)) void NAME(__VA_ARGS__)
+// Local to its file, which lists it in a table: what is in no table costs nothing. So many blocks on one multiprocessor leave each thread so many
+// registers, given by the eight.
+#define ENTRY(THREADS, BLOCKS, NAME, ...) \
+    static constexpr unsigned ldm_registers_##NAME __attribute__((unused)) = 65536 / ((THREADS) * (BLOCKS)) / 8 * 8; \
+    static __attribute__((unused)) void NAME(__VA_ARGS__)
 
 #define SHARED_DYNAMIC(NAME) unsigned char* const NAME = static_cast<unsigned char*>(ldm_shared_dynamic())
 

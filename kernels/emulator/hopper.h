@@ -5,8 +5,8 @@
 
 #define ENTRY_90(THREADS, BLOCKS, CLUSTER, NAME, ...) ENTRY(THREADS, BLOCKS, NAME, __VA_ARGS__)
 #define TENSOR_MAP const TensorMap
-// The emulator's shared memory begins at a page.
-#define SHARED_DYNAMIC_SWIZZLED(NAME) SHARED_DYNAMIC(NAME)
+// The emulator's shared memory begins at a page; a GPU's begins behind arrays of fixed size, aligned as it is declared.
+#define SHARED_DYNAMIC_SWIZZLED(NAME) unsigned char* const NAME = static_cast<unsigned char*>(ldm_shared_dynamic_swizzled())
 
 // ---- threads ----------------------------------------------------------------------------------------------------------------------
 

@@ -17,8 +17,9 @@ __attribute__((const)) uint32_t ldm_block_index(int axis) noexcept;
 __attribute__((const)) uint32_t ldm_block_size(int axis) noexcept;
 __attribute__((const)) uint32_t ldm_grid_size(int axis) noexcept;
 
-// The block's dynamic shared memory, and its array of this key.
+// The block's dynamic shared memory, the same declared for tiles of 128-byte swizzle, and its array of this key.
 __attribute__((const)) void* ldm_shared_dynamic() noexcept;
+void* ldm_shared_dynamic_swizzled() noexcept;
 void* ldm_shared_array(const void* key, const char* name, uint32_t bytes);
 
 void ldm_sync_block(ldm_site site);

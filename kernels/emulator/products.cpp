@@ -93,7 +93,7 @@ static void check_descriptor(uint64_t descriptor, const char* which, ldm_site si
     }
 }
 
-// All warps of a warpgroup must set the same number, and what all have together must be there.
+// All warps of a warpgroup must set the same number.
 void set_registers(Block& block, const Thread& self, uint32_t count, ldm_site site, const void* pc) {
     Warpgroup& group = block.warpgroups[self.index / WARPGROUP];
     if (group.warps_set % (WARPGROUP / WARP) != 0 && group.registers != count) {
@@ -101,9 +101,18 @@ void set_registers(Block& block, const Thread& self, uint32_t count, ldm_site si
     }
     group.registers = count;
     group.warps_set++;
-    uint32_t sum = 0;
-    for (const Warpgroup& other : block.warpgroups) sum += other.registers * WARPGROUP;
-    if (sum > REGISTERS) raise(Fault::register_count, text("the block's warpgroups have set %u registers together, where there are %u", sum, REGISTERS), site, pc);
+}
+
+void check_registers(Block& block) {
+    const uint32_t each = block.launch->entry->registers, pool = each * block.thread_count;
+    uint32_t sum = 0, set = 0;
+    for (const Warpgroup& group : block.warpgroups) {
+        sum += (group.registers == 0 ? each : group.registers) * WARPGROUP;
+        set += group.registers != 0;
+    }
+    if (set == 0 || sum <= pool) return;
+    raise_in_block(block, Fault::register_count,
+                   text("the block's warpgroups have %u registers together, where it was launched with %u at most", sum, pool));
 }
 
 }  // namespace emulator
@@ -133,6 +142,7 @@ void ldm_product(float* d, int columns, const uint32_t* fragments, uint64_t a, u
     }
     if (!fragments) check_descriptor(a, "A", site, pc);
     check_descriptor(b, "B", site, pc);
+    block.check_swizzled(site, pc);
     const bool first = self.products == group.first + group.products.size();
     if (first) {
         Accumulator* held = nullptr;

@@ -15,8 +15,6 @@ constexpr uint32_t WARPGROUP = 128;
 constexpr uint32_t PRODUCT_ROWS = 64;
 constexpr uint32_t PRODUCT_DEPTH = 16;
 constexpr uint32_t MAX_PRODUCT_COLUMNS = 256;
-// Of a multiprocessor.
-constexpr uint32_t REGISTERS = 65536;
 
 // What a matrix descriptor says: a tile of 128-byte swizzle in shared memory, see hopper.cuh.
 struct Descriptor {
@@ -72,6 +70,8 @@ void compute(Block& block, Product& product);
 
 // A warp has come to registers_decrease or _increase.
 void set_registers(Block& block, const Thread& self, uint32_t count, ldm_site site, const void* pc);
+// At the block's end: faults if its warpgroups have set more registers than it was launched with, and one would wait for them for ever.
+void check_registers(Block& block);
 
 // Whether an address is in registers that a product of the thread's works on; then faults.
 void check_lent(const Thread& thread, const void* address, uint32_t bytes, const void* pc);

@@ -5,9 +5,23 @@
 #include "fault.h"
 #include "watch.h"
 
+namespace emulator {
+
+void Block::check_swizzled(ldm_site site, const void* pc) const {
+    if (swizzled) return;
+    raise(Fault::misaligned, "a swizzled tile, where dynamic shared memory is declared to begin at a multiple of 128 bytes and not of 1024", site, pc);
+}
+
+}  // namespace emulator
+
 using namespace emulator;
 
 void* ldm_shared_dynamic() noexcept { return current.block->arena; }
+
+void* ldm_shared_dynamic_swizzled() noexcept {
+    current.block->swizzled = true;
+    return current.block->arena;
+}
 
 void* ldm_shared_array(const void* key, const char* name, uint32_t bytes) {
     Block& block = *current.block;

@@ -89,6 +89,7 @@ Request request(const void* map, const void* shared, const int* at, int rank, co
         raise(Fault::misaligned, text("%s at an address of shared memory that is no multiple of %u, with a swizzle of %u bytes", what, alignment, of.swizzle),
               site, pc);
     }
+    if (alignment > 128) block.check_swizzled(site, pc);
     if (block.watch) {
         const bool write = strcmp(what, "a tensor store") == 0;
         for_rows(request.box, [&](uint32_t, int64_t address, uint32_t low, uint32_t high) {

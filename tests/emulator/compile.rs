@@ -121,7 +121,7 @@ fn stub(folder: &Path, file: &str, entries: &[String]) -> PathBuf {
     let stub = folder.join("stubs").join(stem).with_extension("cpp");
     let text = format!(
         "#include \"emulator/entry.h\"\nnamespace {{\n#include \"{file}\"\n}}\n\
-        extern const ldm_entry ldm_entries_{stem}[] = {{{rows}{{nullptr, nullptr}}}};\n"
+        extern const ldm_entry ldm_entries_{stem}[] = {{{rows}{{nullptr, nullptr, 0}}}};\n"
     );
     fs::write(&stub, text).unwrap();
     let object = stub.with_extension("o");

@@ -97,6 +97,11 @@ const FAULTS: &[Fault] = &[
         &[]),
     planted("registers_increase<232>", "registers_increase<240>",
         &["REGISTER_COUNT"]),
+    // 65536 registers are a multiprocessor's, and more than three warpgroups are launched with.
+    planted("registers_decrease<40>", "registers_decrease<48>",
+        &["REGISTER_COUNT"]),
+    planted("        registers_decrease<40>();\n", "",
+        &["REGISTER_COUNT"]),
     Fault {
         on: On::Primitive("primitive_product_80_registers_sm90"),
         ..planted("    wgmma_commit();\n    wgmma_wait<0>();\n    hold_registers(d);\n#pragma", "    wgmma_commit();\n    fragment[3][1] += 1;\n    wgmma_wait<0>();\n    hold_registers(d);\n    hold_registers(fragment[3]);\n    y[0] = static_cast<float>(fragment[3][1]);\n#pragma",

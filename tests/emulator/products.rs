@@ -33,6 +33,8 @@ const FAULTS: &[Fault] = &[
         &["BARRIER_BYTES", "ASYNC_READ_BEFORE_WAIT"]),
     planted("        barrier_init_fence();\n", "",
         &["MISSING_INIT_FENCE"]),
+    planted("    SHARED_DYNAMIC_SWIZZLED(shared);\n", "    SHARED_DYNAMIC(shared);\n",
+        &["MISALIGNED"]),
     planted("        wgmma_fence();\n", "",
         &["WGMMA_FENCE"]),
     planted("        wgmma_wait<1>();\n        if (step > 0) release", "        if (step > 0) release",
