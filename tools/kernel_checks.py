@@ -13,6 +13,11 @@ from kernel_code import is_for_hopper, is_tensor
 TENSOR = "HMMA.16816.F32"
 HALVES = "HMMA.16816.F16"
 
+# Instructions that touch global memory, but for tensor copies to shared memory.
+GLOBAL = ("LDG", "STG", "ATOM", "RED", "UTMASTG", "UTMAREDG")
+
+WARPGROUP = 128
+
 # What measures products alone, and copies nothing.
 PROBE_90 = r"probe_multiply_f16_sm90"
 
@@ -74,11 +79,41 @@ def check(kernel, declared, loop):
         yield f"keeps {kernel.stack} bytes in memory of each thread's own ({local} accesses)"
     if kernel.blocks(threads) < blocks:
         yield f"declares {blocks} blocks of {threads} threads on a multiprocessor, but {kernel.blocks(threads)} fit"
-    if kernel.architecture.startswith("sm_90") and not used["ACQBULK"]:
-        yield "never waits for the grid before (no ACQBULK)"
+    if kernel.architecture.startswith("sm_90"):
+        yield from check_early(kernel, used)
     yield from check_loop(kernel, [operation for operation, _ in loop])
     if is_for_hopper(kernel.entry):
+        yield from check_registers(kernel, threads)
         yield from check_hopper(kernel, loop)
+
+
+def check_early(kernel, used):
+    """A grid that starts while the one before ends: it waits before it touches memory, weights that tensor copies load aside, and reads nothing by
+    the path that takes memory to be constant for as long as the grid is there."""
+    if not used["ACQBULK"]:
+        yield "never waits for the grid before (no ACQBULK)"
+        return
+    early = sorted({operation for operation in kernel.before("ACQBULK") if operation.startswith(GLOBAL)})
+    if early:
+        yield f"touches memory ({', '.join(early)}) before it has waited for the grid before"
+    constant = sorted({operation for operation in kernel.operations() if operation.startswith("LDG") and "CONSTANT" in operation})
+    if constant:
+        yield f"reads memory as if no grid wrote it ({', '.join(constant)})"
+
+
+def check_registers(kernel, threads):
+    """Warpgroups that multiply take the registers of the one that loads, out of those that the block was launched with: what is not there they would
+    wait for without end."""
+    counts = lambda name: {int(operands.split()[-1], 16) for _, operation, operands, _ in kernel.instructions if operation.startswith(name)}
+    less, more = counts("USETMAXREG.DEALLOC"), counts("USETMAXREG.TRY_ALLOC")
+    if not less and not more:
+        return
+    if len(less) != 1 or len(more) != 1:
+        yield f"changes its registers to {sorted(less)} and {sorted(more)}, where one number each was expected"
+        return
+    asked, there = WARPGROUP * less.pop() + (threads - WARPGROUP) * more.pop(), threads * kernel.registers
+    if asked > there:
+        yield f"asks for {asked} registers in all, where it is launched with {there}"
 
 
 def check_loop(kernel, loop):

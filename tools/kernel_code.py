@@ -44,6 +44,26 @@ class Kernel:
     def operations(self):
         return [operation for _, operation, _, _ in self.instructions]
 
+    def before(self, first):
+        """The operations that some path from the start comes to without having come to `first`."""
+        places = {address: place for place, (address, *_) in enumerate(self.instructions)}
+        seen, waiting = set(), [0]
+        while waiting:
+            place = waiting.pop()
+            if place in seen or place >= len(self.instructions):
+                continue
+            _, operation, operands, guarded = self.instructions[place]
+            if operation.startswith(first):
+                continue
+            seen.add(place)
+            target = re.search(r"0x([0-9a-f]+)", operands) if operation.startswith("BRA") else None
+            if target:
+                waiting.append(places[int(target[1], 16)])
+            # A branch may be guarded by its operand.
+            if guarded or re.search(r"\bU?P\d", operands) or not operation.startswith(("BRA", "EXIT", "RET")):
+                waiting.append(place + 1)
+        return [self.instructions[place][1] for place in seen]
+
     def loops(self):
         """Where loops start and end. A wait for a barrier that is retried stands behind the code, and jumps back into it when it is over: that
         is no loop."""
