@@ -24,7 +24,7 @@
 //!
 //! The rooms stand on floors, and a room names only what is below it: [`error`], [`tensor`]; [`graph`] with [`ops`], and
 //! [`weights`]; [`plan`]; the [`backend`] seam; [`cpu`], [`cuda`]; [`session`]; [`models`], [`tokenizer`], [`rng`], [`image`];
-//! [`schedule`]; [`sampler`]; [`pipeline`]; [`parity`]. So any of them can be read, tested and replaced without what stands on it.
+//! [`schedule`], [`selfcheck`]; [`sampler`]; [`pipeline`]; [`parity`]. So any of them can be read, tested and replaced without what stands on it.
 //!
 //! Nothing here reads the environment, prints or exits, and nothing panics on input: every failure is an [`Error`], one sentence
 //! that says what, where, and what to do.
@@ -44,6 +44,7 @@ pub mod plan;
 pub mod rng;
 pub mod sampler;
 pub mod schedule;
+pub mod selfcheck;
 pub mod session;
 pub mod tensor;
 pub mod tokenizer;

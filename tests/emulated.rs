@@ -1,7 +1,7 @@
 //! Prompt to image through the CUDA kernels, in emulation: the picture of the CPU, one image's bytes whatever the batch, and no black pictures.
 
 use latent_diffusion::cpu::Cpu;
-use latent_diffusion::cuda::{Cuda, Emulation, Precision, Sums, Target};
+use latent_diffusion::cuda::{Cuda, Emulation, Kernels, Precision, Sums, Target};
 use latent_diffusion::models::OpenOptions;
 use latent_diffusion::pipeline::{Event, InitImage, Mask, Model, Pipeline, Request};
 use latent_diffusion::rng::Noise;
@@ -57,14 +57,19 @@ fn the_demo_draws_what_the_cpu_draws() {
     let request = request(&model, 3);
     let expected = Pipeline::new(cpu(), model.clone()).sample(&request, &mut |_| ());
     let expected = expected.unwrap();
-    for target in [Target::a100(Precision::F16), consumer(Sums::of_geforce(89))] {
+    let portable = Target {
+        kernels: Kernels::Portable,
+        ..Target::h200(Precision::F16)
+    };
+    let a100 = Target::a100(Precision::F16);
+    for target in [a100, consumer(Sums::of_geforce(89)), portable] {
         let emulated = Pipeline::new(emulator_of(target, true), model.clone());
         let found = emulated.sample(&request, &mut |event| {
             assert!(matches!(event, Event::Step { .. } | Event::Decoded { .. }));
         });
         let decibels = psnr(&found.unwrap()[0], &expected[0]);
-        println!("{:?}: {decibels:.1} dB", target.sums);
-        assert!(decibels >= 40.0, "{:?}: {decibels} dB", target.sums);
+        println!("{target:?}: {decibels:.1} dB");
+        assert!(decibels >= 40.0, "{target:?}: {decibels} dB");
     }
 }
 

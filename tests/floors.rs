@@ -15,7 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["cpu", "cuda"],
     &["session"],
     &["models", "tokenizer", "rng", "image"],
-    &["schedule"],
+    &["schedule", "selfcheck"],
     &["sampler"],
     &["pipeline"],
     &["parity"],

@@ -2,15 +2,17 @@
 
 mod options;
 
-pub use options::{Accumulate, Choice, Dtype, Memory};
+pub use options::{Accumulate, Choice, Dtype, Memory, Tier};
 
 use super::console::Console;
 use super::engine::EngineArgs;
 use super::stop::Stop;
 use latent_diffusion::backend::Backend;
 use latent_diffusion::cpu::{Cpu, Peak};
-use latent_diffusion::cuda::{self, Cuda, Emulation, Gpu, Precision, Target, Tuned, table};
-use latent_diffusion::{Error, Result};
+use latent_diffusion::cuda::{
+    self, Cuda, Emulation, Gpu, Kernels, Precision, Target, Tuned, table,
+};
+use latent_diffusion::{Error, Result, selfcheck};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{env, fs};
@@ -121,15 +123,24 @@ fn gpu(ordinal: u32, args: &EngineArgs, console: &Console, stop: &Stop) -> Resul
 
 /// A device as the arguments want it.
 fn configured(device: Cuda, args: &EngineArgs, console: &Console) -> Result<Device> {
+    let device = device.warned(Arc::new(console.warner()));
     let device = match args.packed {
-        true => device.with_packed(Box::new(console.warner())),
+        true => device.with_packed(),
         false => device,
     };
     let device = match args.accumulate {
         Accumulate::Auto => device,
         Accumulate::F32 => device.with_f32_sums(),
     };
+    let device = match args.kernels {
+        Tier::Of(Kernels::Portable) => device.portable(),
+        _ => device,
+    };
     let device = tuned(device, args, console)?;
+    let device = match args.kernels {
+        Tier::Auto => selfcheck::checked(device)?,
+        Tier::Of(_) => device,
+    };
     let device = device.with_limit(limit(args)).with_cuts(args.cuts);
     Ok(Device::Cuda(Arc::new(device)))
 }

@@ -1,6 +1,6 @@
 //! A model on whichever device was asked for. A pipeline is generic over its device; here is the one place where the choice is made.
 
-use super::device::{Accumulate, Choice, Device, Dtype, Memory};
+use super::device::{Accumulate, Choice, Device, Dtype, Memory, Tier};
 use super::number::count;
 use clap::{ArgAction, Args};
 use latent_diffusion::cpu::Cpu;
@@ -25,6 +25,10 @@ pub struct EngineArgs {
     /// the rate, where a network that denoises multiplies what it has just normalised
     #[arg(long, default_value = "auto", value_name = "SUMS")]
     pub accumulate: Accumulate,
+    /// CUDA kernels to choose from: portable (those that every GPU runs), all (on a Hopper GPU also those that no other runs), or auto: all, but
+    /// portable ones with a warning where the others answer wrongly in a check at the start
+    #[arg(long, default_value = "auto")]
+    pub kernels: Tier,
     /// Threads [default: one per core]
     #[arg(
         short,

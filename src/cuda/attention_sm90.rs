@@ -94,7 +94,7 @@ pub(super) fn sizes() -> impl Iterator<Item = [usize; 2]> {
 
 /// The launch, if the target is a Hopper GPU and there is a kernel for these sizes.
 pub(super) fn select(sizes: &Sizes, target: &Target) -> Result<Option<Kernel>, String> {
-    let hopper = target.compute_capability == 90 && target.precision == Precision::F16;
+    let hopper = target.hopper() && target.precision == Precision::F16;
     if !hopper || sizes.causal != Argument::Int(0) {
         return Ok(None);
     }

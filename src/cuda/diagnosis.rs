@@ -171,6 +171,16 @@ pub(super) fn while_doing(gpu: &Gpu, doing: &str, error: DriverError) -> Error {
     }
 }
 
+/// As [`while_doing`], of launches; those that may start `early` are of a plan with what only Hopper GPUs run, which can be left out.
+pub(super) fn while_running(gpu: &Gpu, doing: &str, early: bool, error: DriverError) -> Error {
+    match while_doing(gpu, doing, error) {
+        Error::Device(problem) if early => Error::Device(format!(
+            "{problem}; --kernels portable leaves out what only Hopper GPUs run"
+        )),
+        other => other,
+    }
+}
+
 /// The driver's own name and words for a code.
 fn said(code: Code) -> String {
     let error = DriverError(code);

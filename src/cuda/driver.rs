@@ -109,6 +109,11 @@ impl Driver {
         move |error| diagnosis::while_doing(&self.gpu, &doing(), error)
     }
 
+    /// The same of a launch.
+    fn failed_launch(&self, call: &Call) -> impl FnOnce(DriverError) -> Error {
+        |error| diagnosis::while_running(&self.gpu, &running(call), call.early, error)
+    }
+
     /// The function of an entry, which may be launched with as much shared memory.
     fn function(
         &self,
@@ -195,7 +200,7 @@ impl Driver {
             sharedMemBytes: call.shared_bytes,
             hStream: self.stream.cu_stream(),
             attrs: &raw mut early,
-            numAttrs: u32::from(self.gpu.waits_in_kernels()),
+            numAttrs: u32::from(call.early),
         };
         // SAFETY: the function's module is kept by `functions`; there is a value for each parameter (launch.rs compared them with the
         // signature), read before the call returns as the attribute is; addresses are of memory that the call keeps until the launch has
@@ -208,7 +213,7 @@ impl Driver {
                 std::ptr::null_mut(),
             )
         };
-        started.result().map_err(self.failed(|| running(call)))
+        started.result().map_err(self.failed_launch(call))
     }
 }
 
@@ -314,9 +319,7 @@ impl Door for Driver {
             .bind_to_thread()
             .map_err(self.failed(|| running(call)))?;
         self.start(&mut functions, call)?;
-        self.stream
-            .synchronize()
-            .map_err(self.failed(|| running(call)))
+        self.stream.synchronize().map_err(self.failed_launch(call))
     }
 
     fn record(&self, calls: &[Call]) -> Result<Option<Box<dyn Recording>>> {
@@ -344,7 +347,7 @@ impl Door for Driver {
             stream: self.stream.clone(),
             functions: self.functions.clone(),
             gpu: self.gpu.clone(),
-            _calls: calls.to_vec(),
+            calls: calls.to_vec(),
         })))
     }
 }
@@ -356,7 +359,15 @@ struct Recorded {
     functions: Arc<Mutex<Functions>>,
     gpu: Gpu,
     /// Their addresses are in the graph, so the memory must stay.
-    _calls: Vec<Call>,
+    calls: Vec<Call>,
+}
+
+impl Recorded {
+    /// Makes an error of what became of them.
+    fn failed(&self, doing: &str) -> impl FnOnce(DriverError) -> Error {
+        let early = self.calls.iter().any(|call| call.early);
+        move |error| diagnosis::while_running(&self.gpu, doing, early, error)
+    }
 }
 
 impl Recording for Recorded {
@@ -365,12 +376,12 @@ impl Recording for Recorded {
         let launched = self.graph.launch();
         launched
             .and_then(|()| self.stream.synchronize())
-            .map_err(|error| diagnosis::while_doing(&self.gpu, "replaying", error))
+            .map_err(self.failed("replaying"))
     }
 
     fn time(&self) -> Result<Duration> {
         let _lock = lock(&self.functions);
         let timed = clock::time(&self.stream, || self.graph.launch());
-        timed.map_err(|error| diagnosis::while_doing(&self.gpu, "timing", error))
+        timed.map_err(self.failed("timing"))
     }
 }

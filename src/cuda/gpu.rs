@@ -1,7 +1,7 @@
 //! A GPU as its driver describes it, and what follows from that.
 
 use super::diagnosis;
-use super::kernel::{Precision, Sums, Target};
+use super::kernel::{Kernels, Precision, Sums, Target};
 use crate::error::{Error, Result};
 use std::fmt;
 
@@ -117,6 +117,7 @@ impl Gpu {
                 true => Sums::of_geforce(self.compute_capability),
                 false => Sums::F32,
             },
+            kernels: Kernels::All,
         }
     }
 
@@ -130,12 +131,6 @@ impl Gpu {
             (Precision::F32, _) => 128.0,
         };
         per_clock * f64::from(self.multiprocessors) * self.clock_rate
-    }
-
-    /// Whether kernels wait themselves for what ran before them, so that the next may start while one still runs: code for Hopper GPUs has
-    /// instructions for it. Later GPUs run the PTX, which is older and has none.
-    pub(super) fn waits_in_kernels(&self) -> bool {
-        self.compute_capability == 90
     }
 
     /// Whether this program has code for it.

@@ -26,6 +26,8 @@ pub struct Target {
     pub prefer: Option<[usize; 2]>,
     /// What products of halves are summed in.
     pub sums: Sums,
+    /// Which kernels there are to choose from.
+    pub kernels: Kernels,
 }
 
 impl Target {
@@ -38,6 +40,7 @@ impl Target {
             shared_bytes_per_block: 163 << 10,
             prefer: None,
             sums: Sums::F32,
+            kernels: Kernels::All,
         }
     }
 
@@ -78,6 +81,16 @@ impl Target {
             ..self
         }
     }
+}
+
+/// Which kernels a choice is made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernels {
+    /// Those of the GPU: on a Hopper GPU also what no other runs, which are tensor maps, products of warpgroups, clusters, and launches that start
+    /// before the one before them has ended.
+    All,
+    /// Those that every GPU runs.
+    Portable,
 }
 
 /// The element type of activations and of the weights of products.

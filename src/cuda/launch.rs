@@ -167,6 +167,7 @@ fn call(
         entry,
         grid: launch.grid,
         shared_bytes: launch.shared_bytes,
+        early: target.hopper(),
         values: values.collect::<Result<_, _>>()?,
     })
 }

@@ -6,7 +6,7 @@
 //! - What runs is chosen by a file for each operation (`linear.rs`, `conv2d.rs`, `attention.rs`, ...), and by `link.rs` for several at once.
 //! - Which tile: `tile.rs` and `tile_sm90.rs`, by the model of time in `cost.rs` or a measured table (`tuned.rs`); `predict.rs` adds up whole plans.
 //! - Of weights `recipe.rs` says what they are made of, `pack.rs` makes them, `packed.rs` keeps them in files, `weights.rs` on the device.
-//! - `launch.rs` and `replay.rs` run steps, and behind `door.rs` are `driver.rs` and `emulator.rs`.
+//! - `tier.rs` leaves out kernels that only some GPUs run. `launch.rs` and `replay.rs` run steps, and behind `door.rs` are `driver.rs` and `emulator.rs`.
 
 mod attention;
 mod attention_large;
@@ -42,6 +42,7 @@ mod select;
 mod sums;
 pub mod table;
 pub mod tensor_map;
+mod tier;
 mod tile;
 mod tile_sm90;
 mod tuned;
@@ -50,13 +51,13 @@ mod weights;
 pub use driver::gpus;
 pub use emulator::Emulation;
 pub use gpu::Gpu;
-pub use kernel::{Argument, Kernel, Launch, Operand, Precision, Sums, Target};
+pub use kernel::{Argument, Kernel, Kernels, Launch, Operand, Precision, Sums, Target};
 pub use link::link;
-pub use packed::Warn;
 pub use predict::{Predicted, floor, predict};
 pub use recipe::{Layout, Recipe};
 pub use replay::Replay;
 pub use select::select;
+pub use tier::Warn;
 pub use tuned::{TileSize, Tuned, shape_name, tile_sizes};
 
 use crate::backend::{Backend, Expected, Lap, Load, Meter, Selection, Step, Taken, Transfer};
@@ -91,6 +92,9 @@ pub struct Cuda {
     cuts: bool,
     meter: Arc<Meter>,
     tuned: Arc<Tuned>,
+    warn: Arc<Warn>,
+    /// Whether launches can be recorded, as far as is known.
+    records: Arc<AtomicBool>,
 }
 
 /// The values of one session.
@@ -149,20 +153,14 @@ impl Cuda {
             cuts: true,
             meter: Arc::default(),
             tuned: Arc::default(),
+            warn: Arc::new(|_| ()),
+            records: Arc::new(true.into()),
         })
     }
 
     /// The GPU; `None` for the emulator.
     pub fn hardware(&self) -> Option<&Gpu> {
         self.door.gpu()
-    }
-
-    /// The same device, its memory and weights too, choosing kernels for another target.
-    fn at(&self, target: Target) -> Self {
-        Self {
-            target,
-            ..self.clone()
-        }
     }
 
     /// What kernels are chosen for.
@@ -189,7 +187,11 @@ impl Backend for Cuda {
             Some(_) => self.door.name(),
             None => format!("{} of {}", self.door.name(), self.modelled().name),
         };
-        format!("{device}, {}", self.target.precision.suffix())
+        format!(
+            "{device}, {}{}",
+            self.target.precision.suffix(),
+            self.tier()
+        )
     }
 
     fn gains_by(&self, rule: &str) -> bool {

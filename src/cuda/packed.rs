@@ -6,7 +6,7 @@
 
 use super::memory::made;
 use super::weights::Store;
-use super::{Cuda, Layout, Precision, Target, pack};
+use super::{Cuda, Layout, Precision, Target, Warn, pack};
 use crate::backend::Load;
 use crate::error::{Error, Result};
 use crate::graph::Param;
@@ -16,13 +16,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// Who is told of a file that cannot be used.
-pub type Warn = dyn Fn(&str) + Send + Sync;
-
 /// The files of the checkpoints that were asked for so far.
 pub(super) struct Shelf {
     target: Target,
-    warn: Box<Warn>,
+    warn: Arc<Warn>,
     files: Mutex<Vec<Kept>>,
 }
 
@@ -140,11 +137,11 @@ struct Wanted<'a> {
 }
 
 impl Cuda {
-    /// The same device, reading packed weights beside a checkpoint where they are kept. `warn` is told of files that cannot be used.
-    pub fn with_packed(self, warn: Box<Warn>) -> Self {
+    /// The same device, reading packed weights beside a checkpoint where they are kept. Files that cannot be used are [warned](Self::warned) of.
+    pub fn with_packed(self) -> Self {
         let shelf = Shelf {
             target: self.target,
-            warn,
+            warn: self.warn.clone(),
             files: Mutex::default(),
         };
         Self {

@@ -35,8 +35,8 @@ struct Multiply {
 impl Multiply {
     /// The fastest products that the target has in its precision.
     fn new(target: &Target, steps: i32) -> Self {
-        match (target.precision, target.compute_capability) {
-            (Precision::F16, 90) => {
+        match (target.precision, target.hopper()) {
+            (Precision::F16, true) => {
                 let [rows, columns, depth] = SHARED;
                 Self {
                     entry: "probe_multiply_f16_sm90",
@@ -65,7 +65,12 @@ impl Multiply {
     }
 }
 
-fn call(entry: &str, (blocks, shared_bytes): (u32, u32), values: Vec<Value>) -> Result<Call> {
+fn call(
+    entry: &str,
+    (blocks, shared_bytes): (u32, u32),
+    values: Vec<Value>,
+    target: &Target,
+) -> Result<Call> {
     let entry = table::entry(entry)
         .ok_or_else(|| Error::Device(format!("there is no kernel `{entry}`")))?;
     Ok(Call {
@@ -73,6 +78,7 @@ fn call(entry: &str, (blocks, shared_bytes): (u32, u32), values: Vec<Value>) -> 
         entry,
         grid: [blocks, 1, 1],
         shared_bytes,
+        early: target.hopper(),
         values,
     })
 }
@@ -115,18 +121,15 @@ fn copy(door: &dyn Door, target: &Target, bytes: usize) -> Result<(Duration, Spa
     let count =
         count.map_err(|_| Error::Memory("a copy of 32 GiB or more is not timed".to_owned()))?;
     let values = vec![memory(&to, true), memory(&from, false), Value::Int(count)];
-    let taken = door.time(&call(
-        "probe_copy",
-        (8 * target.multiprocessors, 0),
-        values,
-    )?)?;
+    let blocks = 8 * target.multiprocessors;
+    let taken = door.time(&call("probe_copy", (blocks, 0), values, target)?)?;
     Ok((taken, to))
 }
 
 /// Multiplies: how long it takes, and each thread's sum.
 fn multiply(door: &dyn Door, target: &Target, probe: &Multiply) -> Result<(Duration, Span)> {
     let blocks = probe.blocks * target.multiprocessors;
-    let mut call = call(probe.entry, (blocks, probe.shared_bytes), vec![])?;
+    let mut call = call(probe.entry, (blocks, probe.shared_bytes), vec![], target)?;
     let threads = (blocks * call.entry.threads) as usize;
     let sums = door.alloc(threads * Precision::F32.bytes())?;
     let sums = Span::whole(&sums);

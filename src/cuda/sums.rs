@@ -81,7 +81,7 @@ impl Cuda {
         }
     }
 
-    /// What a result's bits depend on besides the request: the kind of GPU, the precision, and the sums of products.
+    /// What a result's bits depend on besides the request: the kind of GPU, the precision, the sums of products, and which kernels may run.
     pub fn arithmetic(&self) -> String {
         let kind = match self.hardware() {
             Some(gpu) => gpu.name.clone(),
@@ -92,6 +92,6 @@ impl Cuda {
             (Precision::F16, Sums::Allowed | Sums::Halves) => ", sums in f16 where they gain",
             _ => "",
         };
-        format!("{kind}, {}{sums}", precision.suffix())
+        format!("{kind}, {}{sums}{}", precision.suffix(), self.tier())
     }
 }

@@ -197,7 +197,8 @@ impl Cuda {
             multiprocessors,
             ..
         } = self.target;
-        format!("{name}, sm_{compute_capability}, {multiprocessors} multiprocessors")
+        let tier = self.tier();
+        format!("{name}, sm_{compute_capability}, {multiprocessors} multiprocessors{tier}")
     }
 }
 

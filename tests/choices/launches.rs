@@ -3,7 +3,7 @@
 use crate::networks::networks;
 use crate::{Chosen, data, decoder, encoder, is_reviewed, sd1_step, txt2img_step};
 use latent_diffusion::Graph;
-use latent_diffusion::cuda::{Launch, Precision, Target, table};
+use latent_diffusion::cuda::{Kernels, Launch, Precision, Target, table};
 use latent_diffusion::models::config::ModelConfig;
 use std::fmt::Write;
 
@@ -142,4 +142,24 @@ fn write() {
     for (name, text) in files() {
         std::fs::write(data(&name), text).unwrap();
     }
+}
+
+#[test]
+fn portable_kernels_are_of_every_gpu_and_read_the_same_weights() {
+    let portable = Target {
+        kernels: Kernels::Portable,
+        ..TARGETS[2]
+    };
+    let mut others = 0;
+    for (name, graph) in models().into_iter().flat_map(|model| model.networks) {
+        let [all, chosen] =
+            [&TARGETS[2], &portable].map(|target| Chosen::new(graph.clone(), target).kernels);
+        for (all, chosen) in all.iter().zip(&chosen) {
+            assert_eq!(all.recipes, chosen.recipes, "{name}");
+            let hopper = |launch: &&Launch| launch.entry.ends_with("_sm90");
+            assert_eq!(chosen.launches.iter().find(hopper), None, "{name}");
+            others += all.launches.iter().filter(hopper).count();
+        }
+    }
+    assert!(others > 200, "{others}");
 }

@@ -8,13 +8,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// A GPU of each kind that kernels are compiled for: its word for the stand-in, and its name for `--target`.
-const GPUS: [[&str; 2]; 4] = [
-    ["a100", "A100"],
-    ["3090", "RTX 3090"],
-    ["4090", "RTX 4090"],
-    ["h200", "H200"],
-];
+/// A GPU of each kind that kernels are compiled for: its word for the stand-in, which is also its name for `--target`.
+const GPUS: [&str; 4] = ["a100", "3090", "4090", "h200"];
 
 /// Runs a line on the small model, on a GPU of the stand-in.
 fn on_model(place: &Place, answers: &str, line: &str) -> Logged {
@@ -23,10 +18,12 @@ fn on_model(place: &Place, answers: &str, line: &str) -> Logged {
     run_in(place, answers, &line)
 }
 
-/// Checks that a GPU and its emulator write the same files when they are told `line`, which a model can follow; the stand-in's log.
-fn draws_as_emulated(place: &Place, answers: &str, target: &str, line: &str) -> Logged {
+/// Checks that a GPU and its emulator, which has options besides, write the same files when they are told `line`, which a model can follow; the
+/// stand-in's log.
+fn draws_as_emulated(place: &Place, answers: &str, emulated: &str, line: &str) -> Logged {
     let line = format!("{line} --no-metadata -t 2");
     let words: Vec<&str> = line.split_whitespace().collect();
+    let options: Vec<&str> = emulated.split_whitespace().collect();
     let images = |name: &str| {
         let all = place.names(name);
         assert!(!all.is_empty(), "{line}");
@@ -37,9 +34,8 @@ fn draws_as_emulated(place: &Place, answers: &str, target: &str, line: &str) -> 
     for folder in ["emulated", "computed"] {
         fs::create_dir(place.path().join(folder)).unwrap();
     }
-    let emulator = ["--device", "emulator", "--target", target];
-    let into = ["-o", "emulated/{index}.png"];
-    place.ldm(&[&words, &emulator[..], &into].concat()).lines();
+    let into = ["--device", "emulator", "-o", "emulated/{index}.png"];
+    place.ldm(&[&words, &options[..], &into].concat()).lines();
     let into = ["--device", "cuda", "-o", "computed/{index}.png"];
     let computed = run_in(place, answers, &[&words, &into[..]].concat()).good();
     assert!(
@@ -66,14 +62,16 @@ fn every_gpu_draws_what_its_emulator_draws() {
         "sample --steps 6 --cfg 6 --guidance-interval 0.5:3",
         "inpaint -i a.png --mask m.png --steps 3",
     ];
-    for (number, [gpu, target]) in GPUS.into_iter().enumerate() {
+    for (number, gpu) in GPUS.into_iter().enumerate() {
         for (index, line) in lines.into_iter().enumerate() {
             // All of them with all there is to a GPU; of the others, each with what takes the same way and another.
             if gpu != "h200" && index != 0 && index != 1 + number {
                 continue;
             }
             let line = format!("{line} -p a -s 1 -m {model}");
-            let log = draws_as_emulated(&place, &format!("gpu={gpu}"), target, &line);
+            let target = format!("--target {gpu}");
+            let log = draws_as_emulated(&place, &format!("gpu={gpu}"), &target, &line);
+            assert_eq!(log.run.stderr, "", "{line}");
             assert!(log.count("cuGraphLaunch") > 0, "{line}");
         }
     }
@@ -83,7 +81,93 @@ fn every_gpu_draws_what_its_emulator_draws() {
 #[cfg_attr(not(all(nvcc, emulator)), ignore = "needs nvcc and a C++ compiler")]
 fn a_gpu_that_is_faster_than_its_host_draws_the_same() {
     let line = "sample -p a -s 1 --steps 3 --size 32x32";
-    draws_as_emulated(&Place::new(), "gpu=h200 eager=1", "H200", line);
+    draws_as_emulated(&Place::new(), "gpu=h200 eager=1", "--target h200", line);
+}
+
+/// A picture, with nothing said about it.
+const LINE: &str = "sample -p a -s 1 --steps 3 --size 16x16 --no-progress";
+
+#[test]
+#[cfg_attr(not(all(nvcc, emulator)), ignore = "needs nvcc and a C++ compiler")]
+fn a_gpu_whose_own_kernels_go_wrong_draws_by_those_of_every_gpu() {
+    for (told, family) in [
+        (
+            "spoil=linear_f16_256x160_sm90",
+            "(linear, tiles of 256x160: ",
+        ),
+        (
+            "spoil=linear_norm_f16_128x128_sm90",
+            "(linear_norm, tiles of 128x128: ",
+        ),
+        ("spoil=conv2d_f16_64x80_sm90", "(conv2d, tiles of 64x80: "),
+        (
+            "spoil=attention_f16_80_128x128_sm90",
+            "(attention with heads of 80, tiles of ",
+        ),
+        (
+            "refuse=conv2d_f16_128x128_sm90",
+            "kernel conv2d_f16_128x128_sm90",
+        ),
+        ("cuTensorMapEncodeTiled=1", "describing a tensor"),
+    ] {
+        let options = "--target h200 --kernels portable";
+        let answers = format!("gpu=h200 {told}");
+        let log = draws_as_emulated(&Place::new(), &answers, options, LINE);
+        let said = &log.run.stderr;
+        assert_eq!(said.matches("warning: ").count(), 1, "{told}: {said}");
+        for part in [
+            family,
+            "those that every GPU runs are used",
+            "please report it",
+        ] {
+            assert!(said.contains(part), "{told}: {said}");
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(not(all(nvcc, emulator)), ignore = "needs nvcc and a C++ compiler")]
+fn a_fault_that_ends_all_work_names_the_way_out() {
+    let place = Place::new();
+    let run = |told: &str, line: &str| on_model(&place, &format!("gpu=h200 {told}"), line).run;
+    let way = "--kernels portable leaves out what only Hopper GPUs run";
+    let fault = "fault=conv2d_f16_128x128_sm90";
+    let devices = ["devices", "--device", "cuda"];
+    let check = run_in(&place, &format!("gpu=h200 {fault}"), &devices).run;
+    check.refused(4, &["kernel conv2d_f16_128x128_sm90", way]);
+    // Later too, and in a recording.
+    let line = "sample -p a --steps 3 --kernels all";
+    let one = "compute=0 run@9=715";
+    run(one, line).refused(4, &["node `", "kernel ", way]);
+    let launches = |line| on_model(&place, "gpu=h200 compute=0", line).good();
+    let last = launches(line).count("cuLaunchKernelEx");
+    run(&format!("compute=0 run@{last}=719"), line).refused(4, &["replaying", way]);
+    // Whoever takes it already, or has no such kernels, is told of no way.
+    let portable = run(one, &line.replace("all", "portable"));
+    let other = on_model(&place, &format!("gpu=a100 {one}"), line).run;
+    for run in [portable, other] {
+        let said = &run.stderr;
+        assert!(run.code == 4 && !said.contains("--kernels"), "{said}");
+    }
+}
+
+#[test]
+#[cfg_attr(not(all(nvcc, emulator)), ignore = "needs nvcc and a C++ compiler")]
+fn what_cannot_be_recorded_is_launched_one_by_one() {
+    for told in [
+        "cuStreamBeginCapture_v2=801",
+        "cuGraphInstantiateWithFlags=801",
+        "cuGraphUpload=999",
+    ] {
+        let answers = format!("gpu=a100 {told}");
+        let log = draws_as_emulated(&Place::new(), &answers, "--target a100", LINE);
+        assert_eq!(log.count("cuGraphLaunch"), 0);
+        let said = &log.run.stderr;
+        let expected = "recording launches: the stub was told to fail";
+        assert!(said.contains(expected), "{told}: {said}");
+        let warned = "; launches are made one after another, which is slower";
+        assert_eq!(said.matches(warned).count(), 1, "{told}: {said}");
+    }
 }
 
 #[test]

@@ -33,10 +33,10 @@ fn open(answers: &str) -> Run {
     run_in(&Place::new(), answers, &devices).run
 }
 
-/// Samples the embedded model on a GPU of the stand-in, whose launches do nothing.
+/// Samples the embedded model on a GPU of the stand-in, whose launches do nothing; `steps` may have options behind it.
 fn sample(answers: &str, steps: &str) -> Logged {
-    let line = "sample -p balloon --device cuda -t 1 --steps";
-    let words: Vec<&str> = line.split(' ').chain([steps]).collect();
+    let line = format!("sample -p balloon --device cuda -t 1 --steps {steps}");
+    let words: Vec<&str> = line.split(' ').collect();
     run_in(&Place::new(), &format!("compute=0 {answers}"), &words)
 }
 
@@ -219,6 +219,27 @@ fn a_bench_is_timed_by_the_drivers_clock() {
 
 #[test]
 #[cfg_attr(not(all(nvcc, emulator)), ignore = "needs nvcc and a C++ compiler")]
+fn only_gpus_with_kernels_of_their_own_are_checked() {
+    let launches = |answers: &str, kernels: &str| {
+        let devices = ["devices", "--device", "cuda", "--kernels", kernels];
+        let logged = run_in(&Place::new(), &format!("compute=0 {answers}"), &devices).good();
+        assert_eq!(logged.run.stderr, "", "{answers}");
+        logged.count("cuLaunchKernelEx")
+    };
+    // Seven nodes once by portable kernels and three times by others, launched and recorded.
+    assert_eq!(launches("major=9", "auto"), 2 * 7 * 4);
+    for (answers, kernels) in [
+        ("major=9", "all"),
+        ("major=9", "portable"),
+        ("major=8", "auto"),
+        ("major=12", "auto"),
+    ] {
+        assert_eq!(launches(answers, kernels), 0, "{answers} {kernels}");
+    }
+}
+
+#[test]
+#[cfg_attr(not(all(nvcc, emulator)), ignore = "needs nvcc and a C++ compiler")]
 fn memory_that_cannot_be_pinned_is_done_without() {
     sample("cuMemHostAlloc=2", "2").good();
 }
@@ -226,8 +247,13 @@ fn memory_that_cannot_be_pinned_is_done_without() {
 #[test]
 #[cfg_attr(not(all(nvcc, emulator)), ignore = "needs nvcc and a C++ compiler")]
 fn kernels_start_early_on_gpus_that_wait_in_kernels_and_on_no_others() {
-    for (answers, expected) in [("major=8", false), ("major=9", true), ("major=12", false)] {
-        let logged = sample(answers, "2").good();
+    for (answers, kernels, expected) in [
+        ("major=8", "all", false),
+        ("major=9", "all", true),
+        ("major=9", "portable", false),
+        ("major=12", "all", false),
+    ] {
+        let logged = sample(answers, &format!("2 --kernels {kernels}")).good();
         let count = |name: &str| logged.count(name);
         let early = if expected {
             count("cuLaunchKernelEx")

@@ -231,6 +231,15 @@ fn an_image_of_kernels_says_what_its_bits_depend_on() {
             "--target 4090 --accumulate f32",
             "emulator of GeForce RTX 4090, f16",
         ),
+        ("--target h200", "emulator of H200, f16"),
+        (
+            "--target h200 --kernels portable",
+            "emulator of H200, f16, portable kernels",
+        ),
+        (
+            "--target 4090 --accumulate f32 --kernels portable",
+            "emulator of GeForce RTX 4090, f16",
+        ),
     ] {
         let place = Place::new();
         assert_eq!(

@@ -17,7 +17,7 @@ mod random;
 
 use checks::every;
 use latent_diffusion::cpu::Cpu;
-use latent_diffusion::cuda::{Cuda, Emulation, Precision, Target};
+use latent_diffusion::cuda::{Cuda, Emulation, Kernels, Precision, Target};
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -76,12 +76,17 @@ device!(
 device!(
     #[ignore = "needs a GPU"]
     gpu,
-    gpu(Precision::F16)
+    gpu(Precision::F16, Kernels::All)
+);
+device!(
+    #[ignore = "needs a GPU"]
+    gpu_portable,
+    gpu(Precision::F16, Kernels::Portable)
 );
 device!(
     #[ignore = "needs a GPU"]
     gpu_f32,
-    gpu(Precision::F32)
+    gpu(Precision::F32, Kernels::All)
 );
 
 fn cpu_with(threads: usize) -> Arc<Cpu> {
@@ -108,13 +113,19 @@ fn emulated(seed: u64, target: Target) -> Arc<Cuda> {
 }
 
 /// The first GPU; kernels are loaded once and not for every case.
-fn gpu(precision: Precision) -> Arc<Cuda> {
+fn gpu(precision: Precision, kernels: Kernels) -> Arc<Cuda> {
     static GPUS: Mutex<Vec<Arc<Cuda>>> = Mutex::new(vec![]);
     let mut gpus = GPUS.lock().unwrap();
-    if let Some(gpu) = gpus.iter().find(|gpu| gpu.target().precision == precision) {
+    let is =
+        |gpu: &&Arc<Cuda>| (gpu.target().precision, gpu.target().kernels) == (precision, kernels);
+    if let Some(gpu) = gpus.iter().find(is) {
         return gpu.clone();
     }
-    let gpu = Arc::new(Cuda::gpu(0, precision, 0, Arc::default()).unwrap());
+    let gpu = Cuda::gpu(0, precision, 0, Arc::default()).unwrap();
+    let gpu = Arc::new(match kernels {
+        Kernels::All => gpu,
+        Kernels::Portable => gpu.portable(),
+    });
     gpus.push(gpu.clone());
     gpu
 }

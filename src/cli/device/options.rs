@@ -1,5 +1,6 @@
-//! What `--device`, `--dtype`, `--accumulate` and `--memory` may say.
+//! What `--device`, `--dtype`, `--accumulate`, `--kernels` and `--memory` may say.
 
+use latent_diffusion::cuda::Kernels;
 use std::str::FromStr;
 
 /// A place to compute, by name.
@@ -80,6 +81,28 @@ impl FromStr for Accumulate {
             Dtype::Auto => Ok(Self::Auto),
             Dtype::F32 => Ok(Self::F32),
             _ => Err("expected auto or f32".into()),
+        }
+    }
+}
+
+/// The CUDA kernels to choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// All, unless those for Hopper GPUs alone fail a check at the start.
+    Auto,
+    /// These, unchecked.
+    Of(Kernels),
+}
+
+impl FromStr for Tier {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "auto" => Ok(Self::Auto),
+            "all" => Ok(Self::Of(Kernels::All)),
+            "portable" => Ok(Self::Of(Kernels::Portable)),
+            _ => Err("expected auto, all or portable".into()),
         }
     }
 }

@@ -34,7 +34,7 @@ fn matrix(rows: usize, columns: usize, span: usize) -> Result<TensorMap, String>
 impl Product<'_> {
     /// The launches of the entries for Hopper GPUs; `None` where others are chosen.
     pub(super) fn sm90(&self, operand: Rows, target: &Target) -> Result<Option<Kernel>, String> {
-        if target.compute_capability != 90 || !self.brought(operand) {
+        if !target.hopper() || !self.brought(operand) {
             return Ok(None);
         }
         let tiles_down = self.tiles_down(operand);
@@ -52,7 +52,7 @@ impl Product<'_> {
         eps: f32,
         target: &Target,
     ) -> Result<Option<Kernel>, String> {
-        if target.compute_capability != 90 || !self.brought(Rows::Matrix) {
+        if !target.hopper() || !self.brought(Rows::Matrix) {
             return Ok(None);
         }
         let tiles_down = self.tiles_down(Rows::Matrix);

@@ -46,6 +46,12 @@ bool written(const Launch& launch, size_t index, const Block& block) {
     return letter == 'w' || (letter == 'm' && block.stored);
 }
 
+// Whether FAKE_CUDA says so of this entry.
+bool told(const char* what, const Signature& entry) {
+    const std::string name = word(what);
+    return !name.empty() && strstr(entry.name, name.c_str());
+}
+
 struct Attribute {
     int id, unused;
     int value[16];
@@ -109,6 +115,11 @@ void run(const Launch& launch) {
         return;
     }
     if (!launch.function->live) return spoil(LAUNCH_FAILED, std::string(entry.name) + " ran when its module was unloaded");
+    if (told("fault", entry)) {
+        log("a kernel fails as it was told to");
+        spoilt = ILLEGAL_INSTRUCTION;
+        return;
+    }
     if (!setting("compute", 1)) return;
     std::vector<ldm_region> regions;
     std::vector<void*> arguments;
@@ -138,6 +149,8 @@ void run(const Launch& launch) {
     request.check = setting("check", 1) != 0;
     char report[1024] = "";
     if (ldm_emulator_launch(&request, report, sizeof report) != 0) spoil(LAUNCH_FAILED, std::string(entry.name) + ": " + report);
+    // The result is the first parameter of every entry; as a half this is -48.
+    if (told("spoil", entry)) *reinterpret_cast<uint16_t*>(launch.parameters[0][0]) = 0xd200;
 }
 
 }  // namespace stand_in
@@ -210,6 +223,10 @@ int cuLaunchKernelEx(const Configuration* asked, void* handle, void** arguments,
     const Signature& entry = *function->signature;
     const std::string problem = refusal(*asked, *function);
     if (!problem.empty()) return call.refuse(INVALID_VALUE, std::string(entry.name) + ": " + problem);
+    if (told("refuse", entry)) {
+        log("a launch is refused as it was told to be");
+        return OUT_OF_RESOURCES;
+    }
     if (!arguments || extra) return call.refuse(INVALID_VALUE, std::string(entry.name) + " has no list of arguments");
     Launch launch{function, {asked->grid[0], asked->grid[1], asked->grid[2]}, asked->shared, asked->attribute_count > 0, {}};
     for (size_t i = 0; entry.parameters[i]; i++) {

@@ -11,7 +11,8 @@
 //   - Handles are never used again, so what was destroyed stays known. What is left at the end is a line `leaked: ...`.
 //
 // FAKE_CUDA holds words. `cuInit=803` makes that function return that code, `cuMemAlloc_v2@3=2` only its third call; `run@5=700` lets the fifth
-// kernel that runs fail, which is told when somebody waits. `gpu=4090` (a100, 3090, 4090, h200) is a machine; `count=2`, `version=12020`,
+// kernel that runs fail, which is told when somebody waits. `refuse=NAME` refuses launches of every entry whose name holds NAME, `fault=NAME` lets
+// them fail as an illegal instruction does, and `spoil=NAME` lets them store a wrong first element. `gpu=4090` (a100, 3090, 4090, h200) is a machine; `count=2`, `version=12020`,
 // `major=9`, `minor=0` and `memory=BYTES` change it. `compute=0` lets launches do nothing on memory that is zero, `check=0` lets kernels run
 // unwatched, and `eager=1` runs everything at once, as a GPU that is faster than its host. FAKE_CUDA_LOG names a file that gets a line per call.
 #pragma once
@@ -43,6 +44,7 @@ enum Code {
     NOT_READY = 600,
     ILLEGAL_ADDRESS = 700,
     OUT_OF_RESOURCES = 701,
+    ILLEGAL_INSTRUCTION = 715,
     LAUNCH_FAILED = 719,
     NOT_SUPPORTED = 801,
     CAPTURE_UNSUPPORTED = 900,
