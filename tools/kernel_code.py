@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -132,6 +133,15 @@ def read_log(path, kernels, problems):
             kernel.shared = int(shared[1]) if shared else 0
         elif re.search(r"\(C75\d\d\)|serialized|warning|ignored", line):
             problems.append(f"{path.stem}.cu: {line.strip()}")
+
+
+def parts(path):
+    """What a fatbin holds, in bytes: machine code by architecture, and PTX."""
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("-xelf", "-xptx"):
+            subprocess.run([Path(tool("cuobjdump")).resolve(), kind, "all", path], cwd=folder, stdout=subprocess.DEVNULL, check=False)
+        named = [(re.search(r"\.(sm_\d+a?)\.(cubin|ptx)$", file.name), file.stat().st_size) for file in Path(folder).iterdir()]
+    return {found[1] if found[2] == "cubin" else f"{found[1]} PTX": size for found, size in named if found}
 
 
 def read_code(path, kernels):
