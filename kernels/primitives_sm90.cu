@@ -8,11 +8,13 @@
 //   store_matrix       four 8 x 8 matrices, each lane's row of them `setting` rows away from the one before; and transposed
 //   threads            which lane is elected, uniform values, barriers of some threads, mbarriers over several phases, registers given and taken
 //   cluster            ranks, and what lies in the other block's shared memory
+//   relay              what the grid before has stored, by a map or one by one, read one by one or by a map, where grids start early
 //   pipeline           all of it together, as products use it: y = x w^T, 128 rows of x for each block, two blocks sharing w
 //
 // Tensors       y is written; x and others are read; what lies where is said at each kernel
 // Arithmetic    the primitive's own
-// Launch        one block or one cluster, pipeline a cluster for every 256 rows; dynamic shared memory as SHARED_ or PIPELINE_ says
+// Launch        one block or one cluster, pipeline a cluster for every 256 rows, relay one for every two boxes; dynamic shared memory as SHARED_,
+//               RELAY_ or PIPELINE_ says
 // Requirements  none are checked: tests/primitives and tests/emulator are the only callers; no network asks for these entries
 // Cost          none to speak of
 // Measured      not yet run on hardware
@@ -298,6 +300,42 @@ DEVICE void pipeline(const TensorMap& y, const TensorMap& x, const TensorMap& w,
     sync_cluster();
 }
 
+// A box of `relay`: rows of 64 halves.
+#define RELAY_ROWS 16
+#define RELAY_COLUMNS 64
+#define RELAY_BOX (RELAY_ROWS * RELAY_COLUMNS * 2)
+
+// x, y [16 blocks][64]: each number of the other end's box and one, so that a grid reads what other multiprocessors have just written. What a map
+// brings threads store, and where `stores` what threads load a map takes away.
+DEVICE void relay(half* y, const TensorMap& to, const half* x, const TensorMap& from, int stores) {
+    SHARED_DYNAMIC(shared);
+    SHARED_ARRAY(Barrier, full, 1);
+    make_barrier(full);
+    wait_for_previous_grid();
+    let_next_grid_start();
+    half* const box = reinterpret_cast<half*>(shared);
+    const int row = static_cast<int>(blockIdx.x) * RELAY_ROWS, other = static_cast<int>(gridDim.x - 1 - blockIdx.x) * RELAY_ROWS;
+    if (stores == 0) {
+        if (threadIdx.x == 0) {
+            barrier_arrive_expect(full, RELAY_BOX);
+            tensor_load_2d(box, from, full, 0, other);
+        }
+        barrier_wait(full, 0);
+    }
+    for (int i = thread_index(); i < RELAY_BOX / 2; i += WARPGROUP) {
+        const float one_more = to_float(stores == 0 ? box[i] : x[other * RELAY_COLUMNS + i]) + 1.0f;
+        (stores == 0 ? y[row * RELAY_COLUMNS + i] : box[i]) = from_float<half>(one_more);
+    }
+    if (stores == 0) return;
+    fence_async_shared();
+    sync_block();
+    if (threadIdx.x == 0) {
+        tensor_store_2d(to, box, 0, row);
+        tensor_store_commit();
+        tensor_store_wait_read<0>();
+    }
+}
+
 // ---- entries ----------------------------------------------------------------------------------------------------------------------
 
 #define PRODUCT float *y, TENSOR_MAP a, TENSOR_MAP b, const half *fragments
@@ -325,3 +363,4 @@ ENTRY_90(32, 1, 1, primitive_store_matrix_transposed_sm90, STORE_MATRIX) { store
 ENTRY_90(256, 1, 1, primitive_threads_sm90, float* y, const float* x) { threads(y, x); }
 ENTRY_90(128, 1, 2, primitive_cluster_sm90, float* y, const float* x) { cluster(y, x); }
 ENTRY_90(384, 1, 2, primitive_pipeline_sm90, TENSOR_MAP y, TENSOR_MAP x, TENSOR_MAP w, int steps) { pipeline(y, x, w, steps); }
+ENTRY_90(128, 1, 2, primitive_relay_sm90, half* y, TENSOR_MAP to, const half* x, TENSOR_MAP from, int stores) { relay(y, to, x, from, stores); }

@@ -261,7 +261,9 @@ fn every_entry_is_asked() {
     let asked = cases.iter().map(|case| case.entry).chain([relay::ENTRY]);
     let asked: HashSet<&str> = asked.collect();
     assert_eq!(asked, entries("primitives.cu"));
-    let asked_hopper: HashSet<&str> = hopper::all().iter().map(|case| case.entry).collect();
+    let cases = hopper::all();
+    let asked_hopper = cases.iter().map(|case| case.entry).chain([relay::HOPPER]);
+    let asked_hopper: HashSet<&str> = asked_hopper.collect();
     assert_eq!(asked_hopper, entries("primitives_sm90.cu"));
     let on_hardware: HashSet<&str> = hardware::ENTRIES.iter().copied().collect();
     assert_eq!(on_hardware, &asked | &asked_hopper);
@@ -273,7 +275,9 @@ fn the_emulator_does_what_the_manual_says() {
     for seed in [0, 1, 2] {
         check(&emulator(seed), |_| true);
         check_hopper(&emulator(seed), |_| true);
-        assert_eq!(relay::wrong(&emulator(seed)), None);
+        for entry in [relay::ENTRY, relay::HOPPER] {
+            assert_eq!(relay::wrong(&emulator(seed), entry), None);
+        }
     }
 }
 
