@@ -105,12 +105,12 @@ void set_registers(Block& block, const Thread& self, uint32_t count, ldm_site si
 
 void check_registers(Block& block) {
     const uint32_t each = block.launch->entry->registers, pool = each * block.thread_count;
-    uint32_t sum = 0, set = 0;
+    // What was set differs from what each has; the last warpgroup need not be whole.
+    uint32_t sum = pool;
     for (const Warpgroup& group : block.warpgroups) {
-        sum += (group.registers == 0 ? each : group.registers) * WARPGROUP;
-        set += group.registers != 0;
+        if (group.registers != 0) sum += (group.registers - each) * WARPGROUP;
     }
-    if (set == 0 || sum <= pool) return;
+    if (sum <= pool) return;
     raise_in_block(block, Fault::register_count,
                    text("the block's warpgroups have %u registers together, where it was launched with %u at most", sum, pool));
 }
