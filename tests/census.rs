@@ -10,6 +10,7 @@ use latent_diffusion::Graph;
 use latent_diffusion::models::config::ModelConfig;
 use latent_diffusion::ops::Op;
 use latent_diffusion::plan::fuse::{CUTS, fuse};
+use latent_diffusion::plan::hoist::constants;
 
 /// GFLOP of the products of a network after fusion, with the rules that leave out work or without.
 fn gflop(graph: Graph, cuts: bool) -> f64 {
@@ -57,6 +58,22 @@ fn networks_do_the_work_of_their_originals() {
         let (_, gflop) = found.iter().find(|(network, _)| *network == name).unwrap();
         assert_eq!(format!("{gflop:.2}"), format!("{expected:.2}"), "{name}");
     }
+}
+
+/// What a step of a sampler reads of the network's weights, in halves and without biases and norms: all but those of what is done once a run, the
+/// timesteps' embedding and projections and the context's keys and values.
+#[test]
+fn a_step_reads_the_weights_that_its_original_reads() {
+    let model = ModelConfig::stable_diffusion_1();
+    let step = networks::step(&model, 1, [64, 64]);
+    let graph = fuse(step.graph, |_| true);
+    let matrices: usize = (graph.nodes().iter().zip(constants(&graph)))
+        .filter(|(_, constant)| !constant)
+        .flat_map(|(node, _)| node.op.operator().params())
+        .filter(|param| param.shape.rank() > 1)
+        .map(|param| param.shape.len())
+        .sum();
+    assert_eq!(format!("{:.1} MB", 2e-6 * matrices as f64), "1624.1 MB");
 }
 
 /// What the cuts leave out. A convolution over an upsampled image: five ninths. Before the first attention on the context, one half of a guided
