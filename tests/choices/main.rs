@@ -11,6 +11,7 @@ mod launches;
 #[path = "../cases/networks.rs"]
 mod networks;
 mod predicted;
+mod shapes;
 mod waves;
 
 use latent_diffusion::Graph;

@@ -137,7 +137,7 @@ fn rows(network: Network, batches: usize, gpu: &Gpu) -> Vec<Row> {
 }
 
 /// A product by its samples, the sizes of one's result, and its weight or keys.
-fn name(chosen: &Chosen, launch: &Predicted, images: usize) -> String {
+pub fn name(chosen: &Chosen, launch: &Predicted, images: usize) -> String {
     let graph = &chosen.plan.graph;
     let node = &graph.nodes()[launch.node];
     let samples = node.shape.batch() / images;
