@@ -8,11 +8,12 @@
 Phases, each ended before `--minutes` (9) are over:
 
     correct     primitives bit for bit as emulated, every operation against its definition, parity dumps, pictures again and in a batch,
-                compute-sanitizer
+                compute-sanitizer; on a Hopper GPU with all kernels, and with those that every GPU runs
     kernels     every distinct operation of Stable Diffusion 1.x at 512 x 512 (UNet with 2 samples, decoder) beside cuBLAS, cuDNN, PyTorch's
                 attentions, and copies of as many bytes; each with its operands where a network has them, in the L2 cache or not, and with the
                 cache flushed
-    bench       `ldm tune`, then `ldm bench` without the table and with it, against the device's measured ceilings, and a trace of a step
+    bench       `ldm tune`, then `ldm bench` without the table, with it, and on a Hopper GPU by the kernels that every GPU runs, against the
+                device's measured ceilings, and a trace of a step
     ncu         what the GPU's counters say of every kernel of a step (tensor pipe, bytes of memory, L2), where there is Nsight Compute
     networks    UNet calls, steps with guidance, decode and whole images beside PyTorch eager and torch.compile, of one folder of weights
 

@@ -124,9 +124,8 @@ fn time(
     if device.hardware().is_none() {
         let program = Program::new(&**device, graph.clone())?;
         let gpu = device.modelled();
-        let precision = device.target().precision;
         let mut nodes = vec![0.0; program.plan().graph.nodes().len()];
-        for launch in predict(program.plan(), program.kernels(), &gpu, precision) {
+        for launch in predict(program.plan(), program.kernels(), &gpu, device.target()) {
             nodes[launch.node] += launch.seconds;
         }
         for (node, seconds) in program.plan().graph.nodes().iter().zip(nodes) {

@@ -61,9 +61,9 @@ impl Blocks {
 /// Clocks from the end of a launch of a recording to the start of the next: 1.2 microseconds, or a third where a kernel starts while the one
 /// before it ends.
 pub(super) fn launched(target: &Target) -> f64 {
-    match target.compute_capability {
-        90.. => 700.0,
-        _ => 2000.0,
+    match target.hopper() {
+        true => 700.0,
+        false => 2000.0,
     }
 }
 

@@ -308,7 +308,7 @@ impl Backend for Cuda {
             plan,
             kernels,
             &self.modelled(),
-            self.target.precision,
+            &self.target,
         ))
     }
 

@@ -42,25 +42,24 @@ pub struct Predicted {
     pub seconds: f64,
 }
 
-/// What every launch of a plan, in order, should take on `gpu`. `kernels` are those of the plan's nodes.
+/// What every launch of a plan, in order, should take on `gpu`. `kernels` are those of the plan's nodes, chosen for `target`.
 pub fn predict<'a>(
     plan: &Plan,
     kernels: impl IntoIterator<Item = &'a Kernel>,
     gpu: &Gpu,
-    precision: Precision,
+    target: &Target,
 ) -> Vec<Predicted> {
-    let target = gpu.target(precision);
     let mut predicted = vec![];
     for (index, kernel) in kernels.into_iter().enumerate() {
-        let node = Node::new(plan, index, kernel, &target);
+        let node = Node::new(plan, index, kernel, target);
         predicted.extend(kernel.launches.iter().map(|launch| {
             let (weights, others) = node.bytes(launch);
             let blocks = node.blocks(launch);
             let cached = others <= gpu.cache_bytes as f64;
             let from_memory = weights + if cached { 0.0 } else { others };
             let clocks = match blocks {
-                Some(blocks) => blocks.clocks(&target) + node.joined(launch),
-                None => START + streamed(others, &target),
+                Some(blocks) => blocks.clocks(target) + node.joined(launch),
+                None => START + streamed(others, target),
             };
             let memory = from_memory / (gpu.memory_rate * STREAM);
             Predicted {
@@ -69,7 +68,7 @@ pub fn predict<'a>(
                 blocks: blocks.map_or_else(|| grid(launch), |blocks| blocks.count),
                 flops: node.flops(launch),
                 bytes: weights + others,
-                seconds: memory.max(clocks / gpu.clock_rate) + launched(&target) / gpu.clock_rate,
+                seconds: memory.max(clocks / gpu.clock_rate) + launched(target) / gpu.clock_rate,
             }
         }));
     }
@@ -89,16 +88,16 @@ pub(super) fn expected<'a>(
     plan: &Plan,
     kernels: impl IntoIterator<Item = &'a Kernel>,
     gpu: &Gpu,
-    precision: Precision,
+    target: &Target,
 ) -> Expected {
-    let launches = predict(plan, kernels, gpu, precision).into_iter();
+    let launches = predict(plan, kernels, gpu, target).into_iter();
     let body: Vec<f64> = launches
         .filter(|launch| launch.node >= plan.prologue)
         .map(|launch| launch.seconds)
         .collect();
     Expected {
         seconds: body.iter().sum(),
-        floor_seconds: floor(plan, gpu, precision),
+        floor_seconds: floor(plan, gpu, target.precision),
         launches: body.len(),
     }
 }

@@ -44,9 +44,10 @@ fn kind(op: &str) -> usize {
 
 /// A line of the table.
 fn line((name, network, images): (&str, fn(usize) -> Graph, usize), gpu: &Gpu) -> String {
-    let chosen = Chosen::new(network(images), &gpu.target(Precision::F16));
+    let target = gpu.target(Precision::F16);
+    let chosen = Chosen::new(network(images), &target);
     let plan = &chosen.plan;
-    let launches = predict(plan, &chosen.kernels, gpu, Precision::F16);
+    let launches = predict(plan, &chosen.kernels, gpu, &target);
     let every: Vec<_> = (launches.iter())
         .filter(|launch| launch.node >= plan.prologue)
         .collect();
@@ -80,9 +81,10 @@ fn text_encoder() -> Graph {
 
 /// Seconds of what a network does once, and of every run.
 fn seconds(graph: Graph, gpu: &Gpu) -> [f64; 2] {
-    let chosen = Chosen::new(graph, &gpu.target(Precision::F16));
+    let target = gpu.target(Precision::F16);
+    let chosen = Chosen::new(graph, &target);
     let mut sums = [0.0; 2];
-    for launch in predict(&chosen.plan, &chosen.kernels, gpu, Precision::F16) {
+    for launch in predict(&chosen.plan, &chosen.kernels, gpu, &target) {
         sums[usize::from(launch.node >= chosen.plan.prologue)] += launch.seconds;
     }
     sums
@@ -149,8 +151,9 @@ fn predictions_are_those_that_were_reviewed() {
 fn nothing_is_predicted_to_beat_its_floor() {
     for (name, network, batches) in NETWORKS {
         for gpu in Gpu::published() {
-            let chosen = Chosen::new(network(batches[0]), &gpu.target(Precision::F16));
-            let launches = predict(&chosen.plan, &chosen.kernels, &gpu, Precision::F16);
+            let target = gpu.target(Precision::F16);
+            let chosen = Chosen::new(network(batches[0]), &target);
+            let launches = predict(&chosen.plan, &chosen.kernels, &gpu, &target);
             let count: usize = chosen
                 .kernels
                 .iter()

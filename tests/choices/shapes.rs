@@ -28,9 +28,10 @@ struct Row {
 
 /// The products of a network's body, those that take longest together first.
 fn rows(network: fn(usize) -> Graph, gpu: &Gpu) -> Vec<Row> {
-    let chosen = Chosen::new(network(1), &gpu.target(Precision::F16));
+    let target = gpu.target(Precision::F16);
+    let chosen = Chosen::new(network(1), &target);
     let mut rows: Vec<Row> = vec![];
-    for launch in predict(&chosen.plan, &chosen.kernels, gpu, Precision::F16) {
+    for launch in predict(&chosen.plan, &chosen.kernels, gpu, &target) {
         if launch.node < chosen.plan.prologue || launch.flops == 0.0 {
             continue;
         }

@@ -103,8 +103,9 @@ fn fill(blocks: usize, gpu: &Gpu) -> f64 {
 fn rows(network: Network, batches: usize, gpu: &Gpu) -> Vec<Row> {
     let mut rows: Vec<Row> = vec![];
     for (column, images) in BATCHES.into_iter().take(batches).enumerate() {
-        let chosen = Chosen::new(network(images), &gpu.target(Precision::F16));
-        let launches = predict(&chosen.plan, &chosen.kernels, gpu, Precision::F16);
+        let target = gpu.target(Precision::F16);
+        let chosen = Chosen::new(network(images), &target);
+        let launches = predict(&chosen.plan, &chosen.kernels, gpu, &target);
         let body = launches
             .iter()
             .filter(|launch| launch.node >= chosen.plan.prologue);

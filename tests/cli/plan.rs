@@ -174,17 +174,27 @@ fn a_gpu_that_is_elsewhere_is_predicted_as_it_was_reviewed() {
 
 #[test]
 #[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
-fn sums_in_f32_take_longer_where_halves_are_quicker() {
+fn what_a_gpu_gains_by_can_be_left_out_and_takes_longer_then() {
     let place = Place::new();
-    let seconds = |target: &str, sums: &str| {
-        let line = "plan -m synthetic:sd1 --json --device emulator --target";
+    let seconds = |options: &str| {
+        let line = format!("plan -m synthetic:sd1 --json --device emulator --target {options}");
         let line: Vec<&str> = line.split(' ').collect();
-        let answer = place.ldm(&[&line[..], &[target, "--accumulate", sums]].concat());
-        let answer: Value = serde_json::from_str(answer.lines()[0]).unwrap();
+        let answer: Value = serde_json::from_str(place.ldm(&line).lines()[0]).unwrap();
         answer["stages"][1]["predicted"]["seconds"].as_f64()
     };
-    assert!(seconds("4090", "f32") > seconds("4090", "auto"));
-    assert_eq!(seconds("a100", "f32"), seconds("a100", "auto"));
-    let refused = place.ldm(&["plan", "--accumulate", "f16"]);
-    refused.refused(2, &["--accumulate", "expected auto or f32"]);
+    for (gains, not, without) in [
+        ("4090", "a100", "--accumulate f32"),
+        ("h200", "4090", "--kernels portable"),
+    ] {
+        let without = |gpu: &str| seconds(&format!("{gpu} {without}"));
+        assert!(without(gains) > seconds(gains));
+        assert_eq!(without(not), seconds(not));
+    }
+    for (option, known) in [
+        ("--accumulate", "auto or f32"),
+        ("--kernels", "auto, all or portable"),
+    ] {
+        let refused = place.ldm(&["plan", option, "f16"]);
+        refused.refused(2, &[option, &format!("expected {known}")]);
+    }
 }

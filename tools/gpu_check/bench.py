@@ -1,11 +1,14 @@
 """Phase `bench`: what `ldm` itself measures. It tunes the tiles of Stable Diffusion 1.x for this GPU, then times the networks without the table and
-with it, in turns, each beside this device's measured ceilings, and draws a trace of a step."""
+with it, on a Hopper GPU also by the kernels that every GPU runs, in turns, each beside the measured ceilings of these kernels, and draws a trace of a
+step."""
 
 import json
 import statistics
 import subprocess
 import time
 from pathlib import Path
+
+from machine import tiers
 
 MODEL = "synthetic:sd1"
 # Turns of the two sides, and runs of each: the command itself answers with the fastest.
@@ -29,7 +32,9 @@ def command(binaries: Path, arguments: list, left: float) -> str:
 
 
 def run(binaries: Path, device: str, out: Path, deadline: float, sampler, brief: bool) -> dict:
-    model = ["--device", device] + ([] if brief else ["-m", MODEL])
+    network = [] if brief else ["-m", MODEL]
+    kernels = tiers(device)
+    model = kernels["all"] + network
     rounds, repeat = (1, 1) if brief else (ROUNDS, REPEAT)
     left = lambda: deadline - time.monotonic()
     table, usual = out / "tuned.txt", out / "untuned.txt"
@@ -40,12 +45,15 @@ def run(binaries: Path, device: str, out: Path, deadline: float, sampler, brief:
         usual.write_text("".join(line + "\n" for line in table.read_text().splitlines()[:2]))
         rows = []
         for what in ["step"] if brief else ["step", "unguided", "decode"]:
-            line = ["bench", "--json", "--what", what, "--repeat", repeat, *model, "--tuned"]
+            line = ["bench", "--json", "--what", what, "--repeat", repeat]
+            sides = {"model of time": [*model, "--tuned", usual], "tuned": [*model, "--tuned", table]}
+            # No table is of these.
+            sides |= {"portable kernels": kernels["portable"] + network} if "portable" in kernels else {}
             begin = time.monotonic()
-            answers = {"model of time": [], "tuned": []}
+            answers = {side: [] for side in sides}
             for _ in range(rounds):
-                answers["model of time"].append(json.loads(command(binaries, [*line, usual], left())))
-                answers["tuned"].append(json.loads(command(binaries, [*line, table], left())))
+                for side, options in sides.items():
+                    answers[side].append(json.loads(command(binaries, [*line, *options], left())))
             rows += [row(what, which, found) | {"clocks": sampler.during(begin)} for which, found in answers.items()]
     except (Ended, OSError, ValueError) as problem:
         return {"problem": str(problem), "passed": False}

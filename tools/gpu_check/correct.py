@@ -1,4 +1,7 @@
-"""Phase `correct`: is what the kernels compute on this device right, reproducible and free of bad accesses?"""
+"""Phase `correct`: is what the kernels compute on this device right, reproducible and free of bad accesses?
+
+On a Hopper GPU everything is asked twice, with all kernels and with those that every GPU runs, by processes of their own: where the first fail, or
+end all work of a process, the second still answer."""
 
 import hashlib
 import json
@@ -8,6 +11,8 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from machine import tiers
 
 ROOT = Path(__file__).resolve().parents[2]
 PASS, FAIL, SKIPPED = "pass", "FAIL", "skipped"
@@ -21,6 +26,7 @@ class Checks:
 
     def __init__(self, binaries: Path, device: str, out: Path, deadline: float, brief: bool):
         self.binaries, self.device, self.out, self.deadline, self.brief = binaries, device, out, deadline, brief
+        self.tiers = tiers(device)
         self.rows = []
 
     def run(self, *command, stdin: str | None = None, most: float = 240) -> tuple[int, str]:
@@ -67,14 +73,26 @@ class Checks:
             for name in re.findall(r"^(\S+): test$", output, re.M):
                 self.tests(name, "primitives", "--ignored", "--exact", name, most=20)
 
+    def start(self) -> None:
+        """What every command checks at its start."""
+        code, output = self.run(self.binaries / "ldm", "devices", "--device", self.device, most=60)
+        good = code == 0 and "warning" not in output
+        self.row("the check at the start", PASS if good else FAIL, " ".join(output.split()) if good or output else f"exit {code}")
+
     def operations(self) -> None:
         """Every awkward case against its definition in f64, again, alone and in a batch, with NaN, of every weight precision, random shapes."""
         if self.brief:
             return self.tests("operations (brief)", "ops", "names_tell_cases_apart")
-        self.tests("operations in f16", "ops", "--ignored", "gpu::", most=600)
+        modules = {"all": "gpu::", "portable": "gpu_portable::"}
+        for tier in self.tiers:
+            self.tests(f"operations in f16, {tier} kernels", "ops", "--ignored", modules[tier], most=600)
         self.tests("operations in f32", "ops", "--ignored", "gpu_f32::", most=600)
 
     def parity(self) -> None:
+        for tier in self.tiers:
+            self.parity_of(tier)
+
+    def parity_of(self, tier: str) -> None:
         data = ROOT / "tests/data/parity"
         if not data.is_dir():
             return self.row("parity dumps", FAIL, f"{data} is not there: it goes with `tools`, as `assets` does")
@@ -84,7 +102,7 @@ class Checks:
             # The embedded models are in the assets.
             model = ROOT / "assets" / folder.name if folder.name in ("demo", "inpaint") else folder / "model"
             dumps = sorted(folder.glob("*.safetensors"))
-            code, output = self.run(self.binaries / "ldm", "parity", "--device", self.device, "--json", "-m", model, "--dump", *dumps)
+            code, output = self.run(self.binaries / "ldm", "parity", *self.tiers[tier], "--json", "-m", model, "--dump", *dumps)
             lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
             compared += len(lines)
             worst = max([worst, *(line["relative_l2"] or 0.0 for line in lines if line["component"] != "sampler")])
@@ -92,15 +110,19 @@ class Checks:
             if code and not any(not line["pass"] for line in lines):
                 failed.append(f"{folder.name}: exit {code}: {output.strip().splitlines()[-1]}")
         detail = f"{compared} outputs against PyTorch, relative L2 of a network at most {worst:.1e}"
-        self.row("parity dumps", FAIL if failed or not compared else PASS, "; ".join(failed) or detail)
+        self.row(f"parity dumps, {tier} kernels", FAIL if failed or not compared else PASS, "; ".join(failed) or detail)
 
     def pictures(self) -> None:
+        for tier in self.tiers:
+            self.pictures_of(tier)
+
+    def pictures_of(self, tier: str) -> None:
         """The demo: each picture of a batch is byte for byte what it is alone, and again."""
         steps, batch = ("1", 2) if self.brief else ("20", 4)
         with tempfile.TemporaryDirectory() as folder:
             def draw(name: str, seed: int, count: int) -> list[str]:
                 pattern = Path(folder) / f"{name}-{{index:05}}.png"
-                code, output = self.run(self.binaries / "ldm", "sample", "--device", self.device, "-p", "a red balloon", "-s", seed, "--steps",
+                code, output = self.run(self.binaries / "ldm", "sample", *self.tiers[tier], "-p", "a red balloon", "-s", seed, "--steps",
                                         steps, "--batch-size", count, "--no-metadata", "--no-progress", "-o", pattern)
                 files = sorted(Path(folder).glob(f"{name}-*.png"))
                 if code or len(files) != count:
@@ -111,12 +133,12 @@ class Checks:
                 together, again = draw("together", 7, batch), draw("again", 7, batch)
                 alone = [draw(f"alone{index}", 7 + index, 1)[0] for index in range(batch)]
             except ValueError as problem:
-                return self.row("pictures", FAIL, str(problem))
+                return self.row(f"pictures, {tier} kernels", FAIL, str(problem))
         for check, other in [("the same pictures again", again), ("the same pictures alone and in a batch", alone)]:
             same = sum(a == b for a, b in zip(together, other))
-            self.row(check, PASS if same == batch else FAIL, f"{same} of {batch}, sha256 {together[0][:16]}...")
+            self.row(f"{check}, {tier} kernels", PASS if same == batch else FAIL, f"{same} of {batch}, sha256 {together[0][:16]}...")
         if len(set(together)) != batch:
-            self.row("pictures of different seeds differ", FAIL, f"{len(set(together))} of {batch} are different")
+            self.row(f"pictures of different seeds differ, {tier} kernels", FAIL, f"{len(set(together))} of {batch} are different")
 
     def sanitizers(self) -> None:
         tool = shutil.which("compute-sanitizer") or next(iter(map(str, Path("/usr/local").glob("cuda*/bin/compute-sanitizer"))), None)
@@ -147,7 +169,7 @@ class Checks:
 def run(binaries: Path, device: str, out: Path, deadline: float, brief: bool) -> dict:
     checks = Checks(binaries, device, out, deadline, brief)
     # What most would rest on comes first, what takes longest last.
-    for check in (checks.primitives, checks.pictures, checks.parity, checks.operations, checks.sanitizers):
+    for check in (checks.primitives, checks.start, checks.pictures, checks.parity, checks.operations, checks.sanitizers):
         begin = time.monotonic()
         check()
         print(f"  {'':<8} ({time.monotonic() - begin:.0f} s)", flush=True)

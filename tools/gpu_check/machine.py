@@ -29,6 +29,16 @@ def nvidia_smi(query: str) -> list[str] | None:
     return lines and [word.strip() for word in lines.splitlines()[0].split(",")]
 
 
+def tiers(device: str) -> dict[str, list[str]]:
+    """Options of `ldm` for each set of kernels that the device can do with: a Hopper GPU also without those that only it runs. None is checked at
+    the start, so that what is wrong is seen."""
+    kernels = lambda name: ["--device", device, "--kernels", name]
+    if device == "cuda":
+        hopper = (nvidia_smi("compute_cap") or [""])[0] == "9.0"
+        return {"all": kernels("all")} | ({"portable": kernels("portable")} if hopper else {})
+    return {name: [*kernels(name), "--target", "H200"] for name in ("all", "portable")}
+
+
 def commit(root: Path) -> str:
     """The commit that the binaries were collected from, or the working tree's."""
     written = root / "COMMIT"
