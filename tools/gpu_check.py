@@ -15,7 +15,8 @@ Phases, each ended before `--minutes` (9) are over:
     bench       `ldm tune`, then `ldm bench` without the table, with it, and on a Hopper GPU by the kernels that every GPU runs, against the
                 device's measured ceilings, and a trace of a step
     ncu         what the GPU's counters say of every kernel of a step (tensor pipe, bytes of memory, L2), where there is Nsight Compute
-    networks    UNet calls, steps with guidance, decode and whole images beside PyTorch eager and torch.compile, of one folder of weights
+    networks    UNet calls, steps with guidance, decode and whole images beside PyTorch eager (of one call as a CUDA graph too) and torch.compile,
+                of one folder of weights
 
 A phase prints its rows as they come and one page of tables last, which is also written to FOLDER as DATE-DEVICE.md, with all numbers in
 DATE-DEVICE.json; later phases of the same commit are added to both. What is to be kept belongs in benches/results.
