@@ -59,6 +59,10 @@ PER_PRODUCT = [
     (PROBE_90, 5),
 ]
 
+# Tiles that take each other's place, by what their names have in common: a batch may be given another than one image is. The smallest tile, which
+# finds no moments, has less to multiply.
+FAMILIES = [r"((?:linear|linear_norm|conv2d)_f16)_(?!16x)\d+x\d+((?:_half)?(?:_sm90)?)", r"(attention_f16_\d+)_\d+(x\d+_sm90)"]
+
 # Vector registers moved to uniform ones, each of which waits for the vector pipeline: in a main loop, and in one that starts tensor copies.
 UNIFORM_MOVES = {"main": 2, "copy": 25}
 
@@ -102,6 +106,21 @@ def check(kernel, declared, loop, asked):
         yield from check_registers(kernel, threads)
         yield from check_hopper(kernel, loop)
     yield from check_exponentials(kernel, loop)
+
+
+def check_families(kernels):
+    """Where a compiler adds to a product in the instruction that multiplies, it rounds once and not twice, and it does so where it likes. All tiles
+    of a family have the same things to multiply, so in all of them it must like the same, or bits would follow the batch."""
+    families = {}
+    for (entry, architecture), kernel in kernels.items():
+        found = next(filter(None, (re.fullmatch(pattern, entry) for pattern in FAMILIES)), None)
+        if found:
+            alone = sum(operation.split(".")[0] == "FMUL" for operation in kernel.operations())
+            families.setdefault((*found.groups(), architecture), {}).setdefault(alone, []).append(entry)
+    for (*_, architecture), tiles in families.items():
+        if len(tiles) > 1:
+            found = "; ".join(f"{alone} in {', '.join(sorted(entries))}" for alone, entries in sorted(tiles.items()))
+            yield f"tiles of one family multiply without adding differently often: {found} ({architecture})"
 
 
 def check_early(kernel, used):

@@ -9,6 +9,7 @@ Reads the machine code and ptxas's report that the build keeps (it runs `cargo b
   - advice of ptxas (C75xx, "serialized"), which it prints as mere information,
   - fewer blocks on a multiprocessor than an entry declares,
   - a file without code for an architecture that it should have code for, or without PTX,
+  - tiles that take each other's place and do not round alike,
   - what else kernel_checks.py declares of an entry and its machine code does not hold,
   - a main loop in which another unit works longer than the tensor cores, by more than kernel_roofline.py declares.
 
@@ -27,7 +28,7 @@ from collections import Counter
 from pathlib import Path
 
 import kernel_roofline
-from kernel_checks import check, check_file
+from kernel_checks import check, check_families, check_file
 from kernel_code import ROOT, architectures, is_tensor, parts, read_code, read_log
 
 GOLDEN = Path(__file__).with_suffix(".txt")
@@ -124,6 +125,7 @@ def main():
         problems += [f"{entry} {problem} ({', '.join(where)})" for problem, where in found.items()]
         if any(map(kernel_roofline.declared, compiled)):
             roofline.append(kernel_roofline.row(entry, compiled, loops, cluster))
+    problems += check_families(kernels)
     code = "".join(f"{name}: {bytes_of >> 10} KiB\n" for name, bytes_of in sorted(sizes.items()))
     texts = {
         GOLDEN: table(HEAD, rows) + "\n" + code,
