@@ -22,6 +22,7 @@ use latent_diffusion::cuda::{Cuda, Emulation, Precision, Target};
 use latent_diffusion::models::config::ModelConfig;
 use latent_diffusion::models::{OpenOptions, autoencoder, unet};
 use latent_diffusion::pipeline::{Model, Pipeline};
+use latent_diffusion::selfcheck::checked;
 use latent_diffusion::{Error, Result};
 use serde_json::{Value, json};
 use std::io::{BufRead, Write};
@@ -46,6 +47,9 @@ fn main() {
         "cpu" => Cpu::new(0, Arc::default())
             .and_then(|device| serve(device.with_cuts(cuts), model, None)),
         "cuda" => Cuda::gpu(0, Precision::F16, 0, Arc::default())
+            .and_then(|device| {
+                checked(device.warned(Arc::new(|said| eprintln!("warning: {said}"))))
+            })
             .and_then(|device| serve(device.with_cuts(cuts), model, Some(&rate::tensor_cores))),
         "emulator" => emulator()
             .and_then(|device| serve(device.with_cuts(cuts), model, Some(&rate::tensor_cores))),

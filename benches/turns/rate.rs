@@ -29,9 +29,9 @@ struct Probe {
 impl Probe {
     fn new(device: &Cuda, rounds: usize) -> Self {
         let rounds = Argument::Int(rounds as i32);
-        match device.target().compute_capability {
+        match device.target().hopper() {
             // Two warpgroups, each 64 x 256 x 64, of operands of 64 columns.
-            90 => Self {
+            true => Self {
                 entry: "probe_multiply_f16_sm90",
                 blocks: 1,
                 flops: 2 * 2 * 64 * 256 * 64,
@@ -39,7 +39,7 @@ impl Probe {
                 arguments: vec![Argument::Output, rounds],
             },
             // Four blocks one after the other; each warp 4 x 8 fragments of 16 x 8 x 16 products.
-            _ => Self {
+            false => Self {
                 entry: "primitive_rate",
                 blocks: 4,
                 flops: (THREADS / WARP) as u64 * 4 * 8 * 2 * 16 * 8 * 16,

@@ -70,7 +70,7 @@ pub fn open(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device>
     }
     let device = match args.device {
         Choice::Cpu => cpu(args, console, stop)?,
-        Choice::Cuda(ordinal) => gpu(ordinal, args, console, stop)?,
+        Choice::Cuda(ordinal) => configured(gpu(ordinal, args, stop)?, args, console)?,
         Choice::Emulator => {
             let precision = precision(args.dtype)?;
             let target = match &args.target {
@@ -82,8 +82,9 @@ pub fn open(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device>
             let device = Cuda::emulator(emulation, target, stop.flag())?;
             configured(device, args, console)?
         }
-        Choice::Auto => match gpu(0, args, console, stop) {
-            Ok(gpu) => gpu,
+        // A GPU that is there and fails is not passed over.
+        Choice::Auto => match gpu(0, args, stop) {
+            Ok(gpu) => configured(gpu, args, console)?,
             Err(reason) => {
                 console.detail(&format!("computing on the CPU: {reason}"));
                 cpu(args, console, stop)?
@@ -115,10 +116,9 @@ fn cpu(args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device> {
     Ok(Device::Cpu(Arc::new(device)))
 }
 
-fn gpu(ordinal: u32, args: &EngineArgs, console: &Console, stop: &Stop) -> Result<Device> {
+fn gpu(ordinal: u32, args: &EngineArgs, stop: &Stop) -> Result<Cuda> {
     let precision = precision(args.dtype)?;
-    let gpu = Cuda::gpu(ordinal, precision, args.threads, stop.flag())?;
-    configured(gpu, args, console)
+    Cuda::gpu(ordinal, precision, args.threads, stop.flag())
 }
 
 /// A device as the arguments want it.

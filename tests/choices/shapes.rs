@@ -11,8 +11,10 @@ const FILE: &str = "shapes.txt";
 
 const GPUS: [&str; 3] = ["H200", "A100", "GeForce RTX 4090"];
 
-/// A network of one image, by its name.
-const NETWORKS: [(&str, fn(usize) -> Graph); 2] = [
+/// A network of so many images, by its name.
+type Network = (&'static str, fn(usize) -> Graph);
+
+const NETWORKS: [Network; 2] = [
     ("sd1 512 step, guided", sd1_step),
     ("kl-f8 decode to 512", decoder),
 ];
