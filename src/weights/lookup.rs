@@ -48,7 +48,7 @@ pub(super) fn fits(checkpoint: &Checkpoint, source: &Source, shape: Shape) -> bo
     std::iter::once(&source.name).chain(&source.below).all(fits)
 }
 
-/// The bytes of the tensor `stored`, one of those that `source` names, or of the third of it that is meant.
+/// The bytes of the tensor `stored`, one of those that `source` names, or of the third of it that is meant, in the type that views have.
 fn part(
     checkpoint: &Checkpoint,
     source: &Source,
@@ -64,12 +64,16 @@ fn part(
         tensor: name.to_owned(),
         problem: problem + &stored_as(name, stored),
     };
-    let dtype = Dtype::from_safetensors(entry.dtype).ok_or_else(|| {
-        refuse(format!(
-            "is stored as {:?}, and weights are read from F16, BF16 and F32",
-            entry.dtype
-        ))
-    })?;
+    let wide = entry.dtype == safetensors::Dtype::F64;
+    let dtype = match wide {
+        true => Dtype::F32,
+        false => Dtype::from_safetensors(entry.dtype).ok_or_else(|| {
+            refuse(format!(
+                "is stored as {:?}, and weights are read from F16, BF16, F32 and F64",
+                entry.dtype
+            ))
+        })?,
+    };
     if let Some(strides) = &entry.strides {
         return Err(refuse(format!(
             "is stored with strides {strides:?} for shape {:?}, and weights are read row after row: save it again as \
@@ -92,7 +96,14 @@ fn part(
     let bytes = bytes
         .slice(range)
         .ok_or_else(|| refuse("lies outside its file".into()))?;
-    Ok((dtype, bytes))
+    Ok((dtype, if wide { rounded(&bytes) } else { bytes }))
+}
+
+/// The f32 nearest to each f64: no device computes in more, and few models are stored so, so they are copied whenever one is asked for.
+fn rounded(doubles: &Bytes) -> Bytes {
+    let (doubles, _) = doubles.as_chunks::<8>();
+    let floats = doubles.iter().map(|&x| f64::from_le_bytes(x) as f32);
+    Bytes::from_vec(floats.flat_map(f32::to_le_bytes).collect())
 }
 
 /// The error for a tensor that is under none of the names it may have.
