@@ -357,7 +357,10 @@ ENTRY_90(128, 1, 1, primitive_product_256_sm90, PRODUCT) { product<256, FROM_SHA
 ENTRY_90(128, 1, 1, primitive_product_48_transposed_sm90, PRODUCT) { product<48, TRANSPOSED>(y, a, b, fragments); }
 ENTRY_90(128, 1, 1, primitive_product_160_transposed_sm90, PRODUCT) { product<160, TRANSPOSED>(y, a, b, fragments); }
 ENTRY_90(128, 1, 1, primitive_product_80_registers_sm90, PRODUCT) { product<80, REGISTERS>(y, a, b, fragments); }
+ENTRY_90(128, 1, 1, primitive_product_48_registers_transposed_sm90, PRODUCT) { product<48, REGISTERS_TRANSPOSED>(y, a, b, fragments); }
+ENTRY_90(128, 1, 1, primitive_product_72_registers_transposed_sm90, PRODUCT) { product<72, REGISTERS_TRANSPOSED>(y, a, b, fragments); }
 ENTRY_90(128, 1, 1, primitive_product_88_registers_transposed_sm90, PRODUCT) { product<88, REGISTERS_TRANSPOSED>(y, a, b, fragments); }
+ENTRY_90(128, 1, 1, primitive_product_168_registers_transposed_sm90, PRODUCT) { product<168, REGISTERS_TRANSPOSED>(y, a, b, fragments); }
 ENTRY_90(32, 1, 1, primitive_store_matrix_sm90, STORE_MATRIX) { store_matrix<false>(y, x, setting); }
 ENTRY_90(32, 1, 1, primitive_store_matrix_transposed_sm90, STORE_MATRIX) { store_matrix<true>(y, x, setting); }
 ENTRY_90(256, 1, 1, primitive_threads_sm90, float* y, const float* x) { threads(y, x); }

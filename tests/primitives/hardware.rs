@@ -32,7 +32,9 @@ entries! {
     primitive_store_matrix_sm90 primitive_store_matrix_transposed_sm90
     primitive_product_8_sm90 primitive_product_48_sm90 primitive_product_160_sm90 primitive_product_256_sm90
     primitive_product_48_transposed_sm90 primitive_product_160_transposed_sm90
-    primitive_product_80_registers_sm90 primitive_product_88_registers_transposed_sm90
+    primitive_product_80_registers_sm90
+    primitive_product_48_registers_transposed_sm90 primitive_product_72_registers_transposed_sm90
+    primitive_product_88_registers_transposed_sm90 primitive_product_168_registers_transposed_sm90
     primitive_pipeline_sm90
 }
 

@@ -331,7 +331,11 @@ pub fn all() -> Vec<Case> {
         product("primitive_product_48_transposed_sm90", 48, true),
         product("primitive_product_160_transposed_sm90", 160, true),
         product("primitive_product_80_registers_sm90", 80, false),
+        // What attention multiplies values by: its heads and eight columns more, which end within a swizzle.
+        product("primitive_product_48_registers_transposed_sm90", 48, true),
+        product("primitive_product_72_registers_transposed_sm90", 72, true),
         product("primitive_product_88_registers_transposed_sm90", 88, true),
+        product("primitive_product_168_registers_transposed_sm90", 168, true),
     ]);
     for transposed in [false, true] {
         cases.extend([1, 3, 31].map(|stride| store_matrix(transposed, stride)));
