@@ -11,7 +11,7 @@
 // already, channel_statistics.cu finds the same moments.
 #pragma once
 
-#include "moments.cuh"
+#include "in_place.cuh"
 
 #define FRAGMENT_ROWS 16
 #define BLOCK_ROWS 64
@@ -25,6 +25,7 @@ struct ChannelMoments {
     int* counters;    // of each piece and column of tiles, zero
     int rows_per_image;
     int piece_rows;
+    InPlace in_place;    // of images of one piece
 };
 
 // Pieces of an image, and the rows of one of them.
@@ -101,15 +102,24 @@ DEVICE void join_fragments(const ChannelMoments& to, const float* means, const f
     at[1] = all.squares;
 }
 
-// The counter at which those meet who bring blocks of a piece, in `columns` columns from `column` on.
-DEVICE int* meeting(const ChannelMoments& to, const Piece& piece, int column, int columns, int n) {
-    return to.counters + piece.number * ((n + columns - 1) / columns) + column / columns;
+// Where those meet who bring blocks of a piece in tiles of `columns` columns: each column of tiles by itself, or as many as are whole groups where
+// these are normalised in place.
+struct Meeting {
+    int* counter;
+    int tiles;     // side by side
+    int first;     // column
+    int columns;
+};
+DEVICE Meeting meeting(const ChannelMoments& to, const Piece& piece, int column, int columns, int n) {
+    const int width = to.in_place.y == nullptr ? columns : to.in_place.columns;
+    const int index = column / width, own = min(width, n - index * width);
+    return {to.counters + piece.number * ((n + width - 1) / width) + index, (own + columns - 1) / columns, index * width, own};
 }
 
-// Joins the blocks of a piece, in `columns` columns from `column` on, which `threads` threads share.
-DEVICE void join_blocks(const ChannelMoments& to, const Piece& piece, int column, int columns, int n, int thread, int threads) {
-    const int end = min(column + columns, n), pieces = pieces_of(to.rows_per_image, to.piece_rows);
-    for (int c = column + thread; c < end; c += threads) {
+// Joins the blocks of a piece, in the columns of a meeting, which `threads` threads share.
+DEVICE void join_blocks(const ChannelMoments& to, const Piece& piece, const Meeting& at, int n, int thread, int threads) {
+    const int pieces = pieces_of(to.rows_per_image, to.piece_rows);
+    for (int c = at.first + thread; c < at.first + at.columns; c += threads) {
         Moments all = {0.0f, 0.0f, 0.0f};
 #pragma unroll 1
         for (int first = 0; first < piece.blocks; first += JOINED_BLOCKS) {
@@ -124,24 +134,48 @@ DEVICE void join_blocks(const ChannelMoments& to, const Piece& piece, int column
             all = join(all, join_neighbours(part));
         }
         const size_t row = static_cast<size_t>(piece.number / pieces) * n + c;
-        float* const at = to.moments + 2 * (row * pieces + piece.number % pieces);
-        at[0] = all.mean;
-        at[1] = all.squares;
+        float* const moments = to.moments + 2 * (row * pieces + piece.number % pieces);
+        moments[0] = all.mean;
+        moments[1] = all.squares;
     }
 }
 
-// Joins the fragments of a tile of ROWS x COLUMNS, `means` and `squares` [ROWS / 16][COLUMNS], to blocks, and where the tile is the last of its
-// piece, blocks to moments. The tile begins with block `first` and column `column` of the result, of `n` columns. All threads of the block must call.
+// What is left to those who were the last at a meeting: blocks become moments, and an image is normalised, of the product's result `x`, where that is
+// asked for. Otherwise as normalise_in_place.
+template <class Sync>
+DEVICE void finish_piece(const ChannelMoments& to, const Piece& piece, const Meeting& at, const half* x, int n, int thread, int threads,
+                         Scale* scales, const Sync& sync) {
+    join_blocks(to, piece, at, n, thread, threads);
+    if (to.in_place.y == nullptr) return;
+    sync();
+    normalise_in_place(to.in_place, x, to.moments, piece.number, to.rows_per_image, at.first, at.columns, n, thread, threads, scales, sync);
+    sync();
+}
+
+// Joins the fragments of a tile of ROWS x COLUMNS, `means` and `squares` [ROWS / 16][COLUMNS], to blocks, and where the tile is the last of a
+// piece, blocks to moments. The tile begins with block `first` and column `column` of the result `x`, [m, n]. All threads of the block must call.
 template <int ROWS, int COLUMNS>
-DEVICE void join_tile(const ChannelMoments& to, const float* means, const float* squares, int first, int column, int n) {
+DEVICE void join_tile(const ChannelMoments& to, float* means, const float* squares, int first, int column, const half* x, int m, int n) {
     static_assert(ROWS % BLOCK_ROWS == 0, "a tile is made of whole blocks");
-    const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+    const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x), blocks = min(ROWS, m - first * BLOCK_ROWS) / BLOCK_ROWS;
     sync_block();
-    for (int item = thread; item < ROWS / BLOCK_ROWS * COLUMNS; item += threads) {
+    for (int item = thread; item < blocks * COLUMNS; item += threads) {
         const int block = item / COLUMNS, c = item % COLUMNS, at = block * BLOCK_FRAGMENTS * COLUMNS + c;
         if (column + c < n) join_fragments(to, means + at, squares + at, COLUMNS, first + block, column + c, n);
     }
-    const Piece piece = piece_of(to, first);
-    if (!last_to_arrive(meeting(to, piece, column, COLUMNS, n), piece.blocks * BLOCK_ROWS / ROWS)) return;
-    join_blocks(to, piece, column, COLUMNS, n, thread, threads);
+    // Of images that are not made of whole tiles each block is brought by itself.
+    const int together = to.rows_per_image % ROWS == 0 ? ROWS / BLOCK_ROWS : 1;
+#pragma unroll 1
+    for (int block = 0; block < blocks; block += together) {
+        const Piece piece = piece_of(to, first + block);
+        const Meeting at = meeting(to, piece, column, COLUMNS, n);
+        const int others = piece.blocks / together * at.tiles - 1;
+        if (others == 0) {
+            sync_block();
+        } else if (!last_to_arrive(at.counter, others + 1)) {
+            continue;
+        }
+        // The fragments are read: their place is free.
+        finish_piece(to, piece, at, x, n, thread, threads, reinterpret_cast<Scale*>(means), [] { sync_block(); });
+    }
 }

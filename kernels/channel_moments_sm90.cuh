@@ -28,13 +28,18 @@ DEVICE void find_moments(const ChannelMoments& to, float* rows, int block, int c
     sync_group();
 }
 
-// A block has the moments of `columns` columns from `column` on: where it is the last of its piece, blocks are joined. `last` is a word of shared
-// memory for each warpgroup. All threads of the warpgroup must call.
-DEVICE void bring_block(const ChannelMoments& to, int block, int column, int columns, int n, int* last) {
+// A block has the moments of `columns` columns from `column` on: where it is the last of its piece, blocks are joined, and more (finish_piece).
+// `last` is a word of shared memory for each warpgroup, `scales` its rows. All threads of the warpgroup must call.
+DEVICE void bring_block(const ChannelMoments& to, int block, int column, int columns, const half* x, int n, int* last, Scale* scales) {
     const Piece piece = piece_of(to, block);
-    const int thread = static_cast<int>(threadIdx.x) % WARPGROUP;
-    last += warpgroup_index();
-    if (thread == 0) *last = arrive(meeting(to, piece, column, columns, n), piece.blocks) ? 1 : 0;
-    sync_group();
-    if (*last != 0) join_blocks(to, piece, column, columns, n, thread, WARPGROUP);
+    const Meeting at = meeting(to, piece, column, columns, n);
+    const int thread = static_cast<int>(threadIdx.x) % WARPGROUP, others = piece.blocks * at.tiles - 1;
+    if (others > 0) {
+        last += warpgroup_index();
+        sync_group();  // all have read what became of the block before
+        if (thread == 0) *last = arrive(at.counter, others + 1) ? 1 : 0;
+        sync_group();
+        if (*last == 0) return;
+    }
+    finish_piece(to, piece, at, x, n, thread, WARPGROUP, scales, [] { sync_group(); });
 }

@@ -274,7 +274,8 @@ DEVICE void conv2d_f32(const Image<float>& image, const float* w, const Epilogue
 // ---- entries ----------------------------------------------------------------------------------------------------------------------
 
 #define CONV2D_F16                                                                                                                     \
-    half *y, float *partial, float *blocks, float *moments, int *counters, int piece_rows, const half *x, const half *x_second, const half *beside, const half *beside_second, const half *w,        \
+    half *y, float *partial, float *blocks, float *moments, int *counters, int piece_rows, half *normal,                    \
+        const float *normal_weight, const float *normal_bias, int normal_columns, int normal_group, int normal_silu, float normal_eps, const half *x, const half *x_second, const half *beside, const half *beside_second, const half *w,        \
         const float *bias, const half *channels, const float *row, const half *residual, int m, int n, int h, int width,               \
         int channels_first, int channels_second, int channels_beside, int channels_beside_second, int beside_rows, int out_h,         \
         int out_w, int filter_h, int filter_w, int stride, int top, int left, int upsample, int pitch, int k_part, int rows_per_image, \
@@ -293,8 +294,9 @@ DEVICE void conv2d_f32(const Image<float>& image, const float* w, const Epilogue
             beside, beside_second, channels_beside, channels_beside_second, beside_rows                                                \
     }
 #define SPLIT Split{partial, counters}
+#define IN_PLACE InPlace{normal, normal_weight, normal_bias, normal_columns, normal_group, normal_silu, normal_eps}
 // Behind the counters of tiles are those of pieces.
-#define MOMENTS ChannelMoments{moments, blocks, counters + gridDim.x * gridDim.z, rows_per_image, piece_rows}
+#define MOMENTS ChannelMoments{moments, blocks, counters + gridDim.x * gridDim.z, rows_per_image, piece_rows, IN_PLACE}
 #define EPILOGUE(T) Epilogue<T>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, residual_rows, activation, gate}
 
 // Rows, columns and depth of the tile; stages; warps along rows and columns.

@@ -130,7 +130,8 @@ DEVICE void conv2d(const Pixels<T>& x, const TensorMap& w, const Split& split, c
 // ---- entries ----------------------------------------------------------------------------------------------------------------------
 
 #define CONV2D                                                                                                                         \
-    half *y, float *partial, float *blocks, float *moments, int *counters, int piece_rows, TENSOR_MAP x, TENSOR_MAP x_second, TENSOR_MAP beside,      \
+    half *y, float *partial, float *blocks, float *moments, int *counters, int piece_rows, half *normal,                    \
+        const float *normal_weight, const float *normal_bias, int normal_columns, int normal_group, int normal_silu, float normal_eps, TENSOR_MAP x, TENSOR_MAP x_second, TENSOR_MAP beside,      \
         TENSOR_MAP beside_second, TENSOR_MAP w, const float *bias, const half *channels, const float *row, const half *residual, int m, int n, int tiles_down, int steps,      \
         int part_steps, int channels_first, int channels_both, int channels_beside, int filter_h, int filter_w, int stride, int top,   \
         int left, int out_h, int out_w, int box_columns, int box_rows, int beside_images, int rows_per_image, int channel_rows,        \
@@ -139,10 +140,11 @@ DEVICE void conv2d(const Pixels<T>& x, const TensorMap& w, const Split& split, c
 #define OPERAND                                                                                                                        \
     x, x_second, beside, beside_second, channels_first, channels_both, channels_beside, filter_h, filter_w, stride, top, left, out_h,  \
         out_w, box_columns, box_rows, beside_images
+#define IN_PLACE InPlace{normal, normal_weight, normal_bias, normal_columns, normal_group, normal_silu, normal_eps}
 #define RESULT                                                                                                                         \
     w, Split{partial, counters},                                                                                                       \
         Epilogue<half>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, residual_rows, activation, gate},         \
-        ChannelMoments{moments, blocks, counters, rows_per_image, piece_rows}, Steps{tiles_down, steps, part_steps}
+        ChannelMoments{moments, blocks, counters, rows_per_image, piece_rows, IN_PLACE}, Steps{tiles_down, steps, part_steps}
 
 // Groups that multiply, 64 rows of each times so many, columns; stages; blocks of a cluster.
 ENTRY_90(384, 1, 2, conv2d_f16_256x160_sm90, CONV2D) { conv2d<Tile<2, 2, 160, 3, 2>>({OPERAND}, RESULT); }

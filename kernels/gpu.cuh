@@ -126,6 +126,13 @@ DEVICE bool arrive(int* counter, int count) {
     return before == static_cast<uint32_t>(count - 1);
 }
 
+// The same number, which the compiler does not know to be the same: what follows from it is computed again, where it is needed seldom and would take
+// a register of a loop.
+DEVICE int computed_again(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 // ---- arithmetic -------------------------------------------------------------------------------------------------------------------
 
 // d += a b on the tensor cores: halves multiplied exactly, accumulated in f32.

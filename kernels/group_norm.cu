@@ -30,9 +30,9 @@ DEVICE void whole(T* y, const T* x0, const T* x1, const float* weight, const flo
     SHARED_ARRAY(float, squares, MOST);
     SHARED_ARRAY(Scale, scales, MOST_GROUPS);
     const int channels = channels0 + channels1;
-    const Tile tile = tile_of_block(channels, group, width);
+    const ChannelTile tile = tile_of_block(channels, group, width);
     const Column<T, PACKED> column = column_of_thread<T, PACKED>(x0, x1, channels0, channels1, images1, pixels, tile, width);
-    const Pixels slice = {0, pixels};
+    const PixelSlice slice = {0, pixels};
     sum_column(column, slice, means, squares, width);
     sync_block();
     const int warps = static_cast<int>(blockDim.x) / WARP;
@@ -44,7 +44,8 @@ DEVICE void whole(T* y, const T* x0, const T* x1, const float* weight, const flo
     sync_block();
     typename Stored<T, PACKED>::Type raw[AHEAD] = {};
     load_ahead(raw, column, column.row, slice);
-    normalise_column<T, PACKED, SILU_AFTER>(y, raw, column, slice, pixels, channels, tile, group, scales, weight, bias, scale_shift);
+    y += static_cast<size_t>(blockIdx.z) * pixels * channels;
+    normalise_column<T, PACKED>(y, raw, column, slice, channels, tile, group, scales, weight, bias, scale_shift, SILU_AFTER);
 }
 
 template <typename T, bool PACKED>
@@ -55,10 +56,10 @@ DEVICE void statistics(float* partials, const T* x0, const T* x1, int pixels, in
     SHARED_ARRAY(float, means, MOST);
     SHARED_ARRAY(float, squares, MOST);
     const int channels = channels0 + channels1;
-    const Tile tile = tile_of_block(channels, group, width);
+    const ChannelTile tile = tile_of_block(channels, group, width);
     const Column<T, PACKED> column = column_of_thread<T, PACKED>(x0, x1, channels0, channels1, images1, pixels, tile, width);
     const int slices = static_cast<int>(gridDim.x);
-    const Pixels slice = slice_of(pixels, static_cast<int>(blockIdx.x), slices);
+    const PixelSlice slice = slice_of(pixels, static_cast<int>(blockIdx.x), slices);
     sum_column(column, slice, means, squares, width);
     sync_block();
     const int warps = static_cast<int>(blockDim.x) / WARP;
@@ -84,7 +85,7 @@ DEVICE void normalise_after(T* y, const T* x0, const T* x1, const float* weight,
         const size_t row = static_cast<size_t>(blockIdx.z) * ((channels0 + channels1) / group) + g;
         const float* own = partials + 2 * row * all_slices * parts;
         const auto piece = [&](int i) {
-            const Pixels slice = slice_of(all_pixels, i / parts, all_slices);
+            const PixelSlice slice = slice_of(all_pixels, i / parts, all_slices);
             const int channels = min(width, group - i % parts * width);
             return Moments{static_cast<float>(slice.end - slice.first) * static_cast<float>(channels), own[2 * i], own[2 * i + 1]};
         };

@@ -14,14 +14,14 @@
 #define AHEAD 4
 
 // The channels of a block.
-struct Tile {
+struct ChannelTile {
     int first;     // channel
     int channels;  // as the group or the tensor ends, fewer than a tile's
     int part;      // which part of its group, of `parts`
     int parts;
 };
 
-DEVICE Tile tile_of_block(int channels, int group, int tile) {
+DEVICE ChannelTile tile_of_block(int channels, int group, int tile) {
     const int block = static_cast<int>(blockIdx.y);
     const int parts = group > tile ? (group + tile - 1) / tile : 1;
     const int part = block % parts;
@@ -31,11 +31,11 @@ DEVICE Tile tile_of_block(int channels, int group, int tile) {
 }
 
 // The pixels of slice `slice` of `slices`.
-struct Pixels {
+struct PixelSlice {
     int first;
     int end;
 };
-DEVICE Pixels slice_of(int pixels, int slice, int slices) {
+DEVICE PixelSlice slice_of(int pixels, int slice, int slices) {
     const int each = (pixels + slices - 1) / slices;
     return {min(slice * each, pixels), min((slice + 1) * each, pixels)};
 }
@@ -57,7 +57,7 @@ struct Column {
 };
 
 template <typename T, bool PACKED>
-DEVICE Column<T, PACKED> column_of_thread(const T* x0, const T* x1, int channels0, int channels1, int images1, int pixels, const Tile& tile,
+DEVICE Column<T, PACKED> column_of_thread(const T* x0, const T* x1, int channels0, int channels1, int images1, int pixels, const ChannelTile& tile,
                                           int width) {
     constexpr int SIZE = Column<T, PACKED>::SIZE;
     const int columns = width / SIZE;
@@ -79,7 +79,7 @@ DEVICE int pixels_of_row(int pixels, int row, int rows) { return row < pixels ? 
 
 // Loads what the thread has of the slice from pixel `first` on: as many pixels as may be under way at once.
 template <typename T, bool PACKED>
-DEVICE void load_ahead(typename Stored<T, PACKED>::Type (&raw)[AHEAD], const Column<T, PACKED>& column, int first, const Pixels& slice) {
+DEVICE void load_ahead(typename Stored<T, PACKED>::Type (&raw)[AHEAD], const Column<T, PACKED>& column, int first, const PixelSlice& slice) {
     if (!column.used) return;
     const T* x = column.x + static_cast<size_t>(first) * column.pitch;
     const size_t step = static_cast<size_t>(column.rows) * column.pitch;
@@ -91,7 +91,7 @@ DEVICE void load_ahead(typename Stored<T, PACKED>::Type (&raw)[AHEAD], const Col
 
 // Sums the thread's column over the slice, and leaves its moments in shared memory. No barrier follows.
 template <typename T, bool PACKED>
-DEVICE void sum_column(const Column<T, PACKED>& column, const Pixels& slice, float* means, float* squares, int width) {
+DEVICE void sum_column(const Column<T, PACKED>& column, const PixelSlice& slice, float* means, float* squares, int width) {
     using C = Column<T, PACKED>;
     if (!column.used) return;
     ShiftedSums sums[C::SIZE];
@@ -155,11 +155,12 @@ struct Scale {
 };
 DEVICE Scale scale_of(const Moments& moments, float eps) { return {moments.mean, 1.0f / sqrtf(moments.squares / moments.count + eps)}; }
 
-// Normalises the thread's column over the slice, of which `raw` holds the first pixels, with the scales of the tile's groups.
-template <typename T, bool PACKED, bool SILU_AFTER>
-DEVICE void normalise_column(T* y, typename Stored<T, PACKED>::Type (&raw)[AHEAD], const Column<T, PACKED>& column, const Pixels& slice,
-                             int pixels, int channels, const Tile& tile, int group, const Scale* scales, const float* weight,
-                             const float* bias, const T* scale_shift) {
+// Normalises the thread's column over the slice, of which `raw` holds the first pixels, with the scales of the tile's groups, into the image `y`.
+// What is multiplied and added is written as one instruction: a product that normalises in place has the same bits (in_place.cuh).
+template <typename T, bool PACKED>
+DEVICE void normalise_column(T* y, typename Stored<T, PACKED>::Type (&raw)[AHEAD], const Column<T, PACKED>& column, const PixelSlice& slice,
+                             int channels, const ChannelTile& tile, int group, const Scale* scales, const float* weight, const float* bias,
+                             const T* scale_shift, bool silu_after) {
     using C = Column<T, PACKED>;
     if (!column.used) return;
     const int channel = tile.first + column.channel;
@@ -169,7 +170,7 @@ DEVICE void normalise_column(T* y, typename Stored<T, PACKED>::Type (&raw)[AHEAD
     for (int i = 0; i < C::SIZE; i++) {
         const Scale scale = scales[(channel + i) / group - tile.first / group];
         factor[i] = scale.scale * weight[channel + i];
-        addend[i] = bias[channel + i] - scale.mean * factor[i];
+        addend[i] = fmaf(-scale.mean, factor[i], bias[channel + i]);
     }
     if (scale_shift != nullptr) {
         typename C::Raw stored[2];
@@ -181,12 +182,12 @@ DEVICE void normalise_column(T* y, typename Stored<T, PACKED>::Type (&raw)[AHEAD
 #pragma unroll
         for (int i = 0; i < C::SIZE; i++) {
             factor[i] *= 1.0f + by[i];
-            addend[i] = addend[i] * (1.0f + by[i]) + shift[i];
+            addend[i] = fmaf(addend[i], 1.0f + by[i], shift[i]);
         }
     }
     const size_t step = static_cast<size_t>(column.rows) * channels;
     int p = slice.first + column.row;
-    y += (static_cast<size_t>(blockIdx.z) * pixels + p) * channels + channel;
+    y += static_cast<size_t>(p) * channels + channel;
     while (p < slice.end) {
 #pragma unroll
         for (int k = 0; k < AHEAD; k++) {
@@ -195,8 +196,8 @@ DEVICE void normalise_column(T* y, typename Stored<T, PACKED>::Type (&raw)[AHEAD
             widen(raw[k], values);
 #pragma unroll
             for (int i = 0; i < C::SIZE; i++) {
-                const float normal = values[i] * factor[i] + addend[i];
-                values[i] = SILU_AFTER ? activate<SILU>(normal) : normal;
+                const float normal = fmaf(values[i], factor[i], addend[i]);
+                values[i] = silu_after ? activate<SILU>(normal) : normal;
             }
             store(y + k * step, values);
         }
@@ -210,21 +211,21 @@ DEVICE void normalise_column(T* y, typename Stored<T, PACKED>::Type (&raw)[AHEAD
 #define MOST_GROUPS 256
 
 // The number of groups that a tile's channels belong to.
-DEVICE int groups_of(const Tile& tile, int group) { return (tile.first + tile.channels - 1) / group - tile.first / group + 1; }
+DEVICE int groups_of(const ChannelTile& tile, int group) { return (tile.first + tile.channels - 1) / group - tile.first / group + 1; }
 
-// The sum over `count` pieces of what `weigh(piece)` gives, `part(i)` being piece i. All lanes of the warp must call.
+// The sum over `count` pieces of what `weigh(sum, piece)` makes of a sum, `part(i)` being piece i. All lanes of the warp must call.
 template <class Part, class Weigh>
 DEVICE float sum_of_pieces(int count, const Part& part, const Weigh& weigh) {
     float sum = 0.0f;
-    for (int i = lane_index(); i < count; i += WARP) sum += weigh(part(i));
+    for (int i = lane_index(); i < count; i += WARP) sum = weigh(sum, part(i));
     return warp_sum(sum);
 }
 
 // The moments of `values` values from those of `count` pieces. All lanes of the warp must call.
 template <class Part>
 DEVICE Moments join_pieces(float values, int count, const Part& part) {
-    const float mean = sum_of_pieces(count, part, [](const Moments& m) { return m.count * m.mean; }) / values;
-    return {values, mean, sum_of_pieces(count, part, [&](const Moments& m) { return squares_around(mean, m); })};
+    const float mean = sum_of_pieces(count, part, [](float sum, const Moments& m) { return fmaf(m.count, m.mean, sum); }) / values;
+    return {values, mean, sum_of_pieces(count, part, [&](float sum, const Moments& m) { return sum + squares_around(mean, m); })};
 }
 
 // Normalises a slice of a tile with `moments_of(group)`, for groups of this image counted from the first, all of whose lanes call.
@@ -236,10 +237,10 @@ DEVICE void normalise(T* y, const T* x0, const T* x1, const float* weight, const
     let_next_grid_start();
     SHARED_ARRAY(Scale, scales, MOST_GROUPS);
     const int channels = channels0 + channels1;
-    const Tile tile = tile_of_block(channels, group, width);
+    const ChannelTile tile = tile_of_block(channels, group, width);
     const Column<T, PACKED> column = column_of_thread<T, PACKED>(x0, x1, channels0, channels1, images1, pixels, tile, width);
     const int slices = static_cast<int>(gridDim.x);
-    const Pixels slice = slice_of(pixels, slices - 1 - static_cast<int>(blockIdx.x), slices);
+    const PixelSlice slice = slice_of(pixels, slices - 1 - static_cast<int>(blockIdx.x), slices);
     typename Stored<T, PACKED>::Type raw[AHEAD] = {};
     load_ahead(raw, column, slice.first + column.row, slice);
     const int warps = static_cast<int>(blockDim.x) / WARP;
@@ -248,6 +249,7 @@ DEVICE void normalise(T* y, const T* x0, const T* x1, const float* weight, const
         if (lane_index() == 0) scales[g] = scale_of(moments, eps);
     }
     scale_shift = scale_shift_of_image(scale_shift, scale_row, scale_rows, channels);
+    y += static_cast<size_t>(blockIdx.z) * pixels * channels;
     sync_block();
-    normalise_column<T, PACKED, SILU_AFTER>(y, raw, column, slice, pixels, channels, tile, group, scales, weight, bias, scale_shift);
+    normalise_column<T, PACKED>(y, raw, column, slice, channels, tile, group, scales, weight, bias, scale_shift, SILU_AFTER);
 }

@@ -88,7 +88,8 @@ DEVICE void linear_f32(const Rows<float>& x, const float* w, const Epilogue<floa
 // ---- entries ----------------------------------------------------------------------------------------------------------------------
 
 #define LINEAR_F16                                                                                                                     \
-    half *y, float *partial, float *blocks, float *moments, int *counters, int piece_rows, const half *x, const half *x_second, const half *w, const float *bias, const half *channels,              \
+    half *y, float *partial, float *blocks, float *moments, int *counters, int piece_rows, half *normal,                    \
+        const float *normal_weight, const float *normal_bias, int normal_columns, int normal_group, int normal_silu, float normal_eps, const half *x, const half *x_second, const half *w, const float *bias, const half *channels,              \
         const float *row, const half *residual, int m, int n, int columns_first, int columns_second, int pitch, int k_part,            \
         int rows_per_image, int channel_rows, int residual_rows, int activation, int gate
 
@@ -99,8 +100,9 @@ DEVICE void linear_f32(const Rows<float>& x, const float* w, const Epilogue<floa
 
 #define OPERAND(T) Rows<T>{x, x_second, m, columns_first, columns_second}
 #define SPLIT Split{partial, counters}
+#define IN_PLACE InPlace{normal, normal_weight, normal_bias, normal_columns, normal_group, normal_silu, normal_eps}
 // Behind the counters of tiles are those of pieces.
-#define MOMENTS ChannelMoments{moments, blocks, counters + gridDim.x, rows_per_image, piece_rows}
+#define MOMENTS ChannelMoments{moments, blocks, counters + gridDim.x, rows_per_image, piece_rows, IN_PLACE}
 #define EPILOGUE(T) Epilogue<T>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, residual_rows, activation, gate}
 
 // Rows, columns and depth of the tile; stages; warps along rows and columns.

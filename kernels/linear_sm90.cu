@@ -26,15 +26,17 @@ DEVICE void linear(const Rows<T>& x, const TensorMap& w, const Split& split, con
 // ---- entries ----------------------------------------------------------------------------------------------------------------------
 
 #define LINEAR                                                                                                                         \
-    half *y, float *partial, float *blocks, float *moments, int *counters, int piece_rows, TENSOR_MAP x, TENSOR_MAP x_second, TENSOR_MAP w,           \
+    half *y, float *partial, float *blocks, float *moments, int *counters, int piece_rows, half *normal,                    \
+        const float *normal_weight, const float *normal_bias, int normal_columns, int normal_group, int normal_silu, float normal_eps, TENSOR_MAP x, TENSOR_MAP x_second, TENSOR_MAP w,           \
         const float *bias, const half *channels, const float *row, const half *residual, int m, int n, int tiles_down, int steps, int part_steps, int columns_first,            \
         int rows_per_image, int channel_rows, int residual_rows, int activation, int gate
 
 #define OPERAND x, x_second, columns_first
+#define IN_PLACE InPlace{normal, normal_weight, normal_bias, normal_columns, normal_group, normal_silu, normal_eps}
 #define RESULT                                                                                                                         \
     w, Split{partial, counters},                                                                                                       \
         Epilogue<half>{y, bias, channels, row, residual, m, n, rows_per_image, channel_rows, residual_rows, activation, gate},         \
-        ChannelMoments{moments, blocks, counters, rows_per_image, piece_rows}, Steps{tiles_down, steps, part_steps}
+        ChannelMoments{moments, blocks, counters, rows_per_image, piece_rows, IN_PLACE}, Steps{tiles_down, steps, part_steps}
 
 // Groups that multiply, 64 rows of each times so many, columns; stages; blocks of a cluster.
 ENTRY_90(384, 1, 2, linear_f16_256x160_sm90, LINEAR) { linear<Tile<2, 2, 160, 3, 2>>({OPERAND}, RESULT); }

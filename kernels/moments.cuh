@@ -41,7 +41,7 @@ DEVICE Moments moments_of(const ShiftedSums& sums, int count) {
 // What `part` adds to the squared deviations from the mean of all.
 DEVICE float squares_around(float mean, const Moments& part) {
     const float distance = part.mean - mean;
-    return part.squares + part.count * distance * distance;
+    return fmaf(part.count * distance, distance, part.squares);
 }
 
 // The moments of two parts together, of which one may be empty: the same bits wherever it is called, so that no compiler chooses what is rounded.

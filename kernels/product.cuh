@@ -307,11 +307,12 @@ DEVICE void finish_tile(const float (&sum)[T::ROWS][T::COLUMNS][4], half* ring, 
         fragment_moments(rows, T::PITCH, T::WARP_COLUMNS, own, own + FRAGMENTS * T::BN);
         sync_warp();
     };
-    each_eight_columns<T>(sum, first_row<T>(e.n), first_column<T>(e.n), ring, take, then);
+    const int n = computed_again(e.n);
+    each_eight_columns<T>(sum, first_row<T>(n), first_column<T>(n), ring, take, then);
     if constexpr (MOMENTS) {
         if (!wanted) return;
-        const int block = moments_block(first_row<T>(e.n), asked.rows_per_image);
-        join_tile<T::BM, T::BN>(asked, means, means + FRAGMENTS * T::BN, block, first_column<T>(e.n), e.n);
+        const int block = moments_block(first_row<T>(n), asked.rows_per_image);
+        join_tile<T::BM, T::BN>(asked, means, means + FRAGMENTS * T::BN, block, first_column<T>(n), e.y, e.m, n);
     }
 }
 

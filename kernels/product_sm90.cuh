@@ -283,12 +283,18 @@ DEVICE void finish_tile(const float (&sum)[T::FRAGMENTS][T::BN / 2], unsigned ch
     const auto then = [&](float* rows, int row, int column) {
         // Images are made of whole blocks: one that begins beyond the last row is of none.
         if (!wanted || source.row(place, row) >= e.m) return;
-        const int block = source.block(place, row);
-        find_moments<T::PIECE, T::PITCH>(asked, rows, block, first_column + column, e.n);
-        if (column + T::PIECE < T::BN) return;
-        bring_block(asked, block, first_column, T::BN, e.n, reinterpret_cast<int*>(shared + T::LAST) + 1);
+        find_moments<T::PIECE, T::PITCH>(asked, rows, source.block(place, row), first_column + column, e.n);
     };
     each_eight_columns<T>(sum, shared, take, then);
+    if (!wanted) return;
+    // The rows are read: the group's normalisations have them now, as they have the registers.
+    Scale* const scales = reinterpret_cast<Scale*>(shared + T::ROWS + warpgroup_index() * (WARPGROUP / WARP) * T::ROWS_BYTES);
+#pragma unroll 1
+    for (int fragment = 0; fragment < T::FRAGMENTS; fragment++) {
+        const int row = warpgroup_index() * T::GROUP_ROWS + fragment * BLOCK_ROWS;
+        if (source.row(place, row) >= e.m) continue;
+        bring_block(asked, source.block(place, row), first_column, T::BN, e.y, e.n, reinterpret_cast<int*>(shared + T::LAST) + 1, scales);
+    }
 }
 
 // ---- the block ----------------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@
 //! everything below knows nothing of models.
 
 use crate::error::Result;
-use crate::graph::{Graph, Node, Param};
+use crate::graph::{Graph, Node, Param, Value};
 use crate::ops::{Blocks, Cost, Op};
 pub use crate::plan::bands::schedule::Transfer;
 use crate::plan::{Place, Plan};
@@ -270,6 +270,8 @@ pub struct Selection<B: Backend> {
     pub workspace_bytes: usize,
     /// Bytes that it leaves behind its result for those who read that, and that live as long.
     pub tail_bytes: usize,
+    /// A later node whose result it computes too; that node's kernel has nothing left to do.
+    pub also: Option<Value>,
 }
 
 /// The rule that a graph's kernels are [linked](Backend::link).
@@ -279,7 +281,8 @@ pub const LINK: &str = "kernels that leave each other what they know";
 pub struct Load<'a, B: Backend> {
     /// The kernel that reads it.
     pub kernel: &'a B::Kernel,
-    /// The node's learnt tensors, in the order of [`Operator::params`](crate::ops::Operator::params).
+    /// The node's learnt tensors, in the order of [`Operator::params`](crate::ops::Operator::params), and behind them those of a node whose result is
+    /// computed [too](Selection::also).
     pub params: Vec<&'a Param>,
 }
 
@@ -295,6 +298,8 @@ pub struct Step<B: Backend> {
     pub inputs: Vec<Place>,
     /// Where the result goes.
     pub output: Place,
+    /// Where that of another node goes, which the kernel computes [too](Selection::also).
+    pub also: Option<Place>,
     /// Where scratch memory starts, if the kernel asked for any: its offset and size in bytes.
     pub workspace: Option<(usize, usize)>,
     /// The learnt tensors, as the kernel reads them.

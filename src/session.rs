@@ -114,7 +114,7 @@ impl<B: Backend> Session<B> {
                 continue;
             }
             let inputs: Vec<_> = node.inputs.iter().map(|&v| plan.place(v)).collect();
-            let params = node.op.operator().params();
+            let params = program::params(&plan.graph, node, &selection);
             let weights = backend.load(&selection.kernel, &params, weights)?;
             steps.push(Step {
                 name: node.name.clone(),
@@ -122,6 +122,7 @@ impl<B: Backend> Session<B> {
                 kernel: selection.kernel,
                 inputs,
                 output: plan.places[index],
+                also: selection.also.map(|value| plan.place(value)),
                 workspace: plan.workspaces[index].map(|offset| (offset, selection.workspace_bytes)),
                 weights,
                 cost: plan.graph.cost_of(node),

@@ -124,6 +124,7 @@ impl Backend for Recorder {
             kernel: (),
             workspace_bytes: 0,
             tail_bytes: 0,
+            also: None,
         })
     }
 

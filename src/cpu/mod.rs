@@ -153,6 +153,7 @@ impl Backend for Cpu {
             kernel: (),
             workspace_bytes: workspace * size_of::<f32>(),
             tail_bytes: 0,
+            also: None,
         })
     }
 

@@ -1,18 +1,19 @@
 //! Convolutions.
 
 use super::kernel::{self, Argument};
+use super::moments::Asked;
 use super::product::{self, Factor, Pixels, Product, Rows, Sources};
 use super::{Kernel, Layout, Recipe, Target};
 use crate::ops::{Conv2d, Upsampling};
 use crate::tensor::Shape;
 
-/// The launches; with the moments of the result, if they are asked for.
+/// The launches, and what is asked for besides the result.
 pub(super) fn select(
     op: &Conv2d,
     inputs: &[Shape],
     output: Shape,
     target: &Target,
-    moments: bool,
+    asked: Asked,
 ) -> Result<Kernel, String> {
     let image = |shape: Option<&Shape>| shape.and_then(Shape::image).ok_or("takes images");
     let [_, h, w, _] = image(inputs.first())?;
@@ -36,7 +37,7 @@ pub(super) fn select(
         others,
     };
     let product = Product::new("conv2d", sources, factor(op), &op.epilogue, output)?;
-    let product = product.with_moments(moments);
+    let product = product.and(asked);
     let (own, beside) = shapes.split_at(op.sources);
     // Lines and columns of the padded, upsampled image are counted in 32 bits too.
     let [source_h, source_w] = op.source_size([1, h, w, 1]);

@@ -80,6 +80,17 @@ pub(super) fn joined(parts: usize, bytes: usize) -> f64 {
     }
 }
 
+/// Clocks in which one block normalises so many elements of what it, or others, just stored: two ways to the second-level cache, for the moments and
+/// for the elements, each of which takes an exponential and a reciprocal.
+pub(super) fn in_place(elements: usize) -> f64 {
+    START / 2.0 + 2.0 * elements as f64 / EXPONENTIALS
+}
+
+/// Clocks of a launch that has next to nothing to do.
+pub(super) fn alone(target: &Target) -> f64 {
+    START + launched(target)
+}
+
 /// Multiply-adds that a multiprocessor makes in a clock by `mma.sync`, of halves with f32 sums. Consumer GPUs have a quarter of a data
 /// centre's; from Hopper on `mma.sync` reaches two thirds of what the tensor cores can do. Floats are multiplied elsewhere.
 fn products_per_clock(target: &Target) -> f64 {

@@ -5,6 +5,7 @@
 
 pub use super::recipe::{Layout, Recipe};
 use super::tensor_map::TensorMap;
+use crate::graph::Value;
 use crate::tensor::Shape;
 use std::fmt;
 
@@ -193,6 +194,8 @@ pub enum Argument {
     Tail(usize),
     /// What lies behind the operand of this number: so many bytes.
     InputTail(usize, usize),
+    /// The result of another, later node, which the kernel computes too.
+    Also(Value),
     /// So many counters, zero before the launch and after it (`last_to_arrive` of kernels/gpu.cuh).
     Counters(usize),
     /// A pointer to nothing: the entry leaves out what it would read there.
@@ -266,6 +269,7 @@ impl fmt::Display for Argument {
             Self::Map { of, map } => write!(f, "{}{map}", Self::from(*of)),
             Self::Tail(bytes) => write!(f, "y+{bytes}"),
             Self::InputTail(index, bytes) => write!(f, "x{index}+{bytes}"),
+            Self::Also(_) => write!(f, "z"),
             Self::Counters(count) => write!(f, "counters+{count}"),
             Self::Null => write!(f, "-"),
             Self::Int(value) => write!(f, "{value}"),
@@ -291,6 +295,27 @@ impl Kernel {
             workspace_bytes: 0,
             recipes: Recipe::each(layouts),
         }
+    }
+
+    fn arguments(&self) -> impl Iterator<Item = &Argument> {
+        self.launches.iter().flat_map(|launch| &launch.arguments)
+    }
+
+    /// Bytes that it leaves behind its result, which live as long.
+    pub fn tail_bytes(&self) -> usize {
+        let tails = self.arguments().filter_map(|argument| match argument {
+            Argument::Tail(bytes) => Some(*bytes),
+            _ => None,
+        });
+        tails.max().unwrap_or(0)
+    }
+
+    /// The later node whose result it computes too.
+    pub fn also(&self) -> Option<Value> {
+        self.arguments().find_map(|argument| match argument {
+            Argument::Also(value) => Some(*value),
+            _ => None,
+        })
     }
 }
 

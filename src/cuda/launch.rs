@@ -30,6 +30,8 @@ struct Operand {
 struct Operands {
     output: Operand,
     inputs: Vec<Operand>,
+    /// Another node's result.
+    also: Option<Operand>,
     /// Of so many inputs, the first, every second one is a target and may be written.
     assigned: usize,
     weights: Vec<Operand>,
@@ -75,6 +77,7 @@ pub(super) fn calls(
             .transpose()?,
         output: place(&step.output)?,
         inputs: step.inputs.iter().map(place).collect::<Result<_>>()?,
+        also: step.also.as_ref().map(place).transpose()?,
         assigned: match &step.op {
             Op::Assign(op) => op.paired(step.inputs.len()),
             _ => 0,
@@ -217,6 +220,10 @@ fn memory(argument: Argument, element: Element, operands: &Operands) -> Result<T
             let input = operands.inputs.get(index).ok_or_else(missing)?;
             (input.span.clone(), Some(input.precision))
         }
+        Argument::Also(_) => {
+            let also = operands.also.as_ref().ok_or_else(missing)?;
+            (also.span.clone(), Some(also.precision))
+        }
         Argument::Weight(index) => {
             let weight = operands.weights.get(index).ok_or_else(missing)?;
             (weight.span.clone(), Some(weight.precision))
@@ -269,6 +276,7 @@ fn memory(argument: Argument, element: Element, operands: &Operands) -> Result<T
         span,
         written: match argument {
             Argument::Output
+            | Argument::Also(_)
             | Argument::Workspace { .. }
             | Argument::Tail(_)
             | Argument::Counters(_) => true,

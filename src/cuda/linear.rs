@@ -3,18 +3,19 @@
 //! A product of halves takes the statistics of its rows while they pass, and has the rest of the normalisation in its weights. Where it cannot
 //! (in f32, or where rows are not whole vectors), rows are normalised to scratch memory first.
 
+use super::moments::Asked;
 use super::product::{self, Factor, Product, Rows, Sources};
 use super::{Argument, Kernel, Layout, Operand, Precision, Recipe, Target, layer_norm};
 use crate::ops::{LayerNorm, Linear};
 use crate::tensor::Shape;
 
-/// The launches; with the moments of the result, if they are asked for.
+/// The launches, and what is asked for besides the result.
 pub(super) fn select(
     op: &Linear,
     inputs: &[Shape],
     output: Shape,
     target: &Target,
-    moments: bool,
+    asked: Asked,
 ) -> Result<Kernel, String> {
     let (shapes, others) = inputs
         .split_at_checked(op.sources)
@@ -40,11 +41,10 @@ pub(super) fn select(
         return product("linear_norm", folded(op))?.normalised(norm.eps, target);
     }
     let widths = product::widths(shapes)?;
-    let kernel = product("linear", plain(op))?.with_moments(moments).kernel(
-        &widths,
-        Some(Rows::Matrix),
-        target,
-    )?;
+    let kernel =
+        product("linear", plain(op))?
+            .and(asked)
+            .kernel(&widths, Some(Rows::Matrix), target)?;
     match &op.norm {
         Some(norm) => after(norm, op, shapes[0], kernel, target),
         None => Ok(kernel),

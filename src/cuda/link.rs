@@ -5,13 +5,14 @@
 //! in every batch, so an image's bytes do not depend on its company. Nor on bands: in networks that may be computed in them, which are all but
 //! those that denoise, a pair is linked only where a band can find the very moments in what was stored.
 
-use super::kernel::{Argument, Kernel, Precision, Sums, Target};
-use super::{Tuned, conv2d, group_norm, linear, moments, select, sums};
+use super::kernel::{Kernel, Precision, Sums, Target};
+use super::moments::{self, Asked};
+use super::{Tuned, conv2d, group_norm, in_place, linear, select, sums};
 use crate::graph::{Graph, Node, Value};
 use crate::ops::{Blocks, Epilogue, Op, Summed};
 use crate::plan::bands::is_alone;
 use crate::tensor::Shape;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Changes the kernels of a graph's nodes so that those which read one another's results spare what can be spared, and products of what
 /// normalisations made sum as the target allows.
@@ -45,20 +46,29 @@ pub(super) fn link_tuned(
             kernels[index] = select(&node.op, &shapes(node), node.shape, &targets[index])?;
         }
     }
-    let mut given = BTreeSet::new();
+    let mut asked = BTreeMap::new();
     for (index, node) in nodes.iter().enumerate() {
-        if let Some(pair) = linked(graph, node, target)? {
-            kernels[index] = pair.kernel;
-            given.extend(pair.products);
+        let Some(pair) = linked(graph, node, target)? else {
+            continue;
+        };
+        kernels[index] = pair.kernel;
+        for product in pair.products {
+            let asked = asked.entry(product).or_insert(Asked::Moments);
+            if let (Asked::Moments, Some(norm)) = (&asked, in_place::asked(graph, index, product)) {
+                *asked = Asked::Normalised(norm);
+            }
         }
     }
-    for index in given {
-        let node = &nodes[index];
+    for (index, asked) in asked {
+        let (node, target) = (&nodes[index], &targets[index]);
         kernels[index] = match &node.op {
-            Op::Linear(op) => linear::select(op, &shapes(node), node.shape, &targets[index], true)?,
-            Op::Conv2d(op) => conv2d::select(op, &shapes(node), node.shape, &targets[index], true)?,
+            Op::Linear(op) => linear::select(op, &shapes(node), node.shape, target, asked)?,
+            Op::Conv2d(op) => conv2d::select(op, &shapes(node), node.shape, target, asked)?,
             _ => continue,
         };
+        if let Some(norm) = kernels[index].also() {
+            kernels[norm.index()] = Kernel::nothing();
+        }
     }
     Ok(())
 }
@@ -157,16 +167,4 @@ fn product(graph: &Graph, value: Value) -> Option<usize> {
     let sizes = |x: Shape| [x.batch(), x.rows(), x.channels()];
     let alike = sizes(shape) == sizes(node.shape);
     (alike && moments::can_be_given(epilogue, node.shape, phases)).then_some(value.index())
-}
-
-impl Kernel {
-    /// Bytes that it leaves behind its result, which live as long.
-    pub fn tail_bytes(&self) -> usize {
-        let arguments = self.launches.iter().flat_map(|launch| &launch.arguments);
-        let tails = arguments.filter_map(|argument| match argument {
-            Argument::Tail(bytes) => Some(*bytes),
-            _ => None,
-        });
-        tails.max().unwrap_or(0)
-    }
 }

@@ -22,6 +22,7 @@ mod elementwise;
 mod emulator;
 mod gpu;
 mod group_norm;
+mod in_place;
 pub mod kernel;
 mod launch;
 mod layer_norm;
@@ -280,6 +281,7 @@ impl Backend for Cuda {
         Ok(Selection {
             workspace_bytes: kernel.workspace_bytes,
             tail_bytes: 0,
+            also: None,
             kernel,
         })
     }
@@ -294,6 +296,7 @@ impl Backend for Cuda {
         let selection = |kernel: Kernel| Selection {
             workspace_bytes: kernel.workspace_bytes,
             tail_bytes: kernel.tail_bytes(),
+            also: kernel.also(),
             kernel,
         };
         Ok(kernels.into_iter().map(selection).collect())

@@ -1,5 +1,6 @@
 //! The moments of each channel that a product stores behind its result, as kernels/channel_moments.cuh says.
 
+use super::in_place::InPlace;
 use super::kernel::Argument;
 use crate::ops::Epilogue;
 use crate::tensor::Shape;
@@ -17,8 +18,7 @@ const MOST_PIECES: usize = 64;
 /// How far beyond the wanted size a piece of whole rows may be.
 const MOST_UNEVEN: usize = 4;
 
-/// Rows of the largest tile that must be of one image: each phase of it is made of whole ones, whatever tile is chosen for its batch. Tiles of
-/// Hopper GPUs need whole blocks only.
+/// Rows of the largest tile that must be of one phase, which is made of whole ones, whatever tile is chosen for its batch.
 const MOST_ROWS: usize = 128;
 
 /// A mean and squared deviations.
@@ -63,9 +63,24 @@ pub(super) fn bytes(x: Shape, piece: usize) -> usize {
     x.batch() * rows_of_image(x).div_ceil(piece) * x.channels() * PAIR_BYTES
 }
 
+/// What a product is asked for besides its result.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Asked {
+    /// Nothing.
+    Nothing,
+    /// The moments of its result.
+    Moments,
+    /// These, and to normalise its result, if its tile does for it.
+    Normalised(InPlace),
+}
+
 /// Whether a product in so many phases can store those of its result `y`, whatever the batch.
 pub(super) fn can_be_given(epilogue: &Epilogue, y: Shape, phases: usize) -> bool {
-    !epilogue.gate && !y.is_empty() && rows_of_image(y).is_multiple_of(phases * MOST_ROWS)
+    let unit = match phases {
+        1 => BLOCK_ROWS,
+        _ => phases * MOST_ROWS,
+    };
+    !epilogue.gate && !y.is_empty() && rows_of_image(y).is_multiple_of(unit)
 }
 
 /// Whether a tile of so many rows finds the moments of blocks.
@@ -87,7 +102,8 @@ pub(super) fn arguments(y: Shape, columns: usize, offset: usize) -> ([Argument; 
     ([blocks, Argument::Tail(bytes(y, piece))], scratch, counters)
 }
 
-fn rows_of_image(x: Shape) -> usize {
+/// Pixels, or tokens, of one image.
+pub(super) fn rows_of_image(x: Shape) -> usize {
     x.rows() / x.batch().max(1)
 }
 

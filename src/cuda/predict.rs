@@ -4,12 +4,12 @@
 //! from memory, as those of one network are more than any cache holds; the other operands of a launch do where they do not fit in the cache
 //! together. All of it is read off the launch itself, so a kernel that was never thought of here is predicted by what it touches.
 
-use super::cost::{Blocks, START, joined, launched, streamed};
+use super::cost::{self, Blocks, START, joined, launched, streamed};
 use super::gpu::Gpu;
 use super::kernel::{Argument, Kernel, Launch, Layout, Precision, Target};
 use super::product::HALVES;
 use super::tile::{self, IN_HALVES};
-use super::{Cuda, table, tile_sm90};
+use super::{Cuda, in_place, table, tile_sm90};
 use crate::backend::Expected;
 use crate::ops::{Attention, Conv2d, Op};
 use crate::plan::Plan;
@@ -58,7 +58,9 @@ pub fn predict<'a>(
             let cached = others <= gpu.cache_bytes as f64;
             let from_memory = weights + if cached { 0.0 } else { others };
             let clocks = match blocks {
-                Some(blocks) => blocks.clocks(target) + node.joined(launch),
+                Some(blocks) => {
+                    blocks.clocks(target) + node.joined(launch) + node.normalised(launch)
+                }
                 None => START + streamed(others, target),
             };
             let memory = from_memory / (gpu.memory_rate * STREAM);
@@ -142,6 +144,8 @@ fn tile_of(launch: &Launch) -> Option<[usize; 2]> {
 /// A node with its kernel, and what its launches share.
 struct Node<'a> {
     op: &'a Op,
+    /// What else the kernel computes.
+    also: Option<&'a Op>,
     kernel: &'a Kernel,
     target: &'a Target,
     inputs: Vec<Shape>,
@@ -161,6 +165,7 @@ impl<'a> Node<'a> {
         };
         Self {
             op: &node.op,
+            also: kernel.also().map(|value| &plan.graph.node(value).op),
             kernel,
             target,
             inputs: plan.graph.operands(node),
@@ -186,7 +191,7 @@ impl<'a> Node<'a> {
         let mut memories: Vec<Argument> = launch.arguments.iter().map(|a| a.memory()).collect();
         memories.dedup();
         let others = memories.into_iter().map(|memory| match memory {
-            Argument::Output => self.output.len() * element,
+            Argument::Output | Argument::Also(_) => self.output.len() * element,
             Argument::Input(index) => self.inputs.get(index).map_or(0, Shape::len) * element,
             Argument::Workspace { bytes, .. } => bytes,
             _ => 0,
@@ -216,6 +221,18 @@ impl<'a> Node<'a> {
             (Op::Linear(_) | Op::Conv2d(_), Some([rows, columns])) => {
                 let bytes = rows * columns * Precision::F32.bytes();
                 joined(launch.grid[1] as usize, bytes)
+            }
+            _ => 0.0,
+        }
+    }
+
+    /// Clocks in which a block normalises what was stored.
+    fn normalised(&self, launch: &Launch) -> f64 {
+        match (self.also, tile_of(launch)) {
+            (Some(Op::GroupNorm(norm)), Some([_, columns])) => {
+                let channels = self.output.channels();
+                let group = channels / norm.groups;
+                cost::in_place(in_place::elements(columns, group, channels))
             }
             _ => 0.0,
         }

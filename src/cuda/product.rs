@@ -6,9 +6,10 @@
 mod halves;
 mod pixels;
 mod sm90;
+mod together;
 
 use super::kernel::{self, Argument, Kernel, Launch, Precision, Recipe, Target};
-use super::moments;
+use super::moments::Asked;
 use super::tile::{Cut, MOST_ROWS, PART, Problem};
 use crate::ops::{Activation, Channels, Epilogue};
 use crate::tensor::Shape;
@@ -48,8 +49,8 @@ pub(super) struct Product<'a> {
     channel_rows: usize,
     /// Rows of the residual.
     residual_rows: usize,
-    /// Whether the moments of the result are asked for.
-    moments: bool,
+    /// What is asked for besides the result.
+    asked: Asked,
 }
 
 /// The left operand of a product: tensors side by side.
@@ -135,7 +136,7 @@ impl<'a> Product<'a> {
             epilogue,
             channel_rows: sources.others.first().map_or(0, Shape::batch),
             residual_rows: residual.map_or(0, Shape::rows),
-            moments: false,
+            asked: Asked::Nothing,
         };
         if product.k == 0 {
             return Err("has no channels to sum over".to_owned());
@@ -147,9 +148,13 @@ impl<'a> Product<'a> {
         Ok(product)
     }
 
-    /// The same, and the moments of its result behind it.
-    pub(super) fn with_moments(self, moments: bool) -> Self {
-        Self { moments, ..self }
+    /// The same, and what is asked for besides.
+    pub(super) fn and(self, asked: Asked) -> Self {
+        Self { asked, ..self }
+    }
+
+    fn finds_moments(&self) -> bool {
+        self.asked != Asked::Nothing
     }
 
     /// The launches; `sizes` are the entry's own, between those of the result and those of the weight, and `rows` what the copy engine of a
@@ -247,11 +252,10 @@ impl<'a> Product<'a> {
         let problem = self.quicker_sums(target, Problem::nominal_clocks);
         let Cut { tile, parts, part } = problem.cut(target)?;
         let tiles = self.tiles([tile.rows, tile.columns])?;
-        let (workspace_bytes, together) =
-            self.together(parts, tiles as usize, [tile.rows, tile.columns])?;
+        let together = self.together(parts, tiles as usize, [tile.rows, tile.columns], target)?;
         let arguments = [
             &[Argument::Output][..],
-            &together,
+            &together.arguments,
             &self.pointers,
             &[Argument::Weight(0)],
             &self.addends(),
@@ -268,42 +272,9 @@ impl<'a> Product<'a> {
         };
         Ok(Kernel {
             launches: vec![launch],
-            workspace_bytes,
-            recipes: self.recipes.clone(),
+            workspace_bytes: together.workspace_bytes,
+            recipes: together.recipes,
         })
-    }
-
-    /// The scratch memory of blocks whose sums or moments are added up, with `tiles` tiles of a phase, of so many rows and columns, whose `K` is in
-    /// so many parts; and what the entry is passed for it.
-    fn together(
-        &self,
-        parts: usize,
-        tiles: usize,
-        [rows, columns]: [usize; 2],
-    ) -> Result<(usize, [Argument; 5]), String> {
-        let tiles = tiles * self.phases;
-        let (mut bytes, mut counters) = (0, 0);
-        let [mut partial, mut blocks, mut tail] = [Argument::Null; 3];
-        let mut piece = 0;
-        if parts > 1 {
-            bytes = parts * tiles * rows * columns * Precision::F32.bytes();
-            partial = Argument::Workspace { offset: 0, bytes };
-            counters = tiles;
-        }
-        if self.moments {
-            let (arguments, scratch, more) = moments::arguments(self.shape, columns, bytes);
-            [blocks, tail] = arguments;
-            bytes += scratch;
-            piece = moments::piece(self.shape);
-            // Behind those of all tiles, whether they are used or not.
-            counters = tiles + more;
-        }
-        let counters = match counters {
-            0 => Argument::Null,
-            _ => Argument::Counters(counters),
-        };
-        let piece = kernel::int(piece)?;
-        Ok((bytes, [partial, blocks, tail, counters, piece]))
     }
 
     fn problem(&self) -> Problem {
@@ -315,7 +286,7 @@ impl<'a> Product<'a> {
             n: self.shape.channels(),
             k: self.k,
             aligned: self.tiles_are_whole && self.sources.iter().all(|c| c.is_multiple_of(EIGHT)),
-            moments: self.moments,
+            moments: self.finds_moments(),
             in_halves: 0,
         }
     }

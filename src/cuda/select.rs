@@ -1,5 +1,6 @@
 //! Which file chooses the kernels of which operation.
 
+use super::moments::Asked;
 use super::{Kernel, Target};
 use super::{
     attention, codebook, conv2d, elementwise, group_norm, layer_norm, linear, movement, sampling,
@@ -14,8 +15,8 @@ use crate::tensor::Shape;
 pub fn select(op: &Op, inputs: &[Shape], output: Shape, target: &Target) -> Result<Kernel, String> {
     match op {
         Op::Input(_) | Op::Reshape(_) => Ok(Kernel::nothing()),
-        Op::Linear(op) => linear::select(op, inputs, output, target, false),
-        Op::Conv2d(op) => conv2d::select(op, inputs, output, target, false),
+        Op::Linear(op) => linear::select(op, inputs, output, target, Asked::Nothing),
+        Op::Conv2d(op) => conv2d::select(op, inputs, output, target, Asked::Nothing),
         Op::Attention(op) => attention::select(op, inputs, output, target),
         Op::GroupNorm(op) => group_norm::select(op, inputs, output, target),
         Op::GroupStatistics(op) => group_norm::statistics(op, inputs, output, target),

@@ -26,6 +26,17 @@ pub struct Place {
     pub exact: bool,
 }
 
+/// What the kernel of a node needs besides its operands and its result.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needs {
+    /// Bytes of scratch memory while it runs.
+    pub workspace_bytes: usize,
+    /// Bytes that it leaves behind its result, at the next multiple of [`ALIGNMENT`](memory::ALIGNMENT), and that live as long.
+    pub tail_bytes: usize,
+    /// A later node whose result it computes too, so that it lives from here on.
+    pub also: Option<Value>,
+}
+
 /// A fused graph with a place for every value.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -52,17 +63,15 @@ impl Plan {
     /// Inputs keep their place for the whole run, so that they may be set once and used by many runs; outputs live to the end. So does what
     /// the body of a [hoisted](hoist::hoist) graph reads of its prologue.
     pub fn new(graph: Graph, element_bytes: usize, workspace_bytes: &[usize]) -> Self {
-        Self::with_tails(graph, element_bytes, workspace_bytes, &[])
+        let needs = workspace_bytes.iter().map(|&workspace_bytes| Needs {
+            workspace_bytes,
+            ..Needs::default()
+        });
+        Self::of_kernels(graph, element_bytes, &needs.collect::<Vec<_>>())
     }
 
-    /// As [`new`](Self::new), where the kernel for node `i` leaves `tail_bytes[i]` bytes behind its result, at the next multiple of
-    /// [`ALIGNMENT`](memory::ALIGNMENT), if there are as many nodes.
-    pub fn with_tails(
-        graph: Graph,
-        element_bytes: usize,
-        workspace_bytes: &[usize],
-        tail_bytes: &[usize],
-    ) -> Self {
+    /// As [`new`](Self::new), for kernels that need `needs[i]`.
+    pub fn of_kernels(graph: Graph, element_bytes: usize, needs: &[Needs]) -> Self {
         let nodes = graph.nodes();
         let end = nodes.len();
         let roots = roots(&graph);
@@ -72,22 +81,24 @@ impl Plan {
         let bytes = |index: usize| {
             let element = if exact(index) { 4 } else { element_bytes };
             let bytes = nodes[index].shape.len() * element;
-            match tail_bytes.get(index) {
-                Some(&tail) if tail > 0 => bytes.next_multiple_of(memory::ALIGNMENT) + tail,
+            match needs.get(index) {
+                Some(&Needs { tail_bytes, .. }) if tail_bytes > 0 => {
+                    bytes.next_multiple_of(memory::ALIGNMENT) + tail_bytes
+                }
                 _ => bytes,
             }
         };
         let mut intervals = lifetimes(&graph, &roots, prologue, bytes);
-        intervals.extend(
-            workspace_bytes
-                .iter()
-                .enumerate()
-                .map(|(index, &bytes)| Interval {
-                    bytes,
-                    first: index,
-                    last: index,
-                }),
-        );
+        for (index, needs) in needs.iter().enumerate() {
+            if let Some(early) = needs.also {
+                intervals[roots[early.index()]].first = index;
+            }
+        }
+        intervals.extend(needs.iter().enumerate().map(|(index, needs)| Interval {
+            bytes: needs.workspace_bytes,
+            first: index,
+            last: index,
+        }));
         let layout = memory::lay_out(&intervals);
         let places = (0..end)
             .map(|index| Place {
@@ -96,10 +107,8 @@ impl Plan {
                 exact: exact(roots[index]),
             })
             .collect();
-        let workspaces = workspace_bytes
-            .iter()
-            .zip(&layout.offsets[end..])
-            .map(|(&bytes, &offset)| (bytes > 0).then_some(offset))
+        let workspaces = (needs.iter().zip(&layout.offsets[end..]))
+            .map(|(needs, &offset)| (needs.workspace_bytes > 0).then_some(offset))
             .collect();
         Self {
             prologue,

@@ -2,8 +2,8 @@
 
 use crate::backend::{Backend, LINK, Load, Selection};
 use crate::error::Result;
-use crate::graph::{Graph, Node};
-use crate::plan::{Plan, fuse::fuse, hoist};
+use crate::graph::{Graph, Node, Param};
+use crate::plan::{Needs, Plan, fuse::fuse, hoist};
 
 /// A graph planned for a device. A session is made from it, so what it says of memory is what is then used.
 pub struct Program<B: Backend> {
@@ -36,9 +36,13 @@ impl<B: Backend> Program<B> {
         if enabled(LINK) {
             selections = backend.link(&graph, selections)?;
         }
-        let workspaces: Vec<usize> = selections.iter().map(|s| s.workspace_bytes).collect();
-        let tails: Vec<usize> = selections.iter().map(|s| s.tail_bytes).collect();
-        let plan = Plan::with_tails(graph, backend.element_bytes(), &workspaces, &tails);
+        let needs = selections.iter().map(|selection| Needs {
+            workspace_bytes: selection.workspace_bytes,
+            tail_bytes: selection.tail_bytes,
+            also: selection.also,
+        });
+        let needs: Vec<Needs> = needs.collect();
+        let plan = Plan::of_kernels(graph, backend.element_bytes(), &needs);
         Ok(Self { plan, selections })
     }
 
@@ -62,10 +66,21 @@ impl<B: Backend> Program<B> {
         (self.plan.graph.nodes().iter().zip(&self.selections))
             .map(|(node, selection)| Load {
                 kernel: &selection.kernel,
-                params: node.op.operator().params(),
+                params: params(&self.plan.graph, node, selection),
             })
             .collect()
     }
+}
+
+/// The learnt tensors that a node's kernel is made of: its own, and those of a node whose result it computes too.
+pub(super) fn params<'a, B: Backend>(
+    graph: &'a Graph,
+    node: &'a Node,
+    selection: &Selection<B>,
+) -> Vec<&'a Param> {
+    let also = selection.also.map(|value| graph.node(value));
+    let nodes = std::iter::once(node).chain(also);
+    nodes.flat_map(|node| node.op.operator().params()).collect()
 }
 
 /// The device's choice for a node of `graph`.

@@ -20,7 +20,7 @@ use latent_diffusion::models::System;
 use latent_diffusion::models::autoencoder;
 use latent_diffusion::models::config::ModelConfig;
 use latent_diffusion::pipeline::{self, StepSizes};
-use latent_diffusion::plan::{Plan, fuse::fuse, hoist::hoist};
+use latent_diffusion::plan::{Needs, Plan, fuse::fuse, hoist::hoist};
 use std::path::PathBuf;
 
 /// A network with its kernels.
@@ -39,10 +39,14 @@ impl Chosen {
             })
             .collect();
         link(&graph, &mut kernels, target).unwrap();
-        let workspaces: Vec<usize> = kernels.iter().map(|k| k.workspace_bytes).collect();
-        let tails: Vec<usize> = kernels.iter().map(Kernel::tail_bytes).collect();
+        let needs = kernels.iter().map(|kernel| Needs {
+            workspace_bytes: kernel.workspace_bytes,
+            tail_bytes: kernel.tail_bytes(),
+            also: kernel.also(),
+        });
+        let needs: Vec<Needs> = needs.collect();
         Self {
-            plan: Plan::with_tails(graph, target.precision.bytes(), &workspaces, &tails),
+            plan: Plan::of_kernels(graph, target.precision.bytes(), &needs),
             kernels,
         }
     }

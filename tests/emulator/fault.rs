@@ -32,6 +32,8 @@ pub enum On {
     Product { split: bool },
     /// A product that finds moments, for this compute capability and in tiles of so many rows and columns.
     Moments([usize; 3]),
+    /// The same, of images that it normalises.
+    InPlace([usize; 3]),
     /// The first case of this entry in `tests/primitives`.
     Primitive(&'static str),
 }
@@ -81,6 +83,7 @@ impl On {
             Self::Halves(name) => of(name, halves::TARGET),
             Self::Product { split } => Launches::Of(Box::new(products::case(split))),
             Self::Moments(tile) => Launches::Of(Box::new(moments::case(tile))),
+            Self::InPlace(tile) => Launches::Of(Box::new(moments::in_place(tile))),
             Self::Primitive(entry) => Launches::Primitive(primitives::case(entry)),
         }
     }

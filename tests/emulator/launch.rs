@@ -57,6 +57,7 @@ struct Memories<'a> {
     kernel: &'a Kernel,
     inputs: Vec<Tensor>,
     output: Option<Memory<'a>>,
+    also: Option<Memory<'a>>,
     input: Vec<Option<Memory<'a>>>,
     weight: Vec<Option<Memory<'a>>>,
     workspace: Memory<'a>,
@@ -70,6 +71,7 @@ impl<'a> Memories<'a> {
             case,
             inputs: case.inputs(),
             output: None,
+            also: None,
             input: case.operands.iter().map(|_| None).collect(),
             weight: kernel.recipes.iter().map(|_| None).collect(),
             workspace: Memory::new(library, kernel.workspace_bytes),
@@ -78,19 +80,23 @@ impl<'a> Memories<'a> {
         }
     }
 
+    fn result(&self) -> Shape {
+        let shapes: Vec<Shape> = self.inputs.iter().map(Tensor::shape).collect();
+        self.case.op.operator().infer(&shapes).unwrap()
+    }
+
     /// The result, and what is left behind it.
     fn output(&mut self, element: Element) -> &Memory<'a> {
-        self.output.get_or_insert_with(|| {
-            let shapes: Vec<Shape> = self.inputs.iter().map(Tensor::shape).collect();
-            let output = self.case.op.operator().infer(&shapes).unwrap();
-            let bytes = output.len() * element_bytes(element) + self.kernel.tail_bytes();
-            Memory::new(self.library, bytes)
-        })
+        let bytes = self.result().len() * element_bytes(element) + self.kernel.tail_bytes();
+        let library = self.library;
+        self.output
+            .get_or_insert_with(|| Memory::new(library, bytes))
     }
 
     /// Address and length of what a pointer of `element` stands for. Operands are stored as the first kernel that takes them declares.
     fn place(&mut self, argument: Argument, element: Element) -> (*mut c_void, usize) {
         let library = self.library;
+        let channels = self.result().channels();
         let memory = match argument {
             Argument::Output => {
                 let (address, all) = self.output(element).place();
@@ -101,12 +107,19 @@ impl<'a> Memories<'a> {
                 let (address, all) = output.place();
                 return (address.wrapping_byte_add(all - bytes), bytes);
             }
+            Argument::Also(_) => {
+                let bytes = self.result().len() * element_bytes(element);
+                self.also.get_or_insert_with(|| Memory::new(library, bytes))
+            }
             Argument::Input(index) => self.input[index]
                 .get_or_insert_with(|| Memory::of(library, self.inputs[index].data(), element)),
             Argument::Weight(index) => self.weight[index].get_or_insert_with(|| {
                 let params = self.case.op.operator().params();
                 let recipe = &self.kernel.recipes[index];
-                let shapes: Vec<Shape> = recipe.params.iter().map(|&i| params[i].shape).collect();
+                // Behind the operation's own are those of a normalisation of its result.
+                let channels = [channels].into();
+                let shape = |&i: &usize| params.get(i).map_or(channels, |param| param.shape);
+                let shapes: Vec<Shape> = recipe.params.iter().map(shape).collect();
                 let count = weight_len(recipe.layout, &shapes);
                 let values: Vec<f32> = Noise::cpu(index as u64)
                     .normal(count)
@@ -186,7 +199,6 @@ pub fn run(library: &Library, case: &Case, kernel: &Kernel, way: Way) -> Result<
     for launch in &kernel.launches {
         memories.launch(launch, way)?;
     }
-    Ok(memories
-        .output
-        .map_or_else(Vec::new, |output| output.read()))
+    let results = [memories.output, memories.also].into_iter().flatten();
+    Ok(results.flat_map(|memory| memory.read()).collect())
 }

@@ -5,7 +5,7 @@ use crate::bound::device_roundoff;
 use crate::cases::Case;
 use crate::checks::{Check, definition, items_of, same_bits};
 use crate::{emulated, halves};
-use latent_diffusion::cuda::{Argument, Launch, Precision, Target, table};
+use latent_diffusion::cuda::{Argument, Kernel, Launch, Precision, Target, table};
 use latent_diffusion::graph::Value;
 use latent_diffusion::ops::{Activation, Axis, Op, Padding};
 use latent_diffusion::rng::Noise;
@@ -41,7 +41,7 @@ struct Network {
 }
 
 #[rustfmt::skip]
-const NETWORKS: [Network; 17] = [
+const NETWORKS: [Network; 22] = [
     // Four pieces of 512 rows and a half.
     network("a convolution", [48, 48, 8], Convolutions, &[24], 3),
     network("tokens", [64, 64, 40], Maps, &[40], 5),
@@ -64,6 +64,12 @@ const NETWORKS: [Network; 17] = [
     // Channels that are no whole pieces.
     network("a convolution of elements", [16, 24, 12], Convolutions, &[168], 1),
     network("tokens of elements", [16, 24, 12], Maps, &[168], 1),
+    // Images of one block, which products normalise in place where their tile does for it: groups that a tile has whole, and others.
+    network("an image in place", [8, 8, 64], Convolutions, &[160], 4),
+    network("tokens in place", [8, 8, 328], Maps, &[320], 32),
+    network("a split sum in place", [8, 8, 1040], Maps, &[160], 20),
+    network("elements in place", [4, 16, 12], Convolutions, &[88], 11),
+    network("groups across tiles", [8, 8, 64], Convolutions, &[240], 5),
     Network { mean: 100.0, ..network("a mean of a hundred deviations", [48, 40, 64], Maps, &[64], 64) },
 ];
 
@@ -263,6 +269,33 @@ fn they_are_the_same_in_every_tile() {
 fn so_are_those_of_products_that_sum_in_halves() {
     every(|network| check(network, halves::FAMILY.targets[1]));
     every(|network| check_tiles(network, halves::FAMILY.targets[1]));
+}
+
+/// Where an image is small, its product is the only launch, but for tiles of which so many make whole groups that one block would be long about it.
+#[test]
+#[cfg_attr(not(emulator), ignore = "needs a C++ compiler")]
+fn small_images_are_normalised_by_the_product() {
+    let mut launched = BTreeSet::new();
+    for network in NETWORKS.iter().filter(|n| n.image[0] * n.image[1] == 64) {
+        for target in [Target::a100(Precision::F16), hopper(132)] {
+            for tile in TILES {
+                let target = Target {
+                    prefer: Some(tile),
+                    ..target
+                };
+                let program = Program::new(&*emulated(0, target), network.graph(IMAGES).unwrap());
+                let program = program.unwrap();
+                let also = program.kernels().find_map(Kernel::also);
+                let norm = program.kernels().any(|kernel| {
+                    let mut launches = kernel.launches.iter();
+                    launches.any(|launch| launch.entry.starts_with("group_norm"))
+                });
+                assert_eq!(also.is_none(), norm, "{} {tile:?}", network.name);
+                launched.insert(norm);
+            }
+        }
+    }
+    assert_eq!(launched, BTreeSet::from([false, true]));
 }
 
 /// Every entry that finds moments, whole and in parts, in one phase and in four.

@@ -81,6 +81,7 @@ fn handed_on(
                 kernel: Kernel::single(launch, vec![]),
                 inputs: vec![from],
                 output: to,
+                also: None,
                 workspace: None,
                 weights: vec![],
                 cost: Cost::default(),

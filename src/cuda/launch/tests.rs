@@ -45,6 +45,7 @@ fn operands() -> Operands {
             operand(1028, Precision::F16),
             operand(512, Precision::F32),
         ],
+        also: None,
         assigned: 0,
         weights: vec![operand(768, Precision::F32)],
         workspace: Some(memory(2048, 128)),

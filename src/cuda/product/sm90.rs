@@ -40,7 +40,7 @@ impl Product<'_> {
         let tiles_down = self.tiles_down(operand);
         match self.problem_sm90(&tiles_down).cut(target) {
             Some((cut, clocks)) if clocks <= self.problem().nominal_clocks(target) => {
-                self.launches_sm90(operand, &cut).map(Some)
+                self.launches_sm90(operand, &cut, target).map(Some)
             }
             _ => Ok(None),
         }
@@ -87,7 +87,7 @@ impl Product<'_> {
         let [_, rows] = self.images_and_rows();
         move |tile_rows, images| match operand {
             Rows::Matrix => (images * rows).div_ceil(tile_rows),
-            Rows::Pixels(pixels) => pixels.patch(tile_rows, images, self.moments).1,
+            Rows::Pixels(pixels) => pixels.patch(tile_rows, images, self.finds_moments()).1,
         }
     }
 
@@ -109,8 +109,9 @@ impl Product<'_> {
                 first.is_multiple_of(DEPTH) && second.is_multiple_of(EIGHT)
             }
             (Rows::Pixels(pixels), sources) => {
-                let blocks = !self.moments || pixels.has_blocks();
-                let held = pixels.repeated.is_none() || pixels.holds_every_tile(self.moments);
+                let blocks = !self.finds_moments() || pixels.has_blocks();
+                let held =
+                    pixels.repeated.is_none() || pixels.holds_every_tile(self.finds_moments());
                 blocks && held && sources.iter().all(|c| c.is_multiple_of(DEPTH))
             }
             _ => false,
@@ -161,12 +162,12 @@ impl Product<'_> {
         })
     }
 
-    fn launches_sm90(&self, operand: Rows, cut: &Cut) -> Result<Kernel, String> {
+    fn launches_sm90(&self, operand: Rows, cut: &Cut, target: &Target) -> Result<Kernel, String> {
         let Cut { tile, parts, .. } = *cut;
         let patch = match operand {
             Rows::Matrix => None,
             Rows::Pixels(pixels) => {
-                let (patch, _) = pixels.patch(tile.rows, self.shape.batch(), self.moments);
+                let (patch, _) = pixels.patch(tile.rows, self.shape.batch(), self.finds_moments());
                 Some((pixels, patch))
             }
         };
@@ -212,11 +213,10 @@ impl Product<'_> {
         };
         let sizes = sizes.into_iter().chain(own).map(kernel::int);
         let sizes: Vec<Argument> = sizes.collect::<Result<_, _>>()?;
-        let (workspace_bytes, together) =
-            self.together(parts, cut.tiles, [tile.rows, tile.columns])?;
+        let together = self.together(parts, cut.tiles, [tile.rows, tile.columns], target)?;
         let arguments = [
             &[Argument::Output][..],
-            &together,
+            &together.arguments,
             &operands,
             &self.addends(),
             &self.result_sizes()?,
@@ -226,8 +226,8 @@ impl Product<'_> {
         let launch = self.launch_sm90(cut, tile.shared_bytes(), arguments.concat())?;
         Ok(Kernel {
             launches: vec![launch],
-            workspace_bytes,
-            recipes: self.recipes.clone(),
+            workspace_bytes: together.workspace_bytes,
+            recipes: together.recipes,
         })
     }
 }

@@ -38,7 +38,14 @@ fn linear(rows: usize, [first, second]: [usize; 2], n: usize, precision: Precisi
         [1].into(),
         output,
     ];
-    crate::cuda::linear::select(&op, &inputs, output, &Target::a100(precision), false).unwrap()
+    crate::cuda::linear::select(
+        &op,
+        &inputs,
+        output,
+        &Target::a100(precision),
+        Asked::Nothing,
+    )
+    .unwrap()
 }
 
 fn conv2d(side: usize, channels: usize, n: usize, precision: Precision) -> Kernel {
@@ -53,7 +60,8 @@ fn conv2d(side: usize, channels: usize, n: usize, precision: Precision) -> Kerne
         epilogue: Epilogue::default(),
     };
     let [x, output] = [channels, n].map(|c| [1, side, side, c].into());
-    crate::cuda::conv2d::select(&op, &[x], output, &Target::a100(precision), false).unwrap()
+    crate::cuda::conv2d::select(&op, &[x], output, &Target::a100(precision), Asked::Nothing)
+        .unwrap()
 }
 
 fn kernels(precision: Precision) -> Vec<Kernel> {
@@ -127,8 +135,13 @@ fn what_cannot_be_counted_is_refused() {
         epilogue: Epilogue::default(),
     };
     let [x, output] = [[1, 1, 1 << 17].into(); 2];
-    let refused =
-        crate::cuda::linear::select(&op, &[x], output, &Target::a100(Precision::F16), false);
+    let refused = crate::cuda::linear::select(
+        &op,
+        &[x],
+        output,
+        &Target::a100(Precision::F16),
+        Asked::Nothing,
+    );
     assert!(refused.unwrap_err().contains("too large"));
     let nothing = Linear {
         weight: param(&[4, 0]),
@@ -139,7 +152,7 @@ fn what_cannot_be_counted_is_refused() {
         &[[1, 2, 0].into()],
         [1, 2, 4].into(),
         &Target::a100(Precision::F16),
-        false,
+        Asked::Nothing,
     );
     assert!(refused.unwrap_err().contains("no channels"));
 }
