@@ -13,8 +13,7 @@
 //              and 1: there is none);
 //              w [phases n, pitch], along a row taps and within a tap channels, then v, then zeros (Layout::Matrix, Layout::Beside,
 //              Layout::Phases);
-//              bias [n] f32; channels, row, residual, y [m = images out_h out_w, n] as in epilogue.cuh; partial and counters as in
-//              product.cuh.
+//              bias [n] f32; channels, row, residual, y [m = images out_h out_w, n] as in epilogue.cuh; the others as in linear.cu.
 // Arithmetic   as linear.cu: K runs over taps, and within a tap over channels, then over the channels beside. `_half`: of whole stages of taps the
 //              sums are in halves, as product.cuh says; those of channels beside are f32.
 // Launch       as linear.cu; grid x covers one phase, and grid z the phases.
@@ -25,19 +24,19 @@
 //
 //                tile      registers  HMMA  LDSM.x4  LDGSTS.128  others
 //                128x160         254    80       18           9     193
-//                128x128         255    64       16           8     193
+//                128x128         254    64       16           8     193
 //                128x64          154    32       12           6     189
-//                64x160          178    40       14           7     162
+//                64x160          177    40       14           7     162
 //                64x64           107    16        8           4     130
-//                16x64            68     8        8           5     121
+//                16x64            66     8        8           5     121
 //
 //              of which some 120 (with tiles of 64 rows or fewer: 70) are run only where a tap or a source ends and the next begins: with
 //              320 channels in every tenth stage. Of the code for sm_89 with sums in halves, whose stages are twice as deep and whose
 //              loop holds both ways to multiply one:
 //
 //                tile      registers  HMMA.F16  HMMA.F32  LDSM.x4  LDGSTS.128  FADD  others
-//                128x160         222        80        80       56           9    80     357
-//                128x128         186        64        64       48           8    64     334
+//                128x160         228        80        80       56           9    80     357
+//                128x128         191        64        64       48           8    64     334
 //                128x64          208        64        64       48          12    64     448
 //                64x64           128        32        32       32           8    32     302
 #include "product.cuh"

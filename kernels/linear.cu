@@ -5,7 +5,7 @@
 // Tensors      x [m, columns_first], and x_second [m, columns_second] whose columns follow (null and 0: there is none);
 //              w [n, pitch], its columns beyond those of x zero, its rows alternating value and gate if gated (Layout::Matrix);
 //              bias [n] f32; channels, row, residual, y as in epilogue.cuh; partial and
-//              counters as in product.cuh.
+//              counters as in split.cuh, blocks and moments as in channel_moments.cuh, normal_... as in in_place.cuh.
 // Arithmetic   f16: products exact, f32 sums by mma.sync in steps of 16 along K; `_half`: sums of 64 columns in halves, then added to f32, as
 //              product.cuh says; f32: fused multiply-adds along K.
 // Launch       x: tiles of the result, along n first; y: parts of K, each `k_part` columns. 128 threads (f32, and 128x160 and 128x128
@@ -16,21 +16,21 @@
 // Measured     not yet run on hardware. Of the code for sm_80, the loop of one stage:
 //
 //                tile      registers  HMMA  LDSM.x4  LDGSTS.128  others
-//                128x160         240    80       18           9      68
-//                128x128         218    64       16           8      66
-//                128x64          142    32       12           6      62
-//                64x160          176    40       14           7      64
-//                64x64            96    16        8           4      58
-//                16x64            60     8        8           5      69
+//                128x160         254    80       18           9      68
+//                128x128         254    64       16           8      66
+//                128x64          140    32       12           6      62
+//                64x160          174    40       14           7      64
+//                64x64           107    16        8           4      58
+//                16x64            58     8        8           5      69
 //
 //              of which eleven are run only where one source ends and the next begins. Of the code for sm_89 with sums in halves, whose
 //              stages are twice as deep:
 //
 //                tile      registers  HMMA.F16  LDSM.x4  LDGSTS.128  FADD  others
-//                128x160         211        80       28           9    80     175
-//                128x128         175        64       24           8    64     156
-//                128x64          183        64       24          12    64     164
-//                64x64           116        32       16           8    32     123
+//                128x160         218        80       28           9    80     175
+//                128x128         181        64       24           8    64     156
+//                128x64          190        64       24          12    64     164
+//                64x64           122        32       16           8    32     123
 #include "product_f32.cuh"
 #include "rows.cuh"
 

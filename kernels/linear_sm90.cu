@@ -5,7 +5,8 @@
 // Tensors      x [m, columns_first], and x_second [m, others] whose columns follow (x again: there is none), by maps with boxes of 64 columns and
 //              a tile's rows; w [n, pitch], by a map with boxes of 64 columns and a block's share of a tile's columns, its own columns beyond
 //              those of x zero, its rows alternating value and gate if gated (Layout::Matrix); bias [n] f32; channels, row, residual, y as in
-//              epilogue.cuh; partial and counters as in split.cuh, blocks and moments as in channel_moments.cuh. All maps have swizzles of 128 bytes.
+//              epilogue.cuh; partial and counters as in split.cuh, blocks and moments as in channel_moments.cuh,
+//              normal_... as in in_place.cuh. All maps have swizzles of 128 bytes.
 // Arithmetic   products exact, f32 sums by wgmma in steps of 16 along K.
 // Launch       x: clusters of two blocks, each of which walks over tiles of the result; y: parts of K, each `part_steps` steps of 64 columns of all
 //              `steps`. A tile's number of rows of tiles is `tiles_down`. Threads and shared memory: product_sm90.cuh, src/cuda/product/sm90.rs.

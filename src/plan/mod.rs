@@ -204,6 +204,22 @@ mod tests {
     use crate::ops::Activation;
 
     #[test]
+    fn what_is_computed_early_lives_from_there_on() {
+        let mut g = Graph::new();
+        let x = g.input("x", [1, 4, 4, 8]);
+        let a = g.activate(x, Activation::Silu).unwrap();
+        let b = g.activate(a, Activation::Silu).unwrap();
+        let c = g.activate(a, Activation::Silu).unwrap();
+        let d = g.add(b, c).unwrap();
+        g.output("d", d);
+        let arena = |needs: &[Needs]| Plan::of_kernels(g.clone(), 2, needs).arena_bytes;
+        let mut needs = [Needs::default(); 5];
+        let late = arena(&needs);
+        needs[a.index()].also = Some(d);
+        assert_eq!(arena(&needs), late + 256, "d has a place from a on");
+    }
+
+    #[test]
     fn reshapes_share_memory_and_inputs_keep_theirs() {
         let mut g = Graph::new();
         let x = g.input("x", [1, 4, 4, 8]);
