@@ -37,8 +37,8 @@
 //                tile      registers  HMMA.F16  HMMA.F32  LDSM.x4  LDGSTS.128  FADD  others
 //                128x160         228        80        80       56           9    80     357
 //                128x128         191        64        64       48           8    64     334
-//                128x64          208        64        64       48          12    64     448
-//                64x64           128        32        32       32           8    32     302
+//                128x64          213        64        64       48          12    64     448
+//                64x64           132        32        32       32           8    32     302
 #include "product.cuh"
 #include "product_f32.cuh"
 
