@@ -81,6 +81,7 @@ pub fn tensor_cores(device: &Arc<Cuda>, rounds: usize) -> Result<(Run, u64)> {
         kernel: Kernel::single(launch, vec![]),
         inputs: vec![x],
         output: y,
+        also: None,
         workspace: None,
         weights: vec![],
         cost: Cost::default(),
