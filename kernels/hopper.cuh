@@ -24,8 +24,9 @@
 
 #include "gpu.cuh"
 
-// What the driver encodes of a tensor: where it lies, its extents and pitches, and the box that one copy moves. 128 opaque bytes.
-struct alignas(64) TensorMap {
+// What the driver encodes of a tensor: where it lies, its extents and pitches, and the box that one copy moves. 128 opaque bytes, aligned as
+// CUDA 13 declares them (64 bytes are asked for).
+struct alignas(128) TensorMap {
     unsigned char bytes[128];
 };
 

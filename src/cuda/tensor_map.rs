@@ -89,7 +89,7 @@ pub struct TensorMap {
 
 /// A map as it is passed to a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(64))]
+#[repr(C, align(128))]
 pub struct Encoded(pub [u64; 16]);
 
 impl TensorMap {
@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(map.described(1 << 20).0.to_vec(), words.concat());
         let plain = TensorMap::new(0, &[Axis::new(8, 2, 8)], Swizzle::None).unwrap();
         assert_eq!(plain.to_string(), "[8 box 8]");
-        assert_eq!(align_of_val(&plain.described(0)), 64);
+        assert_eq!(align_of_val(&plain.described(0)), 128);
     }
 
     #[test]

@@ -145,8 +145,8 @@ const FAULTS: &[Fault] = &[
     fault("conv2d.cu", "    if (row >= in.pixels / static_cast<int>(gridDim.z)) return Pixel{0, -(1 << 24), 0};\n", "",
         CONVOLUTION, &["GLOBAL_OUT_OF_BOUNDS"]),
     // ---- normalisations ----
-    fault("group_norm.cu", "const Pixels slice = {0, pixels};\n    sum_column(column, slice, means, squares, width);\n    sync_block();\n",
-        "const Pixels slice = {0, pixels};\n    sum_column(column, slice, means, squares, width);\n",
+    fault("group_norm.cu", "const PixelSlice slice = {0, pixels};\n    sum_column(column, slice, means, squares, width);\n    sync_block();\n",
+        "const PixelSlice slice = {0, pixels};\n    sum_column(column, slice, means, squares, width);\n",
         SMALL_IMAGE, &["RACE_READ_AFTER_WRITE", "SHARED_UNINITIALISED"]),
     fault("group_norm.cuh", "    sync_block();\n    normalise_column", "    normalise_column",
         LARGE_IMAGE, &["RACE_READ_AFTER_WRITE", "SHARED_UNINITIALISED"]),

@@ -171,7 +171,7 @@ const FAULTS: &[Fault] = &[
     fault("channel_moments.cuh", "own = min(width, n - index * width);", "own = width;",
         WHOLE, &["GLOBAL_OUT_OF_BOUNDS", "BLOCK_RACE"]),
     fault("channel_moments.cuh", "    sync();\n    normalise_in_place", "    normalise_in_place",
-        WHOLE, &["GLOBAL_UNINITIALISED", "RACE_READ_AFTER_WRITE"]),
+        WHOLE, &["GLOBAL_UNINITIALISED", "RACE_READ_AFTER_WRITE", "RACE_WRITE_AFTER_READ"]),
     fault("channel_moments.cuh", "(own + columns - 1) / columns, index", "own / columns, index",
         PARTS, &["BLOCK_RACE", "COUNTER_LEFT"]),
     fault("channel_moments_sm90.cuh", "piece.blocks * at.tiles - 1;", "piece.blocks * at.tiles;",
