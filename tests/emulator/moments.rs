@@ -23,7 +23,7 @@ pub const TILES: [[usize; 3]; 4] = [[80, 64, 64], [80, 128, 64], [90, 128, 160],
 const PARTS: On = On::InPlace(SMALL[0]);
 /// By tiles that have whole images and groups.
 const WHOLE: On = On::InPlace(SMALL[1]);
-const SMALL: [[usize; 3]; 2] = [[80, 128, 64], [90, 64, 80]];
+pub const SMALL: [[usize; 3]; 2] = [[80, 128, 64], [90, 64, 80]];
 
 /// A map of tokens that is normalised, for GPUs of this compute capability, in tiles of so many rows and columns.
 pub fn case(tile: [usize; 3]) -> (Case, Kernel) {
