@@ -102,15 +102,16 @@ fn choices_are_those_that_were_reviewed() {
     }
 }
 
-/// What is left when no elementwise kernel is: a launch for each product, attention and normalisation, and three around the network.
+/// What is left when no elementwise kernel is: a launch for each product, attention and normalisation, but those of the lowest level that products
+/// make in place, and three around the network.
 #[test]
-fn a_step_of_stable_diffusion_takes_at_most_280_launches() {
+fn a_step_of_stable_diffusion_takes_at_most_264_launches() {
     for target in &TARGETS {
         let chosen = Chosen::new(sd1_step(1), target);
         let every = &chosen.kernels[chosen.plan.prologue..];
         let launches: usize = every.iter().map(|kernel| kernel.launches.len()).sum();
         let architecture = target.compute_capability;
-        assert!(launches <= 280, "{launches} launches on sm_{architecture}");
+        assert!(launches <= 264, "{launches} launches on sm_{architecture}");
     }
 }
 
