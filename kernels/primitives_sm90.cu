@@ -308,7 +308,7 @@ DEVICE void pipeline(const TensorMap& y, const TensorMap& x, const TensorMap& w,
 // x, y [16 blocks][64]: each number of the other end's box and one, so that a grid reads what other multiprocessors have just written. What a map
 // brings threads store, and where `stores` what threads load a map takes away.
 DEVICE void relay(half* y, const TensorMap& to, const half* x, const TensorMap& from, int stores) {
-    SHARED_DYNAMIC(shared);
+    SHARED_DYNAMIC_SWIZZLED(shared);
     SHARED_ARRAY(Barrier, full, 1);
     make_barrier(full);
     wait_for_previous_grid();
