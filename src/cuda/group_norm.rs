@@ -12,7 +12,7 @@ pub(super) use image::rows_of_block;
 
 use super::elementwise::{of_channels, pack};
 use super::kernel::{self, Argument, Kernel, Launch, Layout, Recipe, Target};
-use super::{in_place, moments};
+use super::moments;
 use crate::ops::{GroupNorm, GroupNormalise, GroupStatistics, Summed};
 use crate::tensor::Shape;
 use image::{Choice, Image, SLICE_THREADS, Tile, choose, image};
@@ -107,10 +107,8 @@ pub(super) fn given(
         scale_shift,
     } = operands(op, inputs)?;
     let packed = sources[..2].iter().all(|c| c.is_multiple_of(pack(target)));
-    let Choice { tile, in_one, .. } = choose(image, packed, target);
-    // An image that a product is asked to normalise is normalised by moments wherever it is, for its bits.
-    let small = in_one && !in_place::is_asked(op, output);
-    if small || !tile.packed || image.parts(tile) > 1 {
+    let tile = image.tile(packed, 128, SLICE_THREADS, target);
+    if !tile.packed || image.parts(tile) > 1 {
         return Ok(None);
     }
     let tail = |index: usize| match inputs[..op.sources].get(index) {

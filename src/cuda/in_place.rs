@@ -10,8 +10,7 @@ use super::cost;
 use super::kernel::{self, Argument, Layout, Recipe, Target};
 use super::moments::{BLOCK_ROWS, rows_of_image};
 use crate::graph::{Graph, Value};
-use crate::ops::{GroupNorm, Op};
-use crate::tensor::Shape;
+use crate::ops::Op;
 
 /// A normalisation that a product is asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,6 +25,14 @@ pub(super) struct InPlace {
     eps: f32,
 }
 
+/// How a product normalises in place.
+pub(super) struct Taken {
+    /// What its entry is passed.
+    pub(super) arguments: [Argument; 7],
+    /// The factors and the addends.
+    pub(super) recipes: [Recipe; 2],
+}
+
 /// What an entry is passed where nothing is normalised.
 pub(super) const NOTHING: [Argument; 7] = [
     Argument::Null,
@@ -37,23 +44,18 @@ pub(super) const NOTHING: [Argument; 7] = [
     Argument::Float(0.0),
 ];
 
-/// Whether products are asked for normalisations of images like `x`.
-pub(super) fn is_asked(op: &GroupNorm, x: Shape) -> bool {
-    let alone = op.sources == 1 && op.scale_shift.is_none();
-    alone && rows_of_image(x) == BLOCK_ROWS
-}
-
-/// The normalisation that is node `norm` of `graph`, as the node `product` is asked for it.
+/// The normalisation that is node `norm` of `graph`, as the node `product` is asked for it; `None` if it is not.
 pub(super) fn asked(graph: &Graph, norm: usize, product: usize) -> Option<InPlace> {
     let [norm, product] = [norm, product].map(Value::at);
     let Op::GroupNorm(op) = &graph.node(norm).op else {
         return None;
     };
-    let channels = graph.shape(norm).channels();
-    is_asked(op, graph.shape(norm)).then(|| InPlace {
+    let x = graph.shape(norm);
+    let alone = op.sources == 1 && op.scale_shift.is_none();
+    (alone && rows_of_image(x) == BLOCK_ROWS).then(|| InPlace {
         norm,
         factors: graph.node(product).op.operator().params().len(),
-        group: channels / op.groups,
+        group: x.channels() / op.groups,
         silu: op.silu,
         eps: op.eps,
     })
@@ -84,7 +86,7 @@ impl InPlace {
         tile: usize,
         [n, weights]: [usize; 2],
         target: &Target,
-    ) -> Result<Option<([Argument; 7], [Recipe; 2])>, String> {
+    ) -> Result<Option<Taken>, String> {
         if cost::in_place(elements(tile, self.group, n)) > cost::alone(target) {
             return Ok(None);
         }
@@ -101,7 +103,7 @@ impl InPlace {
             layout: Layout::Vector,
             params: vec![param],
         });
-        Ok(Some((arguments, recipes)))
+        Ok(Some(Taken { arguments, recipes }))
     }
 }
 

@@ -49,9 +49,9 @@ impl Product<'_> {
         let mut normalised = in_place::NOTHING;
         if let Asked::Normalised(norm) = &self.asked {
             let sizes = [self.shape.channels(), recipes.len()];
-            if let Some((arguments, weights)) = norm.taken(columns, sizes, target)? {
-                normalised = arguments;
-                recipes.extend(weights);
+            if let Some(taken) = norm.taken(columns, sizes, target)? {
+                normalised = taken.arguments;
+                recipes.extend(taken.recipes);
             }
         }
         let own = [partial, blocks, tail, counters, kernel::int(piece)?];
