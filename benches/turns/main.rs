@@ -164,6 +164,7 @@ impl<B: Backend + 'static> Server<'_, B> {
                 work::flush(&self.backend, number(work, "flush")?, copies)
             }
             Some("unet") => work::unet(pipeline()?, &self.backend, number(work, "batch")?),
+            Some("text") => work::text(pipeline()?, &self.backend, number(work, "batch")?),
             Some("decode") => work::decode(pipeline()?, &self.backend),
             Some("steps") => {
                 let sizes = [number(work, "batch")?, number(work, "steps")?];

@@ -4,7 +4,7 @@ use crate::cases::Case;
 use crate::cases::real::rename;
 use crate::networks::inputs;
 use latent_diffusion::backend::Backend;
-use latent_diffusion::models::{autoencoder, unet};
+use latent_diffusion::models::{autoencoder, text, unet};
 use latent_diffusion::ops::Activation;
 use latent_diffusion::pipeline::{Denoiser, Guided, Pipeline, Request};
 use latent_diffusion::rng::Noise;
@@ -100,6 +100,23 @@ pub fn unet<B: Backend + 'static>(
     let [height, width, _] = latent(pipeline)?;
     let graph = unet::build(config, batch, [height, width], tokens(pipeline)?)?;
     network(backend, graph, weights)
+}
+
+/// The text encoder once, for `batch` prompts of as many tokens as it has positions.
+///
+/// # Errors
+/// If the model has none, or the device cannot run it.
+pub fn text<B: Backend + 'static>(
+    pipeline: &Pipeline<B>,
+    backend: &Arc<B>,
+    batch: usize,
+) -> Result<Run> {
+    let (config, weights) = pipeline.model().text()?;
+    network(
+        backend,
+        text::build(config, batch, config.positions())?,
+        weights,
+    )
 }
 
 /// The decoder once, for one image.
