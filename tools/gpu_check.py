@@ -10,13 +10,13 @@ Phases, each ended before `--minutes` (9) are over:
     correct     primitives bit for bit as emulated, every operation against its definition, parity dumps, pictures again and in a batch,
                 compute-sanitizer; on a Hopper GPU with all kernels, and with those that every GPU runs
     kernels     every distinct operation of Stable Diffusion 1.x at 512 x 512 (UNet with 2 samples, decoder) beside cuBLAS, cuDNN, PyTorch's
-                attentions, and copies of as many bytes; each with its operands where a network has them, in the L2 cache or not, and with the
-                cache flushed
+                attentions, Triton and copies of as many bytes; each with its operands where a network has them, in the L2 cache or not, and with
+                the cache flushed; with `--batches 8` the 20 of the UNet that take longest with 16 samples
     bench       `ldm tune`, then `ldm bench` without the table, with it, and on a Hopper GPU by the kernels that every GPU runs, against the
-                device's measured ceilings, and a trace of a step
+                device's measured ceilings; a trace of a step; memory and launches, as `ldm plan` says and as they are
     ncu         what the GPU's counters say of every kernel of a step (tensor pipe, bytes of memory, L2), where there is Nsight Compute
-    networks    UNet calls, steps with guidance, decode and whole images beside PyTorch eager (of one call as a CUDA graph too) and torch.compile,
-                of one folder of weights
+    networks    UNet calls, steps with guidance, decode, text and whole images beside PyTorch eager (of one call as a CUDA graph, and channels
+                before pixels, too) and torch.compile (and with attention's products joined and the best of its kernels), of one folder of weights
 
 A phase prints its rows as they come and one page of tables last, which is also written to FOLDER as DATE-DEVICE.md, with all numbers in
 DATE-DEVICE.json; later phases of the same commit are added to both. What is to be kept belongs in benches/results.
@@ -78,7 +78,7 @@ def run_phase(phase: str, a: argparse.Namespace, device: str, sampler, deadline:
     if phase == "ncu":
         return counters.run(a.binaries, device, a.out, deadline, a.dry_run)
     if phase == "kernels":
-        return kernels.run(a.binaries, device, a.out, deadline, sampler, a.dry_run)
+        return kernels.run(a.binaries, device, a.out, deadline, sampler, a.dry_run, a.batches)
     return networks.run(a.binaries, device, a.out, a.cache, deadline, sampler, a.dry_run, a.batches, a.compile)
 
 
@@ -105,7 +105,7 @@ def run(a: argparse.Namespace) -> int:
             except (Failed, subprocess.TimeoutExpired, OSError) as problem:
                 found = {"problem": str(problem), "passed": False}
             found |= {"taken_seconds": time.monotonic() - begin, "clocks": sampler.during(begin)}
-        batches = "" if phase != "networks" else " batch " + " ".join(map(str, a.batches))
+        batches = "" if phase not in ("kernels", "networks") else " batch " + " ".join(map(str, a.batches))
         results = report.save(a.out, head, phase + batches, found)
         failed |= not found["passed"]
     print("\n" + report.page(results))
@@ -123,7 +123,7 @@ def main() -> int:
     check.add_argument("--binaries", type=Path, default=ROOT / "gpu_check_bin", help="what `collect` gathered")
     check.add_argument("--cache", type=Path, default=Path("/tmp/ldm-gpu-check"), help="the model's folder and what torch.compile keeps")
     check.add_argument("--minutes", type=float, default=9, help="the most that a phase takes")
-    check.add_argument("--batches", type=int, nargs="+", default=[1], help="images at once in the phase networks; 1 adds decode and whole images")
+    check.add_argument("--batches", type=int, nargs="+", default=[1], help="images at once in the phases kernels and networks; 1 adds decode and whole images")
     check.add_argument("--compile", default="max-autotune", metavar="MODE", help="torch.compile's mode, or none")
     check.add_argument("--dry-run", action="store_true", help="try every step on the emulator, at tiny sizes")
     arguments = parser.parse_args()

@@ -75,12 +75,28 @@ def copy(case: dict, make: Operands, _):
 def group_norm(case: dict, make: Operands, way: str):
     if way == "copy":
         return copy(case, make, way)
+    if way == "triton":
+        return triton_norm(case, make)
     n, *sides, channels = joined(case)
     x = make.normal(n, channels, *sides)
     x = x.to(memory_format=torch.channels_last) if len(sides) == 2 else x
     gain, bias, groups = make.normal(channels), make.normal(channels), case["attributes"]["groups"]
     silu = F.silu if case["attributes"]["silu"] else lambda y: y
     return lambda: silu(F.group_norm(x, groups, gain, bias))
+
+
+def triton_norm(case: dict, make: Operands):
+    """By kernels of Triton, which are held to PyTorch's first: a fast wrong answer is no result."""
+    from triton_ways import group_norm as by_triton
+
+    n, *sides, channels = joined(case)
+    x, gain, bias = make.normal(n, torch.Size(sides).numel(), channels), make.normal(channels), make.normal(channels)
+    groups, silu = case["attributes"]["groups"], case["attributes"]["silu"]
+    run = by_triton(x, groups, gain, bias, silu)
+    expected = F.group_norm(x.float().transpose(1, 2), groups, gain.float(), bias.float()).transpose(1, 2)
+    # f16 is off by at most 2^-11 of a number; what is near zero is a difference of numbers near 1, in f32.
+    torch.testing.assert_close(run().float(), F.silu(expected) if silu else expected, rtol=2**-10, atol=1e-4)
+    return run
 
 
 def layer_norm(case: dict, make: Operands, way: str):
@@ -149,14 +165,27 @@ def recorded(run, device: str):
     return replay
 
 
+def empty_launches(count: int, dependent: bool, device: str):
+    """A function that launches so many kernels of nothing on every multiprocessor, each perhaps before the one ahead has ended."""
+    if device != "cuda":
+        return lambda: None
+    from triton_ways import ramp
+
+    return ramp(count, torch.cuda.get_device_properties(0).multi_processor_count, dependent)
+
+
 def ceiling(which: str, device: str):
-    """A function whose time says what this device can do at best, and the bytes or FLOPs that it is of."""
+    """A function whose time says what this device can do at best, and the bytes, FLOPs or launches that it is of."""
     make = Operands(device, torch.half if device == "cuda" else torch.float32)
     small = device != "cuda"
-    if which == "matmul":
+    if which in ("matmul", "matmul of bf16"):
         side = 64 if small else 8192
+        make.dtype = torch.bfloat16 if "bf16" in which else make.dtype
         a, b = make.normal(side, side), make.normal(side, side)
         return recorded(lambda: a @ b, device), {"flops": 2 * side**3}
+    if which in ("ramp", "dependent ramp"):
+        count = 2 if small else 1000
+        return recorded(empty_launches(count, which == "dependent ramp", device), device), {"launches": count}
     if which == "nothing":
         x = make.normal(1)
         return recorded(lambda: x.mul_(1.0), device), {}

@@ -13,6 +13,17 @@ COPIES = 20
 SECONDS_PER_CASE = 60
 # FLOPs in the time of a byte, roughly, on any GPU of these generations: to order cases by the time they should take.
 RIDGE = 180
+# Of more than one image, how many of the UNet's operations are timed.
+LARGEST = 20
+CEILINGS = {
+    "copy": "copy through memory",
+    "cached copy": "copy that stays in the cache",
+    "matmul": "8192^3 product of halves",
+    "matmul of bf16": "8192^3 product of bf16",
+    "nothing": "recorded graph of one tiny kernel, call to end",
+    "ramp": "a launch of nothing, of 1000 in a recorded graph",
+    "dependent ramp": "the same, each begun before the one ahead has ended",
+}
 RATE = "our products alone (mma.sync, or wgmma)"
 
 # The ways that an operation of ours is compared with. Everything else moves memory, and is compared with a copy of as many bytes.
@@ -20,12 +31,12 @@ WAYS = {
     "linear": ["cublas"],
     "conv2d": ["cudnn"],
     "attention": ["flash", "cudnn", "efficient"],
-    "group_norm": ["copy", "eager"],
+    "group_norm": ["copy", "eager", "triton"],
     "layer_norm": ["copy", "eager"],
 }
 
 
-def run(binaries: Path, device: str, out: Path, deadline: float, sampler, brief: bool) -> dict:
+def run(binaries: Path, device: str, out: Path, deadline: float, sampler, brief: bool, batches: list[int]) -> dict:
     """The rows, most work first, as far as the time goes; what was left out is counted."""
     here = Path(__file__).resolve().parent
     copies, rounds, times = (2, 1, 1) if brief else (COPIES, 5, 10)
@@ -34,20 +45,17 @@ def run(binaries: Path, device: str, out: Path, deadline: float, sampler, brief:
     theirs = Side("PyTorch", [sys.executable, "-W", "ignore", here / "peer.py", torch_device, out], out / "kernels-torch.log")
     rows, failed, limits = [], [], {}
     try:
-        limits = ceilings(theirs) | rate(ours, 2 if brief else 4096)
+        limits = ceilings(theirs, sampler) | rate(ours, 2 if brief else 4096, sampler)
         # Numbers of two bytes that together are twice the cache.
         flush = 256 if brief else theirs.ask({"cache": True}, SECONDS_PER_CASE)["bytes"]
-        wanted = {"list": "awkward"} if brief else {"list": "sd1", "batch": 2}
-        cases = ours.ask(wanted, 120)["cases"]
-        order = sorted(cases, key=lambda case: -case["count"] * max(case["flops"] / RIDGE, case["bytes"]))
-        order = one_of_each(order) if brief else order
+        order = one_of_each(listed(ours, "awkward", 1)) if brief else [case for batch in batches for case in chosen(ours, batch)]
         for case in order:
             if time.monotonic() > deadline - SECONDS_PER_CASE / 2:
                 break
-            row = {key: case[key] for key in ("name", "op", "count", "flops", "bytes")} | {"rows": pixels(case)}
+            row = {key: case[key] for key in ("name", "op", "count", "flops", "bytes", "samples")} | {"rows": pixels(case)}
             try:
                 ours.clear(), theirs.clear()
-                runners, flushing, refused = prepared(ours, theirs, case, wanted["list"], copies, flush)
+                runners, flushing, refused = prepared(ours, theirs, case, copies, flush)
                 found = take_turns(runners, rounds, times, sampler)
                 if flushing:
                     row["flushed"] = without_flush(take_turns(flushing, rounds, times, sampler), copies)
@@ -67,10 +75,22 @@ def run(binaries: Path, device: str, out: Path, deadline: float, sampler, brief:
             "figures": figures(rows, limits), "passed": not failed}
 
 
-def prepared(ours: Side, theirs: Side, case: dict, which: str, copies: int, flush: int) -> tuple[dict, dict, dict]:
+def listed(ours: Side, which: str, samples: int) -> list[dict]:
+    """The cases of a list, most work first."""
+    cases = ours.ask({"list": which, "batch": samples}, 120)["cases"]
+    return sorted((case | {"set": which, "samples": samples} for case in cases), key=lambda case: -case["count"] * max(case["flops"] / RIDGE, case["bytes"]))
+
+
+def chosen(ours: Side, batch: int) -> list[dict]:
+    """Of one image with guidance every operation of UNet and decoder, of more the UNet's that take longest."""
+    cases = listed(ours, "sd1", 2 * batch)
+    return cases if batch == 1 else [case for case in cases if ": unet" in case["name"]][:LARGEST]
+
+
+def prepared(ours: Side, theirs: Side, case: dict, copies: int, flush: int) -> tuple[dict, dict, dict]:
     """The runners of a case by the name of their way: with operands as a network leaves them, and with the cache flushed; and the ways that are
     refused."""
-    work = {"work": "op", "set": which, "batch": 2, "index": case["index"], "copies": copies}
+    work = {"work": "op", "set": case["set"], "batch": case["samples"], "index": case["index"], "copies": copies}
     ready = lambda side, work: (side, side.prepare(work, SECONDS_PER_CASE)["number"])
     warm, cold, refused = {"ldm": ready(ours, work)}, {}, {}
     if flush:
@@ -95,27 +115,33 @@ def without_flush(found: dict, copies: int) -> dict:
     return {name: (median - alone.get(name, rest)) / copies for name, median in medians.items()}
 
 
-def ceilings(theirs: Side) -> dict:
-    """What the device can do at best, through PyTorch."""
+def ceilings(theirs: Side, sampler) -> dict:
+    """What the device can do at best, through PyTorch and Triton. One that is refused is left out; its process may not be sound any more."""
     found = {}
-    for which, title in [("copy", "copy through memory"), ("cached copy", "copy that stays in the cache"), ("matmul", "8192^3 product of halves"),
-                         ("nothing", "recorded graph of one tiny kernel, call to end")]:
-        answer = theirs.ask({"ceiling": which}, SECONDS_PER_CASE)
-        found[title] = limit(title, statistics.median(answer["seconds"]), answer)
+    for which, title in CEILINGS.items():
+        begin = time.monotonic()
+        try:
+            answer = theirs.ask({"ceiling": which}, SECONDS_PER_CASE)
+        except Failed as problem:
+            print(f"  {title}: {problem}", flush=True)
+            found[title] = {"problem": str(problem)}
+            theirs.stop()
+            continue
+        found[title] = limit(title, statistics.median(answer["seconds"]), answer) | {"clocks": sampler.during(begin)}
     return found
 
 
-def rate(ours: Side, rounds: int) -> dict:
+def rate(ours: Side, rounds: int, sampler) -> dict:
     """What our kind of instruction does with operands that are there already."""
-    ready = ours.prepare({"work": "rate", "rounds": rounds}, SECONDS_PER_CASE)
+    ready, begin = ours.prepare({"work": "rate", "rounds": rounds}, SECONDS_PER_CASE), time.monotonic()
     ours.run(ready["number"], 3)
     median = statistics.median(ours.run(ready["number"], 20 if rounds > 2 else 1))
-    return {RATE: limit(RATE, median, ready)}
+    return {RATE: limit(RATE, median, ready) | {"clocks": sampler.during(begin)}}
 
 
 def limit(title: str, median: float, amount: dict) -> dict:
-    """One ceiling: seconds, and GB/s read and written or TFLOP/s."""
-    found = {"seconds": median}
+    """One ceiling: seconds, of a launch where it is one of launches, and GB/s read and written or TFLOP/s."""
+    found = {"seconds": median / amount.get("launches", 1)}
     if amount.get("bytes"):
         found["gbs"] = amount["bytes"] / median / 1e9
     if amount.get("flops"):
@@ -158,21 +184,21 @@ def pixels(case: dict) -> int:
 
 
 def classes(rows: list[dict]) -> list[dict]:
-    """Per kind of operation: time in a network call, ours and of PyTorch's best."""
+    """Per kind of operation and number of samples: time in a network call, ours and of PyTorch's best."""
     found = []
-    for op in sorted({row["op"] for row in rows}):
-        members = [row for row in rows if row["op"] == op and "best" in row]
+    for samples, op in sorted({(row["samples"], row["op"]) for row in rows}):
+        members = [row for row in rows if row["op"] == op and row["samples"] == samples and "best" in row]
         ours = sum(row["count"] * row["seconds"]["ldm"]["median"] for row in members)
         theirs = sum(row["count"] * row["seconds"][row["best"]]["median"] for row in members)
         if members:
-            found.append({"op": op, "calls": sum(row["count"] for row in members), "ours_ms": ours * 1e3, "theirs_ms": theirs * 1e3,
+            found.append({"op": op, "samples": samples, "calls": sum(row["count"] for row in members), "ours_ms": ours * 1e3, "theirs_ms": theirs * 1e3,
                           "ratio": ours / theirs, "median_ratio": statistics.median(row["ratio"] for row in members)})
     return found
 
 
 def figures(rows: list[dict], limits: dict) -> list[dict]:
-    """What the project asks of kernels on an H200, and what was reached; each over all calls, by time."""
-    found = []
+    """What the project asks of kernels on an H200, and what was reached with 2 samples; each over all calls, by time."""
+    found, rows = [], [row for row in rows if row["samples"] == 2]
     ours = lambda of: sum(row["count"] * row["seconds"]["ldm"]["median"] for row in of)
     best = lambda of: sum(row["count"] * row["seconds"][row["best"]]["median"] for row in of)
     norms = [row for row in rows if row["op"] == "group_norm" and row.get("best") == "copy"]

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 PERIOD_MS = 100
-SAMPLED = {"clocks.sm": "sm_mhz", "clocks.mem": "memory_mhz", "power.draw": "watts", "temperature.gpu": "celsius"}
+SAMPLED = {"clocks.sm": "sm_mhz", "clocks.mem": "memory_mhz", "power.draw": "watts", "temperature.gpu": "celsius", "memory.used": "used_mib"}
 
 
 def answer(*command) -> str | None:
@@ -99,11 +99,12 @@ class Sampler:
                 continue  # "[N/A]" is what a card says that has no such sensor.
 
     def during(self, begin: float, end: float | None = None) -> dict:
-        """Medians, and the least and largest clock, between two times of `time.monotonic`."""
+        """Medians, the least and largest clock, and the most memory, between two times of `time.monotonic`."""
         end = time.monotonic() if end is None else end
         inside = [values for at, values in self.samples if begin <= at <= end]
         if not inside:
             return {}
         found = {name: statistics.median(values[name] for values in inside) for name in SAMPLED.values()}
         clocks = [values["sm_mhz"] for values in inside]
-        return found | {"sm_mhz_min": min(clocks), "sm_mhz_max": max(clocks), "samples": len(inside)}
+        most = max(values["used_mib"] for values in inside)
+        return found | {"sm_mhz_min": min(clocks), "sm_mhz_max": max(clocks), "used_mib_max": most, "samples": len(inside)}

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from floors import measured, operations
 from sides import Failed, Side, take_turns
 
 # Two roundings of one network to f16 differ by chance; by more than this factor they differ by more.
@@ -19,15 +20,20 @@ AS_GOOD = 1.5
 # Seconds that are kept for running what got ready.
 RESERVE = 90
 # What PyTorch's eager mode is also timed of as one CUDA graph: the rest asks the host in between.
-RECORDED = ("unet", "decode")
+RECORDED = ("unet", "decode", "text")
+# Runs before the first that counts, where a run is one call of a network.
+WARM = 20
 # The names of rows: a call does all its work every time, a step what a sampler's step does.
+GUIDANCE = 7.5
 # Ours as everyone runs it; "ldm" alone leaves out nothing.
 CUT = "ldm with cuts"
 CALL, STEP = "UNet, {} samples, nothing hoisted", "step with guidance, batch {}"
+JOINED = "{} joined"
 
 
 class Networks:
-    def __init__(self, binaries: Path, device: str, out: Path, cache: Path, deadline: float, sampler, brief: bool, modes: list[str]):
+    def __init__(self, binaries: Path, device: str, out: Path, cache: Path, deadline: float, sampler, brief: bool, modes: dict[str, list[str]]):
+        """`modes`: name to the mode, and what else `peer.py` is told."""
         self.binaries, self.device, self.out, self.deadline, self.sampler, self.brief = binaries, device, out, deadline, sampler, brief
         self.model = cache / ("tiny" if brief else "sd1")
         # What was compiled is kept, so that a phase that ran out of time gets further when it is run again.
@@ -35,9 +41,12 @@ class Networks:
         peer = Path(__file__).resolve().parent / "peer.py"
         self.torch_device = "cuda" if device == "cuda" else "cpu"
         # A process for each mode: one that compiles too long is ended without the other.
-        self.theirs = {mode: Side(f"PyTorch {mode}", [sys.executable, "-W", "ignore", peer, self.torch_device, self.model],
-                                  out / f"networks-{mode}.log", environment) for mode in modes}
-        self.given_up = {}
+        self.modes = {name: mode for name, (mode, *_) in modes.items()}
+        self.theirs = {name: Side(f"PyTorch {name}", [sys.executable, "-W", "ignore", peer, self.torch_device, self.model, *form],
+                                  out / f"networks-{name.replace(' ', '-')}.log", environment) for name, (_, *form) in modes.items()}
+        # Another whole network to compile: it has a row of its own.
+        self.last = [name for name, (_, *form) in modes.items() if "fused" in form]
+        self.given_up, self.limits, self.parts = {}, {}, {}
         self.ours = Side("ldm", [binaries / "turns", device, self.model, "uncut"], out / "networks-ldm.log")
         self.cut = Side(CUT, [binaries / "turns", device, self.model], out / "networks-ldm-with-cuts.log")
         self.rows, self.failed = [], []
@@ -74,31 +83,58 @@ class Networks:
                           "torch_f16_relative_l2": half})
         return found
 
-    def compare(self, name: str, work: dict, units: int, rounds: int, times: int, flops: float = 0) -> None:
-        """Times `work` on both sides, turn by turn; `units` is how many steps, decodes or images one run of it is."""
-        row = {"name": name, "units": units, "flops": flops}
+    def picture(self) -> dict:
+        """How far a picture of ours, from a word and a seed, is from the one that PyTorch draws in f32, and how far its own f16 is."""
+        path, seed, steps = self.model / "picture.png", 1, 2 if self.brief else 20
+        command = [self.binaries / "ldm", "sample", "--device", self.device, "-m", self.model, "-p", "a", "--seed", seed, "--steps", steps, "--sampler",
+                   "ddim", "--cfg-scale", GUIDANCE, "--no-metadata", "--no-progress", "-o", path]
+        path.unlink(missing_ok=True)
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=max(self.left(), 1))
+        if done.returncode:
+            raise Failed(f"ldm sample ended with {done.returncode}: {(done.stderr.strip() or 'no output').splitlines()[-1]}")
+        asked = {"picture": str(path), "word": "a", "seed": seed, "steps": steps, "guidance": GUIDANCE}
+        return {"steps": steps} | self.theirs["eager"].ask(asked, self.left())
+
+    def bounds(self, samples: int) -> None:
+        """What the device can do, and what the networks are made of: once for a number of samples."""
+        self.limits = self.limits or measured(self.theirs["eager"], self.left())
+        self.parts[samples] = self.ours.ask({"list": "sd1", "batch": samples}, self.left())["cases"]
+
+    def floor(self, network: str, samples: int, times: int) -> float:
+        """Seconds of `times` runs of a network of Stable Diffusion, each operation at the best that was measured."""
+        return times * operations([case for case in self.parts[samples] if f": {network}" in case["name"]], self.limits)
+
+    def compare(self, name: str, work: dict, units: int, rounds: int, times: int, flops: float = 0, floor: float = 0, modes: tuple = ()) -> None:
+        """Times `work` on both sides, turn by turn; `units` is how many steps, decodes or images one run of it is, `floor` the least seconds that its
+        operations could take, `modes` PyTorch's, if not all of those that every row has."""
+        row = {"name": name, "units": units, "flops": flops, "floor": floor, "flop_floor": flops / self.limits["flops"]}
+        chosen = {mode: side for mode, side in self.theirs.items() if (mode in modes if modes else mode not in self.last)}
         runners = {}
         try:
             for side in (self.ours, self.cut, *self.theirs.values()):
                 side.clear()
             for name_of, side in (("ldm", self.ours), (CUT, self.cut)):
                 runners[name_of] = side, side.prepare(work, self.left())["number"]
-            for mode, side in self.theirs.items():
-                if mode == "graph" and work["work"] not in RECORDED:
+            for mode, side in chosen.items():
+                if mode in ("graph", "nchw") and work["work"] not in RECORDED:
                     continue
                 if mode in self.given_up:
                     row.setdefault("refused", {})[mode] = self.given_up[mode]
                     continue
                 try:
-                    prepared = side.prepare(work | {"mode": mode}, self.left() - RESERVE)
+                    side.ask({"memory": True}, self.left())
+                    prepared = side.prepare(work | {"mode": self.modes[mode]}, self.left() - RESERVE)
                     runners[mode] = side, prepared["number"]
+                    if prepared["attention"]:
+                        row["attention"] = prepared["attention"]
                     row.setdefault("prepared_seconds", {})[mode] = prepared["seconds"]
                 except Failed as problem:
                     row.setdefault("refused", {})[mode] = str(problem)
                     print(f"  {name}, {mode}: {problem}", flush=True)
                     if side.child is None:
                         self.given_up[mode] = str(problem)
-            found = take_turns(runners, rounds, times, self.sampler)
+            found = take_turns(runners, rounds, times, self.sampler, WARM if work["work"] in RECORDED and not self.brief else 3)
+            row["memory"] = {mode: side.ask({"memory": True}, self.left())["bytes"] for mode, side in chosen.items() if mode in runners}
         except Failed as problem:
             self.failed.append({"name": name, "problem": str(problem)})
             print(f"  FAIL {name}: {problem}", flush=True)
@@ -121,30 +157,48 @@ def line(row: dict) -> str:
 
 def run(binaries: Path, device: str, out: Path, cache: Path, deadline: float, sampler, brief: bool, batches: list[int], compiled: str) -> dict:
     """`batches`: of which sizes; `compiled`: the mode of torch.compile, or "none"."""
-    modes = ["eager", "graph"] + ([] if compiled == "none" else [compiled])
+    modes = {"eager": ["eager"], "graph": ["graph"], "nchw": ["eager", "nchw"]}
+    modes |= {} if compiled == "none" else {compiled: [compiled], JOINED.format(compiled): [compiled, "fused"]}
     networks = Networks(binaries, device, out, cache, deadline, sampler, brief, modes)
     answer = {"census": networks.write_model(), "batches": batches, "compiled": compiled}
-    rounds, times = (1, 2) if brief else (10, 10)
-    flops = answer["census"]["unet"]["flops"]
     try:
-        answer["errors"] = networks.errors()
-        for batch in batches:
-            samples = 2 * batch
-            networks.compare(CALL.format(samples), {"work": "unet", "batch": samples}, 1, rounds, times, samples * flops)
-            steps = 2 if brief else 20
-            networks.compare(STEP.format(batch), {"work": "steps", "batch": batch, "steps": steps}, steps,
-                             max(rounds // 2, 1), 1, steps * samples * flops)
-        if 1 in batches:
-            decoder = answer["census"]["decoder"]["flops"]
-            networks.compare("decode", {"work": "decode"}, 1, rounds, times, decoder)
-            for steps in [2] if brief else [20, 50]:
-                networks.compare(f"image, {steps} steps", {"work": "image", "steps": steps}, 1, max(rounds // 2, 1), 1)
+        answer |= {"errors": networks.errors(), "picture": networks.picture()}
+        time_all(networks, answer["census"], batches, compiled)
     finally:
         for side in (networks.ours, networks.cut, *networks.theirs.values()):
             side.stop()
     wrong = [error for error in answer["errors"] if not error["pass"]]
-    return answer | {"rows": networks.rows, "failed": networks.failed, "figures": figures(networks.rows, compiled),
+    return answer | {"ceilings": networks.limits, "rows": networks.rows, "failed": networks.failed, "figures": figures(networks.rows, compiled),
                      "passed": not networks.failed and not wrong}
+
+
+def time_all(networks: Networks, census: dict, batches: list[int], compiled: str) -> None:
+    """What counts most first, what has to be compiled for one row alone last."""
+    rounds, times = (1, 2) if networks.brief else (10, 10)
+    flops, few = census["unet"]["flops"], max(rounds // 2, 1)
+
+    def call(samples: int, modes: tuple = ()) -> None:
+        work = {"work": "unet", "batch": samples}
+        name = CALL.format(samples) + (", joined" if modes else "")
+        networks.compare(name, work, 1, rounds, times, samples * flops, networks.floor("unet", samples, 1), modes)
+
+    for samples in sorted({2 * batch for batch in batches} | ({1} if 1 in batches else set())):
+        networks.bounds(samples)
+    for batch in batches:
+        call(2 * batch)
+        steps = 2 if networks.brief else 20
+        networks.compare(STEP.format(batch), {"work": "steps", "batch": batch, "steps": steps}, steps, few, 1, steps * 2 * batch * flops,
+                         networks.floor("unet", 2 * batch, steps))
+    if 1 in batches:
+        networks.compare("decode", {"work": "decode"}, 1, rounds, times, census["decoder"]["flops"], networks.floor("decoder", 2, 1))
+        for steps in [2] if networks.brief else [20, 50]:
+            networks.compare(f"image, {steps} steps", {"work": "image", "steps": steps}, 1, few, 1)
+        networks.compare("text, 2 prompts", {"work": "text", "batch": 2}, 1, rounds, times, modes=("eager", "graph"))
+    if compiled != "none":
+        for batch in batches:
+            call(2 * batch, (compiled, JOINED.format(compiled)))
+    if 1 in batches:
+        call(1)
 
 
 def figures(rows: list[dict], compiled: str) -> list[dict]:

@@ -1,21 +1,27 @@
 """PyTorch's side of the comparisons: prepares and times what it is asked for, line by line (see sides.py).
 
-    peer.py cuda|cpu MODEL      MODEL: the folder that twin.py writes
+    peer.py cuda|cpu MODEL [nchw|fused]     MODEL: the folder that twin.py writes
 
 Work is {"work": "op", "case": CASE, "way": WAY, "copies": N}, or a network of MODEL in f16 (f32 on the CPU), channels last:
 {"work": "unet", "batch": SAMPLES, "mode": MODE}, {"work": "decode", "mode": MODE}, {"work": "steps", "batch": IMAGES, "steps": N, "mode":
-MODE}, {"work": "image", "steps": N, "mode": MODE}. MODE is "eager", "graph" (eager, replayed as one CUDA graph) or one of torch.compile's.
+MODE}, {"work": "image", "steps": N, "mode": MODE}, {"work": "text", "batch": PROMPTS, "mode": MODE}. MODE is "eager", "graph"
+(eager, replayed as one CUDA graph) or one of torch.compile's.
 {"work": "op", .., "flush": N} writes N numbers before each run, {"work": "flush", "flush": N, "copies": M} writes them alone, and {"cache": true}
 answers with the bytes of the L2 cache. {"ceiling": WHICH} times the device itself. {"dump": FOLDER} writes what f32 answers, for `ldm parity`, and
-answers how far eager f16 is from it.
+answers how far eager f16 is from it; {"picture": PNG, ..} answers how far a picture of ours and eager f16's are from the one that f32 draws.
+{"memory": true} answers with the most bytes that tensors took since the last such question.
+
+`nchw` leaves the networks as they are written, channels before pixels; `fused` joins attention's products and takes the best of its kernels.
 """
 
+import contextlib
 import json
 import sys
 import time
 from pathlib import Path
 
 import baselines
+import joined
 import torch
 import torch._inductor.config as inductor
 from reference import Reference
@@ -26,8 +32,9 @@ GUIDANCE = 7.5
 
 
 class Peer:
-    def __init__(self, device: str, folder: Path):
-        self.device, self.folder = device, folder
+    def __init__(self, device: str, folder: Path, form: str):
+        self.device, self.folder, self.form = device, folder, form
+        self.attention, self.forced = [], contextlib.ExitStack()
         self.dtype = torch.half if device == "cuda" else torch.float32
         self.work, self.model, self.compiled = [], None, {}
         torch.backends.cudnn.benchmark = True
@@ -42,7 +49,7 @@ class Peer:
             run = getattr(self, work["work"])(**{key: value for key, value in work.items() if key != "work"})
             run()
             self.work.append(run)
-            return {"number": len(self.work) - 1, "seconds": time.perf_counter() - begin}
+            return {"number": len(self.work) - 1, "seconds": time.perf_counter() - begin, "attention": self.attention}
         if "cache" in request:
             return {"bytes": baselines.cache_bytes(self.device)}
         if "ceiling" in request:
@@ -50,11 +57,16 @@ class Peer:
             for _ in range(5):
                 run()
             return amount | {"seconds": [self.timed(run) for _ in range(20)]}
+        if "memory" in request:
+            return {"bytes": self.most_memory()}
         if "run" in request:
             return {"seconds": [self.timed(self.work[request["run"]]) for _ in range(request["times"])]}
         if "dump" in request:
             self.model = None
             return Reference(self.device, self.folder).write(Path(request["dump"]), request["steps"], GUIDANCE)
+        if "picture" in request:
+            self.model = None
+            return Reference(self.device, self.folder).compared(**request)
         self.work.clear()
         if self.device == "cuda":
             torch.cuda.empty_cache()
@@ -70,6 +82,13 @@ class Peer:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
+    def most_memory(self) -> int | None:
+        if self.device != "cuda":
+            return None
+        most = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return most
+
     def op(self, case: dict, way: str, copies: int, flush: int = 0):
         return baselines.ready(case, way, copies, self.device, flush)
 
@@ -79,9 +98,16 @@ class Peer:
     def normal(self, *shape) -> torch.Tensor:
         return torch.randn(*shape, device=self.device).to(self.dtype)
 
+    def layout(self) -> torch.memory_format:
+        return torch.contiguous_format if self.form == "nchw" else torch.channels_last
+
     def networks(self):
         if self.model is None:
-            self.model = load(self.folder, self.device).to(self.dtype).to(memory_format=torch.channels_last)
+            self.model = load(self.folder, self.device).to(self.dtype).to(memory_format=self.layout())
+            if self.form == "fused":
+                self.attention = joined.ranked(self.device)
+                joined.force(self.attention, self.forced)
+                joined.join(self.model.unet)
         return self.model
 
     def made(self, name: str, function, mode: str):
@@ -103,7 +129,7 @@ class Peer:
 
     def latents(self, n: int) -> torch.Tensor:
         side = self.networks().params["image_size"]
-        return self.normal(n, 4, side, side).to(memory_format=torch.channels_last)
+        return self.normal(n, 4, side, side).to(memory_format=self.layout())
 
     def context(self, n: int) -> torch.Tensor:
         return self.normal(n, 77, self.networks().params["unet_config"]["params"]["context_dim"])
@@ -118,6 +144,11 @@ class Peer:
         latent = self.latents(1)
         network = self.made("decode", self.networks().first_stage_model.decode, mode)
         return self.repeated(lambda: network(latent), mode)
+
+    def text(self, batch: int, mode: str):
+        ids = torch.zeros(batch, 77, dtype=torch.long, device=self.device)
+        network = self.made("text", self.networks().cond_stage_model, mode)
+        return self.repeated(lambda: network(ids), mode)
 
     def sampled(self, batch: int, steps: int, mode: str):
         """A function from noise and contexts to latents: DDIM with guidance."""
@@ -162,7 +193,7 @@ class Peer:
 
 @torch.inference_mode()
 def main() -> None:
-    peer = Peer(sys.argv[1], Path(sys.argv[2]))
+    peer = Peer(sys.argv[1], Path(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else "")
     # Libraries print where they like; the answers have a channel of their own.
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:

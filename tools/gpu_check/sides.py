@@ -87,10 +87,11 @@ def summary(seconds: list[float]) -> dict:
     return {"median": statistics.median(ordered), "p10": at(0.1), "p90": at(0.9), "runs": len(ordered)}
 
 
-def take_turns(runners: dict, rounds: int, times: int, sampler) -> dict:
-    """Runs each of `runners` (name to (side, number)) `times` times, round after round: name to summary, and the clocks meanwhile."""
+def take_turns(runners: dict, rounds: int, times: int, sampler, warm: int = 3) -> dict:
+    """Runs each of `runners` (name to (side, number)) `times` times, round after round: name to summary, and the clocks meanwhile. The first `warm`
+    runs of each do not count."""
     for side, number in runners.values():
-        side.run(number, 3)
+        side.run(number, warm)
     seconds = {name: [] for name in runners}
     begin = time.monotonic()
     for _ in range(rounds):
