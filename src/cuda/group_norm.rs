@@ -92,6 +92,13 @@ fn operands(op: &GroupNorm, inputs: &[Shape]) -> Result<Operands, String> {
     })
 }
 
+/// Whether an image is so small that one launch finds its statistics and normalises it.
+pub(super) fn in_one(op: &GroupNorm, inputs: &[Shape], output: Shape, target: &Target) -> bool {
+    let mut sources = inputs[..op.sources].iter();
+    let packed = sources.all(|x| x.channels().is_multiple_of(pack(target)));
+    choose(image(output, op.groups), packed, target).in_one
+}
+
 /// The launch for operands behind which their moments lie, of pieces of so many pixels; `None` where another way is chosen, as one image's shape
 /// says.
 pub(super) fn given(

@@ -103,10 +103,12 @@ fn linked(graph: &Graph, node: &Node, target: &Target) -> Result<Option<Linked>,
     let (Some(piece), 1) = (pieces.first(), pieces.len()) else {
         return Ok(None);
     };
-    if blocks.is_none() && !sums::denoises(graph) {
+    let shapes: Vec<Shape> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
+    // What is one launch in either way is spared none, and bands of it would have to be gathered.
+    let spared = blocks.is_some() && !group_norm::in_one(op, &shapes, node.shape, target);
+    if !spared && !sums::denoises(graph) {
         return Ok(None);
     }
-    let shapes: Vec<Shape> = node.inputs.iter().map(|&v| graph.shape(v)).collect();
     let kernel = group_norm::given(op, &shapes, node.shape, (*piece, target))?;
     Ok(kernel.map(|kernel| Linked {
         kernel,
