@@ -70,8 +70,8 @@ fn emulator() -> Result<Cuda> {
     )
 }
 
-/// Makes work of so many rounds, and says how many FLOPs it is.
-type Rate<B> = dyn Fn(&Arc<B>, usize) -> Result<(Run, u64)>;
+/// Makes work of so many rounds, of what every GPU has or not, and says how many FLOPs it is.
+type Rate<B> = dyn Fn(&Arc<B>, usize, bool) -> Result<(Run, u64)>;
 
 /// Answers until nobody asks any more.
 fn serve<B: Backend + 'static>(
@@ -150,7 +150,8 @@ impl<B: Backend + 'static> Server<'_, B> {
                 let rate = self
                     .rate
                     .ok_or_else(|| Error::request("there are no tensor cores"))?;
-                return rate(&self.backend, number(work, "rounds")?);
+                let portable = work["portable"] == true;
+                return rate(&self.backend, number(work, "rounds")?, portable);
             }
             Some("op") => {
                 let case = set(work)?.into_iter().nth(number(work, "index")?);

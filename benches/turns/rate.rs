@@ -27,9 +27,9 @@ struct Probe {
 }
 
 impl Probe {
-    fn new(device: &Cuda, rounds: usize) -> Self {
+    fn new(device: &Cuda, rounds: usize, portable: bool) -> Self {
         let rounds = Argument::Int(rounds as i32);
-        match device.target().hopper() {
+        match device.target().hopper() && !portable {
             // Two warpgroups, each 64 x 256 x 64, of operands of 64 columns.
             true => Self {
                 entry: "probe_multiply_f16_sm90",
@@ -50,12 +50,12 @@ impl Probe {
     }
 }
 
-/// `rounds` rounds on every multiprocessor, and the FLOPs that they are.
+/// `rounds` rounds on every multiprocessor, and the FLOPs that they are; `portable` by the instruction that every GPU has.
 ///
 /// # Errors
 /// If the device cannot run it.
-pub fn tensor_cores(device: &Arc<Cuda>, rounds: usize) -> Result<(Run, u64)> {
-    let probe = Probe::new(device, rounds);
+pub fn tensor_cores(device: &Arc<Cuda>, rounds: usize, portable: bool) -> Result<(Run, u64)> {
+    let probe = Probe::new(device, rounds, portable);
     let blocks = device.target().multiprocessors as usize * probe.blocks;
     let place = |offset: usize, count: usize| Place {
         offset,
