@@ -25,7 +25,7 @@ pub fn case(index: usize, case: &Case, count: usize) -> Value {
 fn attributes(op: &Op) -> Value {
     match op {
         Op::Linear(op) => json!({
-            "out": op.weight.shape.batch(),
+            "out": op.features(),
             "bias": op.bias.is_some(),
             "sources": op.sources,
             "epilogue": epilogue(op.epilogue),
@@ -37,6 +37,7 @@ fn attributes(op: &Op) -> Value {
             "sources": op.sources,
             "stride": op.stride,
             "padding": [op.padding.top, op.padding.bottom, op.padding.left, op.padding.right],
+            "beside": op.beside.as_ref().map(|beside| beside.map.weight.shape.dims()[1]),
             "upsample": op.upsampling != Upsampling::None,
             "epilogue": epilogue(op.epilogue),
         }),

@@ -49,12 +49,20 @@ def conv2d(case: dict, make: Operands, _):
     x = make.normal(n, channels, height + bottom - top, width + right - left).to(memory_format=torch.channels_last)
     w = make.weight(a["out"], channels, *a["kernel"]).to(memory_format=torch.channels_last)
     bias = make.normal(a["out"]) if a["bias"] else None
-    return lambda: F.conv2d(x, w, bias, stride=a["stride"], padding=(top, left))
+    run = lambda: F.conv2d(x, w, bias, stride=a["stride"], padding=(top, left))
+    if not a["beside"]:
+        return run
+    # A residual block's own connection, where it is a map; adding it is left out.
+    connection, beside = make.normal(n, a["beside"], height, width).to(memory_format=torch.channels_last), make.weight(a["out"], a["beside"], 1, 1)
+    beside = beside.to(memory_format=torch.channels_last)
+    return lambda: (run(), F.conv2d(connection, beside))[0]
 
 
 def attention(case: dict, make: Operands, way: str):
     heads, causal = case["attributes"]["heads"], case["attributes"]["causal"]
     tensors = [make.normal(*operand["shape"]) for operand in case["operands"]]
+    # One product made them, one behind the other.
+    tensors = tensors[0].chunk(3, dim=-1) if len(tensors) == 1 else tensors
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in tensors)
 
     def run():
