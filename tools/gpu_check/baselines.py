@@ -7,6 +7,7 @@ has fused in (activations, residuals, sums per channel, joining two sources, dou
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 SETS = 3
 
@@ -66,7 +67,7 @@ def attention(case: dict, make: Operands, way: str):
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in tensors)
 
     def run():
-        with sdpa_kernel(BACKENDS[way]):
+        with sdpa_kernel(BACKENDS.get(way, SDPBackend.MATH)):
             return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
     return run
@@ -116,6 +117,19 @@ def layer_norm(case: dict, make: Operands, way: str):
 
 
 MAKERS = {"linear": linear, "conv2d": conv2d, "attention": attention, "group_norm": group_norm, "layer_norm": layer_norm}
+
+
+def unequal(cases: list[dict]) -> list[dict]:
+    """The products among `cases` for which PyTorch's way has other FLOPs than ours, counted without running it."""
+    found = []
+    for case in (case for case in cases if case["op"] in ("linear", "conv2d", "attention")):
+        with FlopCounterMode(display=False) as counter:
+            MAKERS[case["op"]](case, Operands("meta", torch.half), None)()
+        # Of a doubled image ours takes 2 x 2 of the filter's 3 x 3 places, added up beforehand.
+        expected = case["flops"] * (9 / 4 if case["attributes"].get("upsample") else 1)
+        if counter.get_total_flops() != expected:
+            found.append({"name": case["name"], "problem": f"PyTorch has {counter.get_total_flops()} FLOPs to do, not {expected:.0f}"})
+    return found
 
 
 def ready(case: dict, way: str, copies: int, device: str, flush: int):

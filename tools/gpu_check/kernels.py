@@ -46,6 +46,8 @@ def run(binaries: Path, device: str, out: Path, deadline: float, sampler, brief:
     theirs = Side("PyTorch", [sys.executable, "-W", "ignore", here / "peer.py", torch_device, out], out / "kernels-torch.log")
     rows, failed, limits = [], [], {}
     try:
+        # In a dry run too, which times none of them.
+        unequal = theirs.ask({"products": listed(ours, "sd1", 2)}, SECONDS_PER_CASE)["unequal"]
         limits = ceilings(theirs, sampler) | rate(ours, 2 if brief else 4096, sampler)
         # Numbers of two bytes that together are twice the cache.
         flush = 256 if brief else theirs.ask({"cache": True}, SECONDS_PER_CASE)["bytes"]
@@ -72,6 +74,7 @@ def run(binaries: Path, device: str, out: Path, deadline: float, sampler, brief:
     finally:
         ours.stop(), theirs.stop()
     left_out = len(order) - len(rows) - len(failed)
+    failed += unequal
     return {"ceilings": limits, "rows": rows, "failed": failed, "left_out": left_out, "copies": copies, "flush": 2 * flush, "classes": classes(rows),
             "figures": figures(rows, limits), "passed": not failed}
 

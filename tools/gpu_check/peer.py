@@ -9,7 +9,7 @@ MODE}, {"work": "image", "steps": N, "mode": MODE}, {"work": "text", "batch": PR
 {"work": "op", .., "flush": N} writes N numbers before each run, {"work": "flush", "flush": N, "copies": M} writes them alone, and {"cache": true}
 answers with the bytes of the L2 cache. {"ceiling": WHICH} times the device itself. {"dump": FOLDER} writes what f32 answers, for `ldm parity`, and
 answers how far eager f16 is from it; {"picture": PNG, ..} answers how far a picture of ours and eager f16's are from the one that f32 draws.
-{"memory": true} answers with the most bytes that tensors took since the last such question.
+{"memory": true} answers with the most bytes that tensors took since the last such question, {"products": CASES} with those of unequal FLOPs.
 
 `nchw` leaves the networks as they are written, channels before pixels; `fused` joins attention's products and takes the best of its kernels.
 """
@@ -50,6 +50,8 @@ class Peer:
             run()
             self.work.append(run)
             return {"number": len(self.work) - 1, "seconds": time.perf_counter() - begin, "attention": self.attention}
+        if "products" in request:
+            return {"unequal": baselines.unequal(request["products"])}
         if "cache" in request:
             return {"bytes": baselines.cache_bytes(self.device)}
         if "ceiling" in request:
