@@ -22,6 +22,7 @@ use crate::ops::{Cost, Op};
 use crate::plan::Plan;
 use crate::tensor::Tensor;
 use crate::weights::Weights;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,9 +109,12 @@ impl<B: Backend> Session<B> {
     pub fn load(backend: &Arc<B>, program: Program<B>, weights: &Weights) -> Result<Self> {
         backend.admit(program.plan.arena_bytes, &program.loads(), weights)?;
         let Program { plan, selections } = program;
+        let also: HashSet<Value> = selections.iter().filter_map(|s| s.also).collect();
         let (mut steps, mut prologue) = (Vec::new(), 0);
         for (index, (node, selection)) in plan.graph.nodes().iter().zip(selections).enumerate() {
-            if matches!(node.op, Op::Input(_) | Op::Reshape(_)) {
+            // What another step computes too has none of its own.
+            let done = also.contains(&Value::at(index));
+            if done || matches!(node.op, Op::Input(_) | Op::Reshape(_)) {
                 continue;
             }
             let inputs: Vec<_> = node.inputs.iter().map(|&v| plan.place(v)).collect();
@@ -125,7 +129,9 @@ impl<B: Backend> Session<B> {
                 also: selection.also.map(|value| plan.place(value)),
                 workspace: plan.workspaces[index].map(|offset| (offset, selection.workspace_bytes)),
                 weights,
-                cost: plan.graph.cost_of(node),
+                cost: program::nodes(&plan.graph, node, selection.also)
+                    .map(|node| plan.graph.cost_of(node))
+                    .fold(Cost::default(), |sum, cost| sum + cost),
             });
             if index < plan.prologue {
                 prologue = steps.len();

@@ -2,7 +2,7 @@
 
 use crate::backend::{Backend, LINK, Load, Selection};
 use crate::error::Result;
-use crate::graph::{Graph, Node, Param};
+use crate::graph::{Graph, Node, Param, Value};
 use crate::plan::{Needs, Plan, fuse::fuse, hoist};
 
 /// A graph planned for a device. A session is made from it, so what it says of memory is what is then used.
@@ -78,9 +78,17 @@ pub(super) fn params<'a, B: Backend>(
     node: &'a Node,
     selection: &Selection<B>,
 ) -> Vec<&'a Param> {
-    let also = selection.also.map(|value| graph.node(value));
-    let nodes = std::iter::once(node).chain(also);
+    let nodes = nodes(graph, node, selection.also);
     nodes.flat_map(|node| node.op.operator().params()).collect()
+}
+
+/// A node, and the one whose result its kernel computes too.
+pub(super) fn nodes<'a>(
+    graph: &'a Graph,
+    node: &'a Node,
+    also: Option<Value>,
+) -> impl Iterator<Item = &'a Node> {
+    std::iter::once(node).chain(also.map(|value| graph.node(value)))
 }
 
 /// The device's choice for a node of `graph`.
